@@ -1,0 +1,178 @@
+"""A folder as an object store: on a laptop's disk, or on a network mount that all nodes share."""
+
+import builtins
+import errno
+import hashlib
+import os
+import shutil
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import BinaryIO
+
+from saltray.errors import NotFoundError, StorageError
+from saltray.storage.base import Entry, Opened, Store
+from saltray.storage.files import TEMP_PREFIX, read_chunks, sync, temporary_file
+from saltray.storage.names import check_key
+
+# What a network mount may say for a moment; ENOTEMPTY: a folder that others write to while it is deleted.
+_TRANSIENT = {errno.ESTALE, errno.EAGAIN, errno.EBUSY, errno.ETIMEDOUT, errno.ENOTEMPTY}
+_NO_HARD_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS}
+_ABSENT = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
+
+
+class FolderStore(Store):
+    """Objects are files below a folder, written beside their place and then renamed or linked into it."""
+
+    def __init__(self, folder: str) -> None:
+        # Without resolving links, which may differ from node to node.
+        super().__init__(os.path.abspath(os.path.expanduser(folder)))  # noqa: PTH100, PTH111
+        self._folder = Path(self.uri)
+
+    def put(self, key: str, data: bytes) -> None:
+        def write() -> None:
+            with self._beside(key) as (file, path):
+                file.write(data)
+                sync(file)
+                Path(file.name).replace(path)
+
+        self._attempt(key, write)
+
+    def put_new(self, key: str, data: bytes) -> bool:
+        def create() -> bool:
+            with self._beside(key) as (file, path):
+                file.write(data)
+                sync(file)
+                return _link(Path(file.name), path)
+
+        return self._attempt(key, create)
+
+    def put_file(self, key: str, path: Path) -> str:
+        def copy() -> str:
+            digest = hashlib.sha256()
+            with path.open("rb") as source, self._beside(key) as (file, target):
+                for chunk in read_chunks(source):
+                    digest.update(chunk)
+                    file.write(chunk)
+                sync(file)
+                Path(file.name).replace(target)
+            return digest.hexdigest()
+
+        return self._attempt(key, copy)
+
+    def entry(self, key: str) -> Entry:
+        def look() -> Entry:
+            try:
+                status = self._path(key).stat()
+            except _ABSENT:
+                raise self._not_found(key) from None
+            if not stat.S_ISREG(status.st_mode):
+                raise self._not_found(key)
+            return _entry(key, status)
+
+        return self._attempt(key, look)
+
+    def list(self, prefix: str = "") -> Iterator[Entry]:
+        return self._walk(f"{check_key(prefix)}/" if prefix else "")
+
+    def folders(self, prefix: str = "") -> builtins.list[str]:
+        start = f"{check_key(prefix)}/" if prefix else ""
+        names = [name for name, status in self._scan(start) if stat.S_ISDIR(status.st_mode)]
+        return sorted(name for name in names if next(self._walk(f"{start}{name}/"), None))
+
+    def delete(self, key: str) -> None:
+        def remove() -> None:
+            with suppress(*_ABSENT):
+                self._path(key).unlink()
+
+        self._attempt(key, remove)
+
+    def delete_prefix(self, prefix: str) -> None:
+        path = self._path(prefix)
+
+        def remove() -> None:
+            with suppress(FileNotFoundError, NotADirectoryError):
+                shutil.rmtree(path)
+            if path.is_dir():
+                raise OSError(errno.ENOTEMPTY, "others write to it while it is deleted", str(path))
+
+        self._attempt(prefix, remove)
+
+    def _open(self, key: str) -> Opened:
+        try:
+            file = self._path(key).open("rb")
+        except _ABSENT:
+            raise self._not_found(key) from None
+        return Opened(read_chunks(file), None)
+
+    def _is_transient(self, error: Exception) -> bool:
+        return isinstance(error, OSError) and error.errno in _TRANSIENT
+
+    def _path(self, key: str) -> Path:
+        return self._folder / check_key(key)
+
+    def _not_found(self, key: str) -> NotFoundError:
+        return NotFoundError(f"{self._where(key)}: there is no such object; check the name")
+
+    @contextmanager
+    def _beside(self, key: str) -> Iterator[tuple[BinaryIO, Path]]:
+        """A temporary file in the folder where the object shall be, and the object's path."""
+        path = self._path(key)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with temporary_file(path.parent) as file:
+            yield file, path
+
+    def _walk(self, start: str) -> Iterator[Entry]:
+        """All objects whose key begins with `start`, which is empty or ends with '/', in key order."""
+        for name, status in self._scan(start):
+            if stat.S_ISDIR(status.st_mode):
+                yield from self._walk(f"{start}{name}/")
+            else:
+                yield _entry(f"{start}{name}", status)
+
+    def _scan(self, start: str) -> builtins.list[tuple[str, os.stat_result]]:
+        """Files and folders directly below `start`; a folder sorts as its objects do, by its name and '/'."""
+
+        def scan() -> builtins.list[tuple[str, os.stat_result]]:
+            found = []
+            with suppress(FileNotFoundError, NotADirectoryError), os.scandir(self._folder / start) as items:
+                for item in items:
+                    with suppress(FileNotFoundError):  # deleted meanwhile, or a link to nothing
+                        found.append((item.name, item.stat()))
+            return sorted(found, key=_order)
+
+        return [(name, status) for name, status in self._attempt(start, scan) if _is_listed(name, status)]
+
+
+def _link(temporary: Path, path: Path) -> bool:
+    """Give a written file its name unless that is taken; whether the name is ours then."""
+    try:
+        os.link(temporary, path)
+    except FileExistsError:
+        # NFS may have lost the reply to our own success and seen the request twice.
+        with suppress(FileNotFoundError):
+            return temporary.samefile(path)
+        return False
+    except OSError as error:
+        if error.errno not in _NO_HARD_LINKS:
+            raise
+        raise StorageError(
+            f"{path}: this file system has no hard links, which create-only puts need; choose a folder on another one"
+        ) from error
+    return True
+
+
+def _entry(key: str, status: os.stat_result) -> Entry:
+    return Entry(key, status.st_size, f"{status.st_size}-{status.st_mtime_ns}")
+
+
+def _order(item: tuple[str, os.stat_result]) -> str:
+    name, status = item
+    return f"{name}/" if stat.S_ISDIR(status.st_mode) else name
+
+
+def _is_listed(name: str, status: os.stat_result) -> bool:
+    if stat.S_ISDIR(status.st_mode):
+        return True
+    return stat.S_ISREG(status.st_mode) and not name.startswith(TEMP_PREFIX)

@@ -1,0 +1,129 @@
+"""One live process a run: a lock in the store, kept alive by a heartbeat.
+
+A lock is an object `lock/000001.json`; the highest number counts. It is taken by a create-only put of the next number,
+so of two takers one wins, on every store that has a conditional put. The owner rewrites its object with a rising beat.
+Whether an owner still lives is seen by watching its beat, not by comparing clocks of different machines.
+"""
+
+import os
+import socket
+import threading
+import time
+from types import TracebackType
+from typing import Any, Self
+
+from saltray.errors import IntegrityError, NotFoundError, RunLockedError, StorageError
+from saltray.storage.base import Store
+
+BEAT_S = 5.0
+STALE_S = 30.0
+
+
+class RunLock:
+    """Context manager that holds the lock of one run.
+
+    Args:
+        store: the run's own part of the store.
+        what: how the run is called in messages.
+        beat: seconds between two heartbeats.
+        stale: seconds without a heartbeat after which an owner counts as dead.
+
+    Attributes:
+        taken_from: description of the dead owner whose lock was taken over, or None.
+        lost: set when another process has taken the lock over; the owner must then stop writing.
+
+    Raises:
+        RunLockedError: on entering, when another live process holds the lock.
+    """
+
+    def __init__(self, store: Store, what: str, *, beat: float = BEAT_S, stale: float = STALE_S) -> None:
+        self.store = store
+        self.what = what
+        self.beat = beat
+        self.stale = stale
+        self.taken_from: str | None = None
+        self.lost = threading.Event()
+        self._done = threading.Event()
+        self._number = 0
+        self._beats = 0
+        self._thread = threading.Thread(target=self._keep, name="run-lock", daemon=True)
+
+    def __enter__(self) -> Self:
+        numbers = self._numbers()
+        if numbers:
+            record = self._read(numbers[-1])
+            if record is not None and not record["released"]:
+                self._refuse_the_living(numbers[-1], record)
+                self.taken_from = _owner(record)
+        self._number = (numbers[-1] if numbers else 0) + 1
+        if not self.store.put_new_json(_key(self._number), self._record(released=False)):
+            raise RunLockedError(f"{self.what} was started by another process at this moment; let that one finish")
+        for number in numbers:
+            self.store.delete(_key(number))
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._done.set()
+        self._thread.join()
+        if not self.lost.is_set():
+            self.store.put_json(_key(self._number), self._record(released=True))
+
+    def _keep(self) -> None:
+        while not self._done.wait(self.beat):
+            self._beats += 1
+            try:
+                if self._numbers()[-1:] > [self._number]:
+                    self.lost.set()
+                    return
+                self.store.put_json(_key(self._number), self._record(released=False))
+            except StorageError:
+                # The store's own deadline has passed; the next beat tries again, and until then the lock may go stale.
+                continue
+
+    def _refuse_the_living(self, number: int, record: dict[str, Any]) -> None:
+        """Return once the owner is known to be dead; a dead process on this host is known at once."""
+        if record["host"] == socket.gethostname() and not _process_exists(record["pid"]):
+            return
+        deadline = time.monotonic() + self.stale
+        while time.monotonic() < deadline:
+            time.sleep(min(self.beat / 2, 1.0))
+            now = self._read(number)
+            if now is None or now["released"]:
+                return
+            if now["beat"] != record["beat"]:
+                raise RunLockedError(
+                    f"{self.what} is being run by {_owner(record)}; wait for it, stop it, or choose another name"
+                )
+
+    def _numbers(self) -> list[int]:
+        return sorted(int(entry.key.removeprefix("lock/").removesuffix(".json")) for entry in self.store.list("lock"))
+
+    def _read(self, number: int) -> dict[str, Any] | None:
+        try:
+            return dict(self.store.get_json(_key(number)))
+        except (NotFoundError, IntegrityError):
+            return None
+
+    def _record(self, *, released: bool) -> dict[str, Any]:
+        return {"host": socket.gethostname(), "pid": os.getpid(), "beat": self._beats, "released": released}
+
+
+def _key(number: int) -> str:
+    return f"lock/{number:06d}.json"
+
+
+def _owner(record: dict[str, Any]) -> str:
+    return f"process {record['pid']} on {record['host']}"
+
+
+def _process_exists(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

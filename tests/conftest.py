@@ -1,0 +1,45 @@
+"""Fixtures that several rooms use: an S3 server on this machine, and a store of each kind."""
+
+import logging
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import boto3
+import pytest
+from moto.server import ThreadedMotoServer
+
+BUCKET = "saltray-test"
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[str]:
+    """Endpoint of an S3 server with an empty bucket `saltray-test`; the AWS_* variables point to it from here on."""
+    logging.getLogger("werkzeug").setLevel(logging.WARNING)  # no line a request
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    endpoint = f"http://{host}:{port}"
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("AWS_PROFILE", "AWS_SESSION_TOKEN", "AWS_ENDPOINT_URL"):
+            patch.delenv(name, raising=False)
+        patch.setenv("AWS_ENDPOINT_URL_S3", endpoint)
+        patch.setenv("AWS_ACCESS_KEY_ID", "test-access-key")
+        patch.setenv("AWS_SECRET_ACCESS_KEY", "test-secret-key")
+        patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+        patch.setenv("AWS_CONFIG_FILE", "/dev/null")
+        patch.setenv("AWS_SHARED_CREDENTIALS_FILE", "/dev/null")
+        patch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+        patch.setenv("NO_PROXY", "127.0.0.1")
+        boto3.session.Session().client("s3").create_bucket(Bucket=BUCKET)
+        yield endpoint
+    server.stop()
+
+
+@pytest.fixture(params=["folder", "s3"])
+def any_store_uri(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """URI of an empty store of its own for each test, once as a folder and once on S3."""
+    if request.param == "folder":
+        return str(tmp_path / "store")
+    request.getfixturevalue("s3_server")
+    return f"s3://{BUCKET}/{uuid.uuid4().hex}"

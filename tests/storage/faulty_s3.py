@@ -1,0 +1,109 @@
+"""A proxy in front of the S3 server that plays a network or a server at fault."""
+
+import http.client
+import threading
+from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+from urllib.parse import urlsplit
+
+BUCKET = "saltray-test"
+
+
+@dataclass
+class Fault:
+    """What goes wrong with the next requests that match.
+
+    Args:
+        method: HTTP method.
+        text: found in the request's target.
+        status: answered in place of the server's; 0 to do what `action` says.
+        code: S3's error code in that answer.
+        action: reset (closed before the server sees it), silence (the server does it, but the reply is lost), truncate
+            (half of the reply's body), swallow (200 without doing it), unconditional (If-None-Match is left out), short
+            pages (a listing gives two names a page).
+        times: how many requests it hits.
+    """
+
+    method: str
+    text: str = ""
+    status: int = 0
+    code: str = "Fault"
+    action: str = ""
+    times: int = 1
+
+
+class FaultProxy(ThreadingHTTPServer):
+    """Forwards to the server at `target`, except what `faults` spoils.
+
+    Of each request `seen` holds 'METHOD target', and `ports` the client's port.
+    """
+
+    daemon_threads = True
+
+    def __init__(self, target: str) -> None:
+        super().__init__(("127.0.0.1", 0), FaultHandler)
+        self.target = urlsplit(target).netloc
+        self.endpoint = f"http://127.0.0.1:{self.server_port}"
+        self.faults: list[Fault] = []
+        self.seen: list[str] = []
+        self.ports: list[int] = []
+        self._lock = threading.Lock()
+
+    def fault_for(self, method: str, target: str) -> Fault | None:
+        with self._lock:
+            self.seen.append(f"{method} {target}")
+            for fault in self.faults:
+                if fault.times > 0 and fault.method == method and fault.text in target:
+                    fault.times -= 1
+                    return fault
+        return None
+
+
+class FaultHandler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server: FaultProxy
+
+    def handle_one(self) -> None:
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        self.server.ports.append(self.client_address[1])
+        fault = self.server.fault_for(self.command, self.path) or Fault(self.command, times=0)
+        if fault.action == "unconditional":
+            del self.headers["If-None-Match"]
+        if fault.action == "short pages":
+            self.path += "&max-keys=2"
+        if fault.status:
+            text = f"<Error><Code>{fault.code}</Code><Message>played by the test</Message></Error>".encode()
+            self._reply(fault.status, {}, b"" if self.command == "HEAD" else text)
+        elif fault.action == "swallow":
+            self._reply(200, {"ETag": '"0"'}, b"")
+        elif fault.action == "reset":
+            self.close_connection = True
+        else:
+            status, headers, reply = self._forward(body)
+            if fault.action == "silence":
+                self.close_connection = True
+            else:
+                self._reply(status, headers, reply[: len(reply) // 2] if fault.action == "truncate" else reply)
+                self.close_connection |= fault.action == "truncate"
+
+    do_GET = do_PUT = do_POST = do_DELETE = do_HEAD = handle_one  # noqa: N815
+
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
+        """Keep quiet."""
+
+    def _forward(self, body: bytes) -> tuple[int, dict[str, str], bytes]:
+        connection = http.client.HTTPConnection(self.server.target)
+        connection.request(self.command, self.path, body, dict(self.headers))
+        reply = connection.getresponse()
+        content = reply.read()
+        connection.close()
+        return reply.status, {"Content-Length": str(len(content)), **dict(reply.getheaders())}, content
+
+    def _reply(self, status: int, headers: dict[str, str], body: bytes) -> None:
+        self.send_response_only(status)
+        for name, value in ({"Content-Length": str(len(body))} | headers).items():
+            if name.lower() not in ("connection", "transfer-encoding"):
+                self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(body)
