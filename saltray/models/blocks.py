@@ -1,0 +1,51 @@
+"""The pieces that several networks are built of."""
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class ConvReLU(nn.Module):
+    """3x3 convolution with bias, and ReLU: [B, inputs, H, W] -> [B, outputs, H, W]."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(inputs, outputs, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(self.conv(x), inplace=True)
+
+
+class DecoderBlock(nn.Module):
+    """Doubles the resolution: [B, inputs, H, W] -> [B, outputs, 2H, 2W]. No BatchNorm.
+
+    With `is_deconv` by a transposed convolution, whose kernel of 4 is a multiple of its stride so that every output
+    pixel receives as many inputs (Odena et al. 2016, Deconvolution and Checkerboard Artifacts); else bilinearly.
+    """
+
+    def __init__(self, inputs: int, middle: int, outputs: int, *, is_deconv: bool) -> None:
+        super().__init__()
+        if is_deconv:
+            self.block = nn.Sequential(
+                ConvReLU(inputs, middle),
+                nn.ConvTranspose2d(middle, outputs, 4, stride=2, padding=1),
+                nn.ReLU(inplace=True),
+            )
+        else:
+            self.block = nn.Sequential(
+                nn.Upsample(scale_factor=2, mode="bilinear", align_corners=False),
+                ConvReLU(inputs, middle),
+                ConvReLU(middle, outputs),
+            )
+
+    def forward(self, x: Tensor) -> Tensor:
+        result: Tensor = self.block(x)
+        return result
+
+
+def initialise_encoder(encoder: nn.Module) -> None:
+    """Draw the weights of all convolutions as torchvision does: He et al. 2015, normal, by fan-out; biases are zero."""
+    for module in encoder.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)

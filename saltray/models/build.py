@@ -1,0 +1,24 @@
+"""From a configuration to a network."""
+
+from saltray.config import ModelConfig
+from saltray.models.albunet import AlbuNet
+from saltray.models.network import Network
+from saltray.models.ternausnet import TernausNet
+from saltray.models.unet import UNet
+
+
+def build_model(config: ModelConfig) -> Network:
+    """The network that `config` describes, for one class, with weights drawn from torch's global generator.
+
+    `config.weights` is left to `load_encoder_weights`: whoever loads a trained network needs no encoder first.
+    """
+    if config.architecture == "albunet":
+        return AlbuNet(num_filters=config.num_filters, encoder_width=config.encoder_width, is_deconv=config.is_deconv)
+    if config.architecture == "unet":
+        return UNet(num_filters=config.num_filters, encoder_width=config.encoder_width, is_deconv=config.is_deconv)
+    return TernausNet(
+        11 if config.architecture == "ternausnet11" else 16,
+        num_filters=config.num_filters,
+        encoder_width=config.encoder_width,
+        is_deconv=config.is_deconv,
+    )
