@@ -1,0 +1,94 @@
+"""Charts put points, ticks and marks where arithmetic by hand puts them."""
+
+import math
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from saltray.report.charts import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, Chart, Line, line_chart
+
+FLOATS = st.floats(-1e6, 1e6, allow_nan=False).map(lambda x: round(x, 6))
+
+
+def chart_of(points: list[tuple[float, float | None]], *, whole_x: bool = False) -> Chart:
+    chart = line_chart([Line("a", points)], x_label="x", y_label="y", whole_x=whole_x)
+    assert chart is not None
+    return chart
+
+
+def corners(d: str) -> list[tuple[float, float]]:
+    assert re.fullmatch(r"M-?[\d.]+ -?[\d.]+(L-?[\d.]+ -?[\d.]+)*", d)
+    return [(float(x), float(y)) for x, y in (pair.split() for pair in d[1:].split("L"))]
+
+
+def test_points_fill_the_chart() -> None:
+    chart = chart_of([(0, 0), (5, 1), (10, 0.5)])
+    middle = (TOP + HEIGHT - BOTTOM) / 2
+    expected = [(LEFT, HEIGHT - BOTTOM), ((LEFT + WIDTH - RIGHT) / 2, TOP), (WIDTH - RIGHT, middle)]
+    assert corners(chart.paths[0].d) == expected
+    assert chart.paths[0].end == expected[-1]
+
+
+def test_ticks_are_round() -> None:
+    chart = chart_of([(0.1, 0.68), (0.9, 0.84)])
+    assert [tick.text for tick in chart.x_ticks] == ["0.2", "0.4", "0.6", "0.8"]
+    assert [tick.text for tick in chart.y_ticks] == [f"0.{n}" for n in range(68, 86, 2)]
+
+
+def test_the_last_tick_survives_rounding() -> None:
+    # 3 * 0.1 is greater than 0.3 in binary.
+    assert [tick.text for tick in chart_of([(0.0, 0), (0.3, 1)]).x_ticks][-1] == "0.30"
+    assert [tick.text for tick in chart_of([(-0.1, 0), (0.3, 1)]).x_ticks] == ["-0.1", "0.0", "0.1", "0.2", "0.3"]
+
+
+def test_epochs_are_whole_numbers() -> None:
+    assert [tick.text for tick in chart_of([(1, 0), (3, 1)], whole_x=True).x_ticks] == ["1", "2", "3"]
+    assert [tick.text for tick in chart_of([(0, 0), (60, 1)], whole_x=True).x_ticks] == list("0") + [
+        str(n) for n in range(10, 61, 10)
+    ]
+
+
+def test_what_was_not_measured_is_left_out() -> None:
+    whole, gaps = (
+        chart_of([(1, 0.5), (2, None), (3, math.nan), (4, math.inf), (5, 0.7)]),
+        chart_of([(1, 0.5), (5, 0.7)]),
+    )
+    assert whole == gaps
+
+
+def test_nothing_to_draw() -> None:
+    assert line_chart([], x_label="x", y_label="y") is None
+    assert line_chart([Line("a", [(1, None)]), Line("b", [])], x_label="x", y_label="y") is None
+
+
+def test_a_line_without_points_is_dropped() -> None:
+    chart = line_chart([Line("a", [(1, None)]), Line("b", [(1, 2), (2, 3)])], x_label="x", y_label="y")
+    assert chart is not None
+    assert [path.name for path in chart.paths] == ["b"]
+
+
+def test_a_mark_stands_at_its_x() -> None:
+    chart = line_chart([Line("a", [(0, 0), (1, 1)])], x_label="x", y_label="y", marks=[(0.25, "here"), (2, "beyond")])
+    assert chart is not None
+    assert [(mark.at, mark.text) for mark in chart.marks] == [
+        (pytest.approx(LEFT + (WIDTH - RIGHT - LEFT) / 8, abs=0.06), "here"),
+        (WIDTH - RIGHT, "beyond"),
+    ]
+
+
+@given(st.lists(st.tuples(FLOATS, FLOATS), min_size=1, max_size=8), st.booleans())
+def test_everything_lies_inside(points: list[tuple[float, float | None]], whole_x: bool) -> None:
+    chart = chart_of(points, whole_x=whole_x)
+    assert all(LEFT <= x <= WIDTH - RIGHT and TOP <= y <= HEIGHT - BOTTOM for x, y in corners(chart.paths[0].d))
+    assert all(LEFT <= tick.at <= WIDTH - RIGHT for tick in chart.x_ticks)
+    assert all(TOP <= tick.at <= HEIGHT - BOTTOM for tick in chart.y_ticks)
+    assert len(chart.x_ticks) <= 12
+    assert 1 <= len(chart.y_ticks) <= 12
+    texts = [float(tick.text) for tick in chart.y_ticks]
+    assert texts == sorted(set(texts))
+    lowest, highest = min(y for _, y in points if y is not None), max(y for _, y in points if y is not None)
+    if lowest < highest:
+        assert texts[0] <= lowest + 1e-9
+        assert texts[-1] >= highest - 1e-9
