@@ -1,0 +1,89 @@
+"""Seismic tiles in, a versioned ensemble of cross-validated salt segmentation models out."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from saltray.config import AugmentConfig as AugmentConfig
+    from saltray.config import ClusterConfig as ClusterConfig
+    from saltray.config import Config as Config
+    from saltray.config import FoldConfig as FoldConfig
+    from saltray.config import ModelConfig as ModelConfig
+    from saltray.config import OptimConfig as OptimConfig
+    from saltray.config import TrainConfig as TrainConfig
+    from saltray.data import Census as Census
+    from saltray.data import Tiles as Tiles
+    from saltray.data import check as check
+    from saltray.data import read_tiles as read_tiles
+    from saltray.data import synth as synth
+    from saltray.distributed import Prediction as Prediction
+    from saltray.distributed import TrainResult as TrainResult
+    from saltray.distributed import demo as demo
+    from saltray.distributed import predict as predict
+    from saltray.distributed import train as train
+    from saltray.ensemble import Ensemble as Ensemble
+    from saltray.ensemble import list_ensembles as list_ensembles
+    from saltray.ensemble import model_card as model_card
+    from saltray.ensemble import read_manifest as read_manifest
+    from saltray.ensemble import verify as verify
+    from saltray.errors import SaltrayError as SaltrayError
+    from saltray.models import AlbuNet as AlbuNet
+
+_HOME = {
+    "AlbuNet": "models",
+    "AugmentConfig": "config",
+    "Census": "data",
+    "ClusterConfig": "config",
+    "Config": "config",
+    "Ensemble": "ensemble",
+    "FoldConfig": "config",
+    "ModelConfig": "config",
+    "OptimConfig": "config",
+    "Prediction": "distributed",
+    "SaltrayError": "errors",
+    "Tiles": "data",
+    "TrainConfig": "config",
+    "TrainResult": "distributed",
+    "check": "data",
+    "demo": "distributed",
+    "list_ensembles": "ensemble",
+    "model_card": "ensemble",
+    "predict": "distributed",
+    "read_manifest": "ensemble",
+    "read_tiles": "data",
+    "synth": "data",
+    "train": "distributed",
+    "verify": "ensemble",
+}
+__all__ = [
+    "AlbuNet",
+    "AugmentConfig",
+    "Census",
+    "ClusterConfig",
+    "Config",
+    "Ensemble",
+    "FoldConfig",
+    "ModelConfig",
+    "OptimConfig",
+    "Prediction",
+    "SaltrayError",
+    "Tiles",
+    "TrainConfig",
+    "TrainResult",
+    "check",
+    "demo",
+    "list_ensembles",
+    "model_card",
+    "predict",
+    "read_manifest",
+    "read_tiles",
+    "synth",
+    "train",
+    "verify",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)

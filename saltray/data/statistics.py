@@ -1,0 +1,79 @@
+"""What is in the labelled tiles of a data set."""
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from saltray.data.tiles import Tiles
+
+
+@dataclass(frozen=True, kw_only=True)
+class Statistics:
+    """Counts over labelled tiles."""
+
+    train_tiles: int
+    height: int
+    """Pixels."""
+    width: int
+    """Pixels."""
+    empty: int
+    """Masks without salt."""
+    full: int
+    """Masks that are all salt."""
+    vertical: int
+    """Masks, neither empty nor full, whose every column is all or nothing."""
+    tiny: int
+    """Masks of 1 to 10 pixels."""
+    black: int
+    """Images that are 0 everywhere."""
+    duplicate_masks: int
+    """Groups of two or more identical non-empty masks."""
+    mean_coverage: float
+    """Mean share of salt, over all tiles."""
+    median_coverage: float | None
+    """Median share of salt, over the tiles that have any."""
+    pixel_mean: float
+    """Mean of pixels / 255."""
+    pixel_std: float
+    """Standard deviation of pixels / 255."""
+
+
+def statistics_of(tiles: Tiles) -> Statistics:
+    """Count; the tiles are labelled and there is at least one."""
+    assert tiles.masks is not None
+    area = tiles.height * tiles.width
+    salt = tiles.masks.sum(axis=(1, 2), dtype=np.int64)
+    columns = tiles.masks.sum(axis=1, dtype=np.int64)
+    whole_columns = ((columns == 0) | (columns == tiles.height)).all(axis=1)
+    mean, std = _mean_and_std(tiles.images)
+    return Statistics(
+        train_tiles=len(tiles),
+        height=tiles.height,
+        width=tiles.width,
+        empty=int((salt == 0).sum()),
+        full=int((salt == area).sum()),
+        vertical=int((whole_columns & (salt > 0) & (salt < area)).sum()),
+        tiny=int(((salt > 0) & (salt <= 10)).sum()),
+        black=int((~tiles.images.any(axis=(1, 2))).sum()),
+        duplicate_masks=groups(mask.tobytes() for mask in np.packbits(tiles.masks[salt > 0], axis=-1)),
+        mean_coverage=float(salt.mean()) / area,
+        median_coverage=float(np.median(salt[salt > 0])) / area if salt.any() else None,
+        pixel_mean=mean,
+        pixel_std=std,
+    )
+
+
+def groups(keys: Iterable[bytes]) -> int:
+    """How many keys occur more than once."""
+    return sum(count > 1 for count in Counter(keys).values())
+
+
+def _mean_and_std(images: NDArray[np.uint8]) -> tuple[float, float]:
+    """Of pixels / 255, from the exact histogram of grey levels."""
+    levels = np.arange(256) / 255
+    shares = np.bincount(images.ravel(), minlength=256) / images.size
+    mean = float(levels @ shares)
+    return mean, float(np.sqrt((levels - mean) ** 2 @ shares))

@@ -1,0 +1,205 @@
+"""`saltray train`: tiles in, a published ensemble of cross-validated models out."""
+
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+from rich.table import Table
+
+from saltray.config import Config, to_dict
+from saltray.data import Tiles, assign_folds, fold_balance, load_tiles
+from saltray.distributed.admission import admit, demand_of
+from saltray.distributed.console import console
+from saltray.distributed.history import read_history
+from saltray.distributed.run import OOF, TrainResult, begin, finished, out_of_fold
+from saltray.distributed.runtime import nodes_possible, nodes_present, ray_cluster
+from saltray.ensemble import Choice, FoldResult, choose_threshold, provenance, publish
+from saltray.errors import FoldsFailedError, RunLockedError
+from saltray.report import draw_examples, render_run
+from saltray.storage import RunLock, Store, open_store
+from saltray.training import score_at_thresholds
+
+
+def train(config: Config) -> TrainResult:
+    """Train every fold that is not finished, publish the ensemble, and say how good it is.
+
+    The same call again goes on where an interrupted one stopped: finished folds are kept, the others resume from their
+    last checkpoint.
+
+    Raises:
+        DataError: the tiles cannot be used; all faults at once.
+        ConfigError: the run exists with other settings or tiles.
+        RunLockedError: another live process trains this run.
+        ResourceError: the cluster can never hold one fold.
+        FoldsFailedError: some folds failed; the others are finished and kept.
+        StorageError: the store cannot be reached or written.
+    """
+    store = open_store(config.store)
+    store.check_writable()
+    tiles, dataset = load_tiles(config.data, store)
+    assert tiles.masks is not None
+    fold_of = assign_folds(tiles.ids, tiles.masks, config.folds)
+    run = store.sub(f"runs/{config.run}")
+    with RunLock(run, f"run {config.run}") as lock:
+        if lock.taken_from is not None:
+            console.print(f"took over the lock of {lock.taken_from}, which is gone")
+        begin(run, config, dataset, tiles, fold_of)
+        _print_plan(config, tiles, fold_of)
+        results = _train_missing(config, run, tiles, fold_of, lock)
+        return _conclude(config, store, tiles, fold_of, results, dataset)
+
+
+def _train_missing(
+    config: Config, run: Store, tiles: Tiles, fold_of: NDArray[np.int64], lock: RunLock
+) -> list[FoldResult]:
+    """Results of all folds; those that the store has are not trained again."""
+    done = {fold: result for fold in range(config.folds.count) if (result := finished(run, fold)) is not None}
+    missing = [fold for fold in range(config.folds.count) if fold not in done]
+    if done:
+        console.print(f"finished before: fold {', '.join(map(str, done))}")
+    if not missing:
+        return list(done.values())
+    with ray_cluster() as where:
+        import ray
+
+        from saltray.distributed.folds import fit_folds
+        from saltray.distributed.worker import FoldJob
+
+        present = nodes_present()
+        possible = nodes_possible() or present
+        demand = demand_of(config, present, possible)
+        slots = admit(demand, len(missing), present, possible)
+        waiting = f", {len(missing) - slots} wait in line" if slots < len(missing) else ""
+        console.print(f"on {where}: a fold takes {demand}; {slots} of {len(missing)} folds at once{waiting}")
+        shared = ray.put(tiles)
+        jobs = [FoldJob(config, fold, shared, fold_of, run) for fold in missing]
+        outcomes = fit_folds(jobs, demand, slots, lambda: _still_ours(lock))
+    failures = {outcome.fold: outcome.failure for outcome in outcomes if outcome.failure is not None}
+    if failures:
+        for fold, reason in sorted(failures.items()):
+            console.print(f"[red]fold {fold} failed:[/red] {reason}", markup=True)
+        numbers = ", ".join(map(str, sorted(failures)))
+        raise FoldsFailedError(
+            f"{len(failures)} of {config.folds.count} folds failed ({numbers}); the others are finished and kept: "
+            "mend the cause and give the same command again to train only these",
+            failures,
+        )
+    done |= {outcome.fold: outcome.result for outcome in outcomes if outcome.result is not None}
+    return [done[fold] for fold in sorted(done)]
+
+
+def _still_ours(lock: RunLock) -> None:
+    if lock.lost.is_set():
+        raise RunLockedError(
+            f"{lock.what} was taken over by another process while this one was stalled; it goes on there"
+        )
+
+
+def _print_plan(config: Config, tiles: Tiles, fold_of: NDArray[np.int64]) -> None:
+    """Every derived number, once."""
+    assert tiles.masks is not None
+    train, ranks = config.train, config.cluster.workers_per_fold
+    largest = len(tiles) - min(np.bincount(fold_of, minlength=config.folds.count))
+    steps = -(-largest // train.batch_size)
+    console.print(
+        f"run {config.run}: {len(tiles)} tiles of {tiles.height}x{tiles.width}, padded to {train.input_size}; "
+        f"{train.epochs} epochs of up to {steps} steps of {train.batch_size} tiles ({train.batch_size // ranks} a rank)"
+    )
+    table = Table("fold", "tiles", "empty", "coverage", title="split", title_justify="left")
+    for row in fold_balance(tiles.masks, fold_of, config.folds.count):
+        table.add_row(str(row["fold"]), str(row["tiles"]), f"{row['empty_share']:.1%}", f"{row['coverage']:.1%}")
+    console.print(table)
+
+
+def _conclude(
+    config: Config,
+    store: Store,
+    tiles: Tiles,
+    fold_of: NDArray[np.int64],
+    results: list[FoldResult],
+    dataset: dict[str, Any],
+) -> TrainResult:
+    """Out-of-fold predictions, threshold, ensemble, report, table."""
+    assert tiles.masks is not None
+    run = store.sub(f"runs/{config.run}")
+    probabilities = out_of_fold(run, results, tiles)
+    rows = [row.tobytes() for row in probabilities]
+    run.put_table(OOF, pa.table({"id": list(tiles.ids), "fold": fold_of, "probability": rows}))
+    choice = choose_threshold(probabilities, tiles.masks)
+    score = float(score_at_thresholds(probabilities, tiles.masks, (0.5,))[0])
+    floor = float((~tiles.masks.any(axis=(1, 2))).mean())
+    at_threshold = {
+        result.fold: float(
+            score_at_thresholds(
+                probabilities[fold_of == result.fold], tiles.masks[fold_of == result.fold], (choice.threshold,)
+            )[0]
+        )
+        for result in results
+    }
+    manifest = publish(store, config=config, results=results, choice=choice, score=score, floor=floor, dataset=dataset)
+    result = TrainResult(
+        run=config.run,
+        results=tuple(results),
+        score=score,
+        threshold=choice.threshold,
+        score_at_threshold=choice.score,
+        floor=floor,
+        ensemble=f"{store.uri}/ensembles/{manifest.name}/{manifest.version}",
+        report=f"{run.uri}/report.html",
+    )
+    run.put("report.html", _report(config, run, tiles, fold_of, probabilities, result, choice, at_threshold).encode())
+    _print_result(result, at_threshold)
+    return result
+
+
+def _report(
+    config: Config,
+    run: Store,
+    tiles: Tiles,
+    fold_of: NDArray[np.int64],
+    probabilities: NDArray[np.float16],
+    result: TrainResult,
+    choice: Choice,
+    at_threshold: dict[int, float],
+) -> str:
+    assert tiles.masks is not None
+    return render_run(
+        run=config.run,
+        results=[asdict(row) | {"score_at_threshold": at_threshold[row.fold]} for row in result.results],
+        balance=fold_balance(tiles.masks, fold_of, config.folds.count),
+        history={row.fold: read_history(run.sub(f"fold-{row.fold}")) for row in result.results},
+        threshold_curve=(list(choice.thresholds), list(choice.scores)),
+        threshold=choice.threshold,
+        floor=result.floor,
+        score=result.score,
+        score_at_threshold=result.score_at_threshold,
+        examples=draw_examples(tiles, probabilities, choice.threshold, fold_of),
+        ensemble=result.ensemble,
+        config=to_dict(config),
+        versions=provenance(),
+    )
+
+
+def _print_result(result: TrainResult, at_threshold: dict[int, float]) -> None:
+    title = f"run {result.run}: held-out tiles"
+    table = Table("fold", "tiles", "score", f"at {result.threshold:.2f}", "IoU", "epochs", "seconds", title=title)
+    for row in result.results:
+        table.add_row(
+            str(row.fold),
+            str(row.tiles),
+            f"{row.score:.4f}",
+            f"{at_threshold[row.fold]:.4f}",
+            f"{row.iou:.4f}",
+            str(row.epochs),
+            f"{row.seconds:.0f}",
+        )
+    table.add_section()
+    tiles = sum(row.tiles for row in result.results)
+    table.add_row("all", str(tiles), f"[bold]{result.score:.4f}", f"[bold]{result.score_at_threshold:.4f}")
+    console.print(table)
+    console.print(f"out-of-fold score {result.score:.4f}; predicting no salt at all would score {result.floor:.4f}")
+    console.print(f"threshold {result.threshold:.2f}, chosen on the same predictions: {result.score_at_threshold:.4f}")
+    console.print(f"ensemble  {result.ensemble}")
+    console.print(f"report    {result.report}")

@@ -1,0 +1,103 @@
+"""A run in the store: begun once, the same for everyone who works on it, and read back when it is done."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from saltray.config import Config, digest, to_dict
+from saltray.data import Tiles, fold_balance
+from saltray.ensemble import FoldResult, provenance
+from saltray.errors import ConfigError, IntegrityError, NotFoundError
+from saltray.storage import Store
+
+RESULT = "result.json"
+WEIGHTS = "model.safetensors"
+OOF = "oof.parquet"
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What a finished run gave."""
+
+    run: str
+    results: tuple[FoldResult, ...]
+    """One a fold, in order."""
+    score: float
+    """Out-of-fold competition score at a probability of 0.5, over all tiles."""
+    threshold: float
+    """Probability chosen on the out-of-fold predictions."""
+    score_at_threshold: float
+    floor: float
+    """Score of predicting no salt at all on the same tiles."""
+    ensemble: str
+    """URI of the published version."""
+    report: str
+    """URI of the run's HTML page."""
+
+
+def begin(store: Store, config: Config, dataset: dict[str, Any], tiles: Tiles, fold_of: NDArray[np.int64]) -> None:
+    """Write what the run is, once; a later command must agree with it.
+
+    Raises:
+        ConfigError: a run of this name exists with other settings or other tiles.
+    """
+    assert tiles.masks is not None
+    identity = digest({"config": config.identity, "dataset": dataset["digest"]})
+    manifest = {
+        "run": config.run,
+        "identity": identity,
+        "config": to_dict(config),
+        "dataset": dataset["digest"],
+        "provenance": provenance(),
+    }
+    begun = store.put_new_json("manifest.json", manifest)
+    before = manifest if begun else store.get_json("manifest.json")
+    if before["identity"] != identity:
+        raise ConfigError(
+            f"run {config.run} was begun with other {_difference(before, config, dataset)}; "
+            "give those again to finish it, or choose another --run"
+        )
+    split = {
+        "fold_of": dict(zip(tiles.ids, map(int, fold_of), strict=True)),
+        "balance": fold_balance(tiles.masks, fold_of, config.folds.count),
+    }
+    store.put_new_json("folds.json", split)
+
+
+def _difference(before: dict[str, Any], config: Config, dataset: dict[str, Any]) -> str:
+    """Names of what differs, for a message."""
+    names = []
+    if before["dataset"] != dataset["digest"]:
+        names.append("tiles")
+    now = config.identity
+    for section, values in now.items():
+        was = before["config"].get(section, {})
+        names += [f"{section}.{name} ({was.get(name)})" for name, value in values.items() if was.get(name) != value]
+    return ", ".join(names) or "settings"
+
+
+def finished(store: Store, fold: int) -> FoldResult | None:
+    """The result of a fold, or None where it is not done."""
+    try:
+        return FoldResult.from_json(store.get_json(f"fold-{fold}/{RESULT}"))
+    except NotFoundError:
+        return None
+
+
+def out_of_fold(store: Store, results: list[FoldResult], tiles: Tiles) -> NDArray[np.float16]:
+    """Out-of-fold probabilities of all tiles, [N, H, W], in the order of `tiles`.
+
+    Raises:
+        IntegrityError: the folds' predictions are not those of these tiles.
+    """
+    at = {tile: index for index, tile in enumerate(tiles.ids)}
+    whole = np.full(tiles.images.shape, np.nan, dtype=np.float16)
+    for result in results:
+        table = store.get_table(f"fold-{result.fold}/{OOF}", sha256=result.oof_sha256)
+        for tile, row in zip(table["id"].to_pylist(), table["probability"].to_pylist(), strict=True):
+            whole[at[tile]] = np.frombuffer(row, dtype=np.float16).reshape(tiles.images.shape[1:])
+    if np.isnan(whole).any():
+        raise IntegrityError("some tiles have no out-of-fold prediction; choose another --run and train it anew")
+    return whole

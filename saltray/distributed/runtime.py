@@ -1,0 +1,81 @@
+"""The Ray cluster: join the one this process belongs to, or start one on this machine."""
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from saltray.distributed.admission import Node
+
+SETTINGS = {
+    # OpenMP threads that wait asleep, so that ranks can share cores.
+    "OMP_WAIT_POLICY": "passive",
+    # saltray starts a fold only when it fits; a cluster that grows may take its time.
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "86400",
+    # One process a fold less each.
+    "RAY_TRAIN_METRICS_ENABLED": "0",
+    # A rank stays in the folder it was started in.
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",
+    # Under `uv run` Ray would start each worker by a `uv run` of its own and upload the working folder.
+    "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    # Ray's own chatter, of which a user can make no use: many processes are meant, and actors may restart.
+    "RAY_BACKEND_LOG_LEVEL": "fatal",
+    "RAY_DATA_LOG_LEVEL": "ERROR",
+    "RAY_DEDUP_LOGS_SKIP_REGEX": "worker processes have been started",
+    # A single machine is not preempted, and one helper process a fold is saved.
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
+}
+CLUSTER_ONLY = {"RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"}
+
+
+def joins_cluster() -> bool:
+    """Whether this process belongs to a running cluster: a Ray job, or RAY_ADDRESS set by the user."""
+    return bool(os.environ.get("RAY_ADDRESS"))
+
+
+@contextmanager
+def ray_cluster() -> Iterator[str]:
+    """Connect to Ray for the time of the block; yields a line that says to what.
+
+    A Ray that the caller has already connected to is used and left as it is. RAY_ADDRESS, which every Ray job has,
+    names the cluster to join. Otherwise a Ray of its own is started on this machine and ended with the block; a cluster
+    that merely happens to run here is not joined.
+    """
+    joins = joins_cluster()
+    for name, value in SETTINGS.items():
+        if not (joins and name in CLUSTER_ONLY):
+            os.environ.setdefault(name, value)
+    import ray
+
+    if ray.is_initialized():
+        yield "the Ray that this process is connected to"
+        return
+    ray.init(
+        address=None if joins else "local",
+        include_dashboard=None if joins else False,
+        log_to_driver=False,
+        logging_level=logging.ERROR,
+    )
+    try:
+        yield f"the Ray cluster at {os.environ['RAY_ADDRESS']}" if joins else "Ray on this machine"
+    finally:
+        ray.shutdown()
+
+
+def nodes_present() -> list[Node]:
+    """Resources of each live machine of the cluster."""
+    import ray
+
+    nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
+    return [node["Resources"] for node in nodes if node["Alive"]]
+
+
+def nodes_possible() -> list[Node]:
+    """Resources of the machines that the autoscaler may start, besides those that run; empty without an autoscaler."""
+    from ray._private.state import state
+
+    # Ray's own trainers ask the same place; there is no public one.
+    largest = state.get_max_resources_from_cluster_config()
+    return [largest] if largest else []

@@ -1,0 +1,37 @@
+"""The probability above which a pixel counts as salt."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from saltray.training import score_at_thresholds
+
+GRID = tuple(round(0.20 + 0.02 * step, 2) for step in range(31))
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A threshold and the scores it was chosen by."""
+
+    threshold: float
+    """The best threshold; the one nearest to 0.5 among equals."""
+    score: float
+    """Competition score at `threshold`, 0..1."""
+    thresholds: tuple[float, ...]
+    scores: tuple[float, ...]
+
+
+def choose_threshold(
+    probabilities: NDArray[np.floating], masks: NDArray[np.uint8], thresholds: tuple[float, ...] = GRID
+) -> Choice:
+    """The threshold of the highest competition score on out-of-fold predictions.
+
+    Args:
+        probabilities: [N, H, W], each predicted by a model that did not see the tile.
+        masks: [N, H, W] of 0 and 1.
+        thresholds: candidates.
+    """
+    scores = tuple(float(score) for score in score_at_thresholds(probabilities, masks, thresholds))
+    best = max(range(len(thresholds)), key=lambda at: (scores[at], -abs(thresholds[at] - 0.5)))
+    return Choice(thresholds[best], scores[best], thresholds, scores)

@@ -1,0 +1,85 @@
+"""Which ensembles a store holds, and whether they are whole.
+
+A version is complete when its manifest exists: members are written first. `latest` is the highest complete version.
+"""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from saltray.ensemble.manifest import Manifest
+from saltray.errors import EnsembleError, IntegrityError, NotFoundError
+from saltray.storage import Store, open_store
+
+VERSION = re.compile(r"v([1-9][0-9]*)")
+
+
+@dataclass(frozen=True)
+class Version:
+    """One version of an ensemble in a store. `manifest` is None where publishing did not finish."""
+
+    name: str
+    version: str
+    manifest: Manifest | None
+
+
+def number(version: str) -> int:
+    """3 for 'v3', 0 for anything that is not a version."""
+    match = VERSION.fullmatch(version)
+    return int(match[1]) if match else 0
+
+
+def list_ensembles(store: Store | str) -> list[Version]:
+    """All versions of all ensembles of a store, by name and number, unfinished ones included."""
+    root = (open_store(store) if isinstance(store, str) else store).sub("ensembles")
+    return [
+        Version(name, version, _manifest(root.sub(f"{name}/{version}")))
+        for name in root.folders()
+        for version in sorted(filter(number, root.folders(name)), key=number)
+    ]
+
+
+def resolve(uri: str) -> Store:
+    """The part of the store that holds one complete version.
+
+    Args:
+        uri: `<store>/ensembles/<name>`, or that with `/latest` or `/v3` at the end.
+
+    Raises:
+        EnsembleError: there is no such complete version.
+    """
+    head, _, tail = uri.rstrip("/").rpartition("/")
+    if number(tail):
+        store = open_store(uri.rstrip("/"))
+        if not store.exists("manifest.json"):
+            raise EnsembleError(f"no complete ensemble at {uri}; `saltray ensemble list` shows what a store holds")
+        return store
+    root = open_store(head if tail == "latest" else uri.rstrip("/"))
+    for version in sorted(filter(number, root.folders()), key=number, reverse=True):
+        if root.exists(f"{version}/manifest.json"):
+            return root.sub(version)
+    raise EnsembleError(f"no complete ensemble at {uri}; `saltray ensemble list` shows what a store holds")
+
+
+def read_manifest(uri: str) -> Manifest:
+    """The manifest of the ensemble at `uri`, as `resolve` finds it."""
+    return Manifest.from_json(resolve(uri).get_json("manifest.json"))
+
+
+def verify(uri: str) -> Iterator[tuple[str, str | None]]:
+    """Check the digest of every member; yields (key, None where it is right, else what is wrong with it)."""
+    store = resolve(uri)
+    for member in Manifest.from_json(store.get_json("manifest.json")).members:
+        try:
+            store.get(member.key, sha256=member.sha256)
+        except (NotFoundError, IntegrityError) as error:
+            yield member.key, str(error)
+        else:
+            yield member.key, None
+
+
+def _manifest(store: Store) -> Manifest | None:
+    try:
+        return Manifest.from_json(store.get_json("manifest.json"))
+    except NotFoundError:
+        return None

@@ -1,0 +1,52 @@
+"""The small data set in every place that it may lie in, and a synthetic one."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+from saltray.data.synthetic import synth
+
+from .mini import PLACES, Array, Mini
+
+
+@pytest.fixture(scope="session")
+def mini() -> Mini:
+    return Mini()
+
+
+@pytest.fixture
+def folder(mini: Mini, tmp_path: Path) -> Path:
+    """The small data set as a folder that a test may change."""
+    return mini.write(tmp_path / "raw")
+
+
+@pytest.fixture(scope="session", params=PLACES)
+def place(request: pytest.FixtureRequest, mini: Mini, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """URI of the small data set, once for each kind of place; only to read."""
+    home = tmp_path_factory.mktemp("place")
+    bucket = ""
+    if "s3" in request.param:
+        request.getfixturevalue("s3_server")
+        bucket = f"s3://saltray-test/{home.name}"
+    return PLACES[request.param](mini.write(home / "raw"), home / "place", bucket)
+
+
+@pytest.fixture(scope="session")
+def synth_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A synthetic data set of 400 labelled and 7 unlabelled tiles; only to read."""
+    return synth(tmp_path_factory.mktemp("synth") / "data", tiles=400, test_tiles=7, seed=3)
+
+
+@pytest.fixture(scope="session")
+def synth_images(synth_folder: Path) -> Array:
+    """Its grey images [400, 101, 101] by ascending id."""
+    return np.stack([np.asarray(Image.open(p))[..., 0] for p in sorted((synth_folder / "train/images").iterdir())])
+
+
+@pytest.fixture(scope="session")
+def synth_salt(synth_folder: Path) -> NDArray[np.bool_]:
+    """Its masks [400, 101, 101] by ascending id."""
+    return np.stack([np.asarray(Image.open(p)) > 0 for p in sorted((synth_folder / "train/masks").iterdir())])

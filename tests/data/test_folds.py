@@ -1,0 +1,193 @@
+"""The split: balanced, without leaks, and a function of ids, masks, seed and count alone."""
+
+from collections import Counter
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from saltray.config import FoldConfig
+from saltray.data import assign_folds, chi2, fold_balance, strata
+from saltray.errors import ConfigError
+
+Array = NDArray[np.uint8]
+
+
+def tiles_like_the_real_ones(count: int, seed: int) -> tuple[list[str], Array]:
+    """39 % empty, coverage of the others spread with many small, a few groups of identical masks."""
+    rng = np.random.default_rng(seed)
+    masks = np.zeros((count, 20, 20), np.uint8)
+    for mask in masks[: round(0.61 * count)]:
+        mask.ravel()[rng.permutation(400)[: 1 + int(399 * rng.beta(0.6, 1))]] = 1
+    masks[1:4] = masks[0]
+    masks[5] = masks[4]
+    masks = masks[rng.permutation(count)]
+    return [f"{n:08x}" for n in rng.choice(2**31, count, replace=False)], masks
+
+
+@st.composite
+def data_sets(draw: st.DrawFn) -> tuple[list[str], Array]:
+    ids = draw(st.lists(st.text("abc123", min_size=1, max_size=6), min_size=2, max_size=40, unique=True))
+    bits = draw(st.lists(st.integers(0, 15), min_size=len(ids), max_size=len(ids)))
+    return ids, np.array([[[n >> 3 & 1, n >> 2 & 1], [n >> 1 & 1, n & 1]] for n in bits], np.uint8)
+
+
+def fold_by_id(ids: list[str], masks: Array, folds: FoldConfig) -> dict[str, int]:
+    return dict(zip(ids, assign_folds(ids, masks, folds).tolist(), strict=True))
+
+
+@pytest.mark.parametrize("scheme", ["coverage", "blog"])
+@settings(deadline=None, max_examples=60)
+@given(data=data_sets(), count=st.integers(2, 7), seed=st.integers(0, 2**32 - 1), order=st.randoms())
+def test_order_of_files_does_not_matter(
+    scheme: str, data: tuple[list[str], Array], count: int, seed: int, order: object
+) -> None:
+    ids, masks = data
+    folds = FoldConfig(count=count, seed=seed, scheme=scheme)  # type: ignore[arg-type]
+    shuffled = list(range(len(ids)))
+    order.shuffle(shuffled)  # type: ignore[attr-defined]
+    try:
+        before = fold_by_id(ids, masks, folds)
+    except ConfigError:
+        return
+    assert fold_by_id([ids[n] for n in shuffled], masks[shuffled], folds) == before
+    assert set(before.values()) == set(range(count))
+
+
+@settings(deadline=None)
+@given(data=data_sets(), count=st.integers(2, 7), seed=st.integers(0, 9))
+def test_identical_salt_stays_together_and_empty_tiles_spread(
+    data: tuple[list[str], Array], count: int, seed: int
+) -> None:
+    ids, masks = data
+    distinct = len({mask.tobytes() for mask in masks if mask.any()}) + sum(not mask.any() for mask in masks)
+    if distinct < count:
+        with pytest.raises(ConfigError, match=r"folds\.count is"):
+            assign_folds(ids, masks, FoldConfig(count=count, seed=seed))
+        return
+    fold_of = assign_folds(ids, masks, FoldConfig(count=count, seed=seed))
+    homes: dict[bytes, set[int]] = {}
+    for mask, fold in zip(masks, fold_of.tolist(), strict=True):
+        homes.setdefault(mask.tobytes(), set()).add(fold)
+    assert all(len(folds) == 1 for mask, folds in homes.items() if any(mask))
+    empty = np.bincount(fold_of[~masks.any(axis=(1, 2))], minlength=count)
+    assert empty.max() - empty.min() <= 1
+
+
+@pytest.mark.parametrize("count", [2, 3, 5])
+@pytest.mark.parametrize("seed", [0, 1])
+def test_balance(count: int, seed: int) -> None:
+    ids, masks = tiles_like_the_real_ones(2000, seed)
+    fold_of = assign_folds(ids, masks, FoldConfig(count=count, seed=seed))
+    sizes = np.bincount(fold_of, minlength=count)
+    assert sizes.max() - sizes.min() <= 1
+    for stratum in range(11):
+        inside = np.bincount(fold_of[strata(masks, "coverage") == stratum], minlength=count)
+        assert inside.max() - inside.min() <= 4  # 1, but for a group of 4 where the share of a fold is small
+    assert chi2(strata(masks, "coverage"), fold_of) < 1
+    shares = [row["empty_share"] for row in fold_balance(masks, fold_of, count)]
+    assert max(shares) - min(shares) <= 1.5 / sizes.min()
+
+
+def test_seed_changes_the_split_and_is_all_that_does() -> None:
+    ids, masks = tiles_like_the_real_ones(300, 0)
+    splits = [assign_folds(ids, masks, FoldConfig(seed=seed)) for seed in (0, 0, 1)]
+    assert (splits[0] == splits[1]).all()
+    assert 0.6 < (splits[0] != splits[2]).mean() < 0.95  # by chance four in five tiles move
+
+
+def test_split_is_the_same_on_every_machine() -> None:
+    masks = np.zeros((8, 2, 2), np.uint8)
+    masks[4:] = np.array([[[1, 0], [0, 0]], [[1, 1], [0, 0]], [[1, 1], [1, 0]], [[1, 1], [1, 1]]])
+    fold_of = assign_folds(list("abcdefgh"), masks, FoldConfig(count=2, seed=6))
+    # The empty tiles a to d are dealt in the order of BLAKE2b of "6/a" .. "6/d": c, d, b, a. Each of the others is
+    # alone in its stratum, and goes to the smaller fold.
+    assert fold_of.tolist() == [1, 0, 0, 1, 0, 1, 0, 1]
+
+
+def literal_blog(ids: list[str], masks: Array, seed: int, count: int) -> dict[str, int]:
+    """The blog's way with its indices used once, step by step."""
+    names = sorted(ids)
+    mask_of = dict(zip(ids, masks, strict=True))
+    order = np.arange(len(names))
+    np.random.RandomState(seed).shuffle(order)
+    names = [names[n] for n in order]
+    coverage = np.array([int(mask_of[name].sum()) / mask_of[name].size for name in names])
+    edges = np.histogram(coverage)[1].tolist()
+    edges[-1] += 1
+    fold_of = {}
+    for low, high in pairwise(edges):
+        inside = [name for name, value in zip(names, coverage.tolist(), strict=True) if low <= value < high]
+        share = round(len(inside) / count)
+        for fold in range(count - 1):
+            for name in inside[fold * share : (fold + 1) * share]:
+                fold_of[name] = fold
+        for name in inside[(count - 1) * share :]:
+            fold_of[name] = count - 1
+    return fold_of
+
+
+@pytest.mark.parametrize(("size", "seed", "count"), [(400, 0, 5), (403, 1, 5), (97, 7, 4), (60, 2, 2), (61, 3, 3)])
+def test_blog_scheme_is_the_blogs(size: int, seed: int, count: int) -> None:
+    ids, masks = tiles_like_the_real_ones(size, seed)
+    folds = FoldConfig(count=count, seed=seed, scheme="blog")
+    assert fold_by_id(ids, masks, folds) == literal_blog(ids, masks, seed, count)
+
+
+def test_blog_scheme_balances_its_own_strata() -> None:
+    ids, masks = tiles_like_the_real_ones(4000, 0)
+    fold_of = assign_folds(ids, masks, FoldConfig(scheme="blog"))
+    assert chi2(strata(masks, "blog"), fold_of) < 1
+
+
+def test_strata_by_hand() -> None:
+    masks = np.zeros((22, 1, 100), np.uint8)
+    for n, salt in enumerate(range(1, 21)):
+        masks[n, 0, :salt] = 1
+    # 20 tiles of 1..20 pixels: two a tenth. Two empty ones.
+    assert strata(masks, "coverage").tolist() == [1 + n // 2 for n in range(20)] + [0, 0]
+    # Edges at 0, 0.02, ... 0.20: a bin begins at its lower edge, and 20 pixels belong to the last.
+    widths = strata(masks, "blog").tolist()
+    assert widths[20:] == [1, 1]
+    assert (widths[0], widths[2], widths[18], widths[19]) == (1, 2, 10, 10)
+    assert Counter(strata(np.zeros((3, 2, 2), np.uint8), "coverage").tolist()) == {0: 3}
+
+
+def test_equal_coverage_is_one_stratum() -> None:
+    masks = np.zeros((30, 1, 10), np.uint8)
+    for n in range(30):
+        masks[n, 0, n % 10] = 1
+    assert set(strata(masks, "coverage").tolist()) == {1}
+
+
+def test_chi2_by_hand() -> None:
+    # Observed 3 1 / 1 3, expected 2 everywhere: four times 1/2.
+    assert chi2(np.array([0, 0, 0, 0, 1, 1, 1, 1]), np.array([0, 0, 0, 1, 0, 1, 1, 1])) == pytest.approx(2)
+    assert chi2(np.array([0, 0, 7, 7]), np.array([0, 1, 0, 1])) == 0
+
+
+def test_fold_balance_by_hand() -> None:
+    masks = np.array([[[1, 1]], [[0, 0]], [[1, 0]], [[0, 0]], [[0, 0]]], np.uint8)
+    assert fold_balance(masks, np.array([0, 0, 1, 1, 1]), 2) == [
+        {"fold": 0, "tiles": 2, "positives": 1, "empty_share": 0.5, "coverage": 0.5},
+        {"fold": 1, "tiles": 3, "positives": 1, "empty_share": pytest.approx(2 / 3), "coverage": pytest.approx(1 / 6)},
+    ]
+
+
+def test_too_few_tiles() -> None:
+    ids, masks = tiles_like_the_real_ones(20, 0)
+    with pytest.raises(ConfigError, match="there are only 4 tiles; use fewer folds"):
+        assign_folds(ids[:4], masks[:4], FoldConfig())
+    with pytest.raises(ConfigError, match="leave fold 1 empty by scheme coverage"):
+        assign_folds(ids[:5], np.ones((5, 2, 2), np.uint8), FoldConfig())
+    with pytest.raises(ConfigError, match="empty by scheme blog"):
+        assign_folds(
+            ids[:5],
+            np.array([[[n % 2]] for n in range(5)], np.uint8),
+            FoldConfig(count=5, scheme="blog"),
+        )
+    with pytest.raises(ConfigError, match=r"below 2\*\*32"):
+        assign_folds(ids, masks, FoldConfig(seed=2**32, scheme="blog"))

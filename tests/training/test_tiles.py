@@ -1,0 +1,50 @@
+"""The order of an epoch."""
+
+import numpy as np
+import pytest
+import torch
+
+from saltray.data import Tiles
+from saltray.errors import DataError
+from saltray.training import Ranks, TileTensors
+
+
+def test_tensors_are_the_tiles(tiles: Tiles, tensors: TileTensors) -> None:
+    assert len(tensors) == 20
+    np.testing.assert_array_equal(tensors.images.numpy(), tiles.images)
+    np.testing.assert_array_equal(tensors.masks.numpy(), tiles.masks)
+    assert len(set(tensors.keys.tolist())) == 20
+
+
+def test_each_epoch_visits_every_tile_and_fills_the_last_batch_from_the_front(tensors: TileTensors) -> None:
+    order = tensors.epoch_order(seed=0, epoch=0, batch_size=8)
+    assert order.shape == (3, 8)
+    assert tensors.steps(8) == 3
+    assert sorted(order.flatten()[:20].tolist()) == list(range(20))
+    assert torch.equal(order.flatten()[20:], order.flatten()[:4])
+
+
+def test_fewer_tiles_than_a_batch_repeat(tensors: TileTensors) -> None:
+    order = tensors.epoch_order(seed=0, epoch=0, batch_size=64)
+    assert order.shape == (1, 64)
+    assert sorted(order.flatten()[20:40].tolist()) == list(range(20))
+
+
+def test_order_is_new_each_epoch_and_seed(tensors: TileTensors) -> None:
+    orders = [tuple(tensors.epoch_order(seed, epoch, 20).flatten().tolist()) for seed in (0, 1) for epoch in (0, 1, 2)]
+    assert len(set(orders)) == 6
+    assert tuple(range(20)) not in orders
+
+
+def test_order_follows_the_ids_not_their_positions(tiles: Tiles, tensors: TileTensors) -> None:
+    chosen = np.array([1, 4, 5, 11, 17])
+    part = TileTensors.create(tiles.select(chosen), torch.device("cpu"))
+    whole = [i for i in tensors.epoch_order(3, 1, 20).flatten().tolist() if i in chosen]
+    assert chosen[part.epoch_order(3, 1, 5).flatten().numpy()].tolist() == whole
+
+
+def test_tiles_without_masks_or_without_tiles_are_refused(tiles: Tiles, single: Ranks) -> None:
+    with pytest.raises(DataError, match="20 tiles have no masks"):
+        TileTensors.create(Tiles(tiles.ids, tiles.images, None), single.device)
+    with pytest.raises(DataError, match="0 tiles"):
+        TileTensors.create(tiles.select(np.array([], dtype=np.int64)), single.device)
