@@ -71,10 +71,10 @@ def _fit(job: FoldJob, demand: Demand, ended: "queue.Queue[Outcome]") -> None:
         ended.put(Outcome(job.fold, failure=_reason(job, error)))
     else:
         match ended_well.return_value:
-            case FoldResult():
-                ended.put(Outcome(job.fold, result=returned))
-            case Stopped():
-                ended.put(Outcome(job.fold, failure=returned.reason))
+            case FoldResult() as result:
+                ended.put(Outcome(job.fold, result=result))
+            case Stopped(reason=reason):
+                ended.put(Outcome(job.fold, failure=reason))
             case _:
                 raise AssertionError(f"rank 0 of fold {job.fold} returned {ended_well.return_value!r}")
 

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from saltray.distributed.admission import Node
+from saltray.distributed.fork_server import fork_server
 
 SETTINGS = {
     # OpenMP threads that wait asleep, so that ranks can share cores.
@@ -52,16 +53,25 @@ def ray_cluster() -> Iterator[str]:
     if ray.is_initialized():
         yield "the Ray that this process is connected to"
         return
-    ray.init(
-        address=None if joins else "local",
-        include_dashboard=None if joins else False,
-        log_to_driver=False,
-        logging_level=logging.ERROR,
-    )
-    try:
-        yield f"the Ray cluster at {os.environ['RAY_ADDRESS']}" if joins else "Ray on this machine"
-    finally:
-        ray.shutdown()
+    if joins:
+        ray.init(log_to_driver=False, logging_level=logging.ERROR)
+        try:
+            yield f"the Ray cluster at {os.environ['RAY_ADDRESS']}"
+        finally:
+            ray.shutdown()
+        return
+    with fork_server() as python:
+        ray.init(
+            address="local",
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            runtime_env={"py_executable": python},
+        )
+        try:
+            yield "Ray on this machine"
+        finally:
+            ray.shutdown()
 
 
 def nodes_present() -> list[Node]:

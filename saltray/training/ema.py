@@ -19,19 +19,17 @@ class WeightAverager:
 
     def __init__(self, average: nn.Module, model: nn.Module, decay: float) -> None:
         self.decay = decay
-        pairs = list(zip(_tensors(average), _tensors(model), strict=True))
-        self._floats = [pair for pair in pairs if pair[0].is_floating_point()]
-        self._others = [pair for pair in pairs if not pair[0].is_floating_point()]
+        self._floats = _tensors(average, floating=True), _tensors(model, floating=True)
+        self._counters = _tensors(average, floating=False), _tensors(model, floating=False)
 
     @torch.no_grad()
     def update(self, step: int) -> None:
         """Take in the weights after step number `step` (from 0)."""
         decay = min(self.decay, (1 + step) / (10 + step))
-        averages, currents = map(list, zip(*self._floats, strict=True))
-        torch._foreach_lerp_(averages, currents, 1 - decay)
-        for average, current in self._others:
-            average.copy_(current)
+        torch._foreach_lerp_(*self._floats, 1 - decay)
+        if self._counters[0]:
+            torch._foreach_copy_(*self._counters)
 
 
-def _tensors(module: nn.Module) -> list[Tensor]:
-    return list(chain(module.parameters(), module.buffers()))
+def _tensors(module: nn.Module, *, floating: bool) -> list[Tensor]:
+    return [t for t in chain(module.parameters(), module.buffers()) if t.is_floating_point() == floating]

@@ -150,7 +150,6 @@ def _parallel(model: nn.Module, ranks: Ranks) -> nn.Module:
     return DistributedDataParallel(
         model,
         device_ids=[ranks.device] if ranks.device.type == "cuda" else None,
-        broadcast_buffers=False,  # they are equal by synchronised BatchNorm, or averaged after the epoch
         gradient_as_bucket_view=True,
         static_graph=True,
     )

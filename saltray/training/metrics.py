@@ -96,8 +96,10 @@ def score_at_thresholds(
     hits = torch.zeros(len(cuts), dtype=torch.int64)
     for start in range(0, len(probabilities), _TILES_AT_ONCE):
         part = slice(start, start + _TILES_AT_ONCE)
-        levels = torch.bucketize(torch.as_tensor(probabilities[part]).float(), cuts)  # how many cuts a pixel exceeds
-        truth = torch.as_tensor(masks[part]) > 0
+        levels = torch.bucketize(
+            torch.as_tensor(probabilities[part]).float().cpu(), cuts
+        )  # how many cuts a pixel exceeds
+        truth = torch.as_tensor(masks[part]).cpu() > 0
         above, salt = _pixels_above(levels.flatten(1), truth.flatten(1), len(cuts))
         hits += _exceeds(above[:, 1], above[:, 0] + salt[:, None]).sum(dim=(0, 2))
     return (hits[place].double() / (len(_TWENTIETHS) * len(probabilities))).numpy()

@@ -89,7 +89,7 @@ def test_the_order_of_the_arrays_does_not_matter(thin: ConfigMaker, tensors: Til
 
 
 def test_every_seed_trains_otherwise(thin: ConfigMaker, tensors: TileTensors, single: Ranks) -> None:
-    losses = set()
+    losses: set[float] = set()
     for seed in (0, 1):
         config = thin(epochs=1, seed=seed)
         # The same network, so that order and augmentation alone make the difference.

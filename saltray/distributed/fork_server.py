@@ -1,0 +1,129 @@
+"""Ray's worker processes by fork, so that they share one import of torch and Ray Train.
+
+A fold takes four processes (Ray Train's controller, two helpers, the rank), and on their own each spends up to 20 s of
+CPU time on imports: on two cores that is minutes for five folds. Here one process imports everything once and forks
+for each worker, which costs milliseconds and shares the memory too.
+
+Ray starts a worker as `<py_executable> default_worker.py ...`; saltray names `python fork_server.py ask SOCKET` as that
+executable. The asking process sends its arguments, environment and standard streams to the server, whose fork becomes
+the worker; it stays until the worker ends, because Ray watches it until then. The server ends with the process that
+started it. Only for a Ray of our own on this machine.
+
+This file runs as a script too, and then may import nothing but the standard library: asking has to be quick.
+"""
+
+import importlib
+import json
+import os
+import runpy
+import selectors
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+MODULES = (
+    "ray.train.v2.torch.torch_trainer",
+    "ray.train.v2._internal.execution.controller",
+    "saltray.distributed.worker",
+    "saltray.distributed.prediction",
+    "saltray.models.albunet",
+    "saltray.training.engine",
+    "torch._dynamo",  # every optimiser imports it
+)
+
+
+@contextmanager
+def fork_server() -> Iterator[str]:
+    """Start a server for the time of the block; yields what to give Ray as `py_executable`."""
+    with tempfile.TemporaryDirectory(prefix="saltray-fork-") as folder:
+        address = str(Path(folder, "socket"))
+        # One BLAS thread: threads do not survive a fork.
+        env = os.environ | {"OPENBLAS_NUM_THREADS": "1"}
+        command = [sys.executable, "-m", "saltray.distributed.fork_server", "serve", address]
+        server = subprocess.Popen(command, stdin=subprocess.PIPE, env=env)
+        try:
+            yield f"{sys.executable} -I -S {Path(__file__).resolve()} ask {address}"
+        finally:
+            assert server.stdin is not None
+            server.stdin.close()
+            server.wait()
+
+
+def ask(address: str, argv: list[str]) -> None:
+    """Have a worker forked for this process, and wait for its end."""
+    request = json.dumps({"argv": argv, "cwd": str(Path.cwd()), "env": dict(os.environ)}).encode()
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+        while connection.connect_ex(address) != 0:
+            if not Path(address).parent.exists():
+                sys.exit("the fork server is gone")
+            signal.sigtimedwait([], 0.05)
+        socket.send_fds(connection, [len(request).to_bytes(8)], [0, 1, 2])
+        connection.sendall(request)
+        # The worker holds the other end open for as long as it lives.
+        connection.recv(1)
+
+
+def serve(address: str) -> None:
+    """Import, then fork for whoever asks, until standard input is closed."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
+        listener.bind(address)
+        listener.listen(128)
+        for module in MODULES:
+            importlib.import_module(module)
+        worker = _fork_for_each(listener)
+    if worker is not None:
+        _become(worker)
+
+
+def _fork_for_each(listener: socket.socket) -> dict[str, Any] | None:
+    """Returns in every fork what it is to become, and None in the server at its end."""
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # forks that end leave no zombie
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the driver's to handle, who closes our standard input
+    with selectors.DefaultSelector() as selector:
+        selector.register(listener, selectors.EVENT_READ)
+        selector.register(sys.stdin, selectors.EVENT_READ)
+        while True:
+            ready = [key.fileobj for key, _ in selector.select()]
+            if sys.stdin in ready:
+                return None
+            connection, _ = listener.accept()
+            header, streams, _, _ = socket.recv_fds(connection, 8, 3)
+            if os.fork() == 0:
+                with connection.makefile("rb") as stream:
+                    request: dict[str, Any] = json.loads(stream.read(int.from_bytes(header)))
+                # The end of the connection, held until this process ends, tells who asked that it has.
+                return request | {"streams": streams, "connection": connection.detach()}
+            connection.close()
+            for stream in streams:
+                os.close(stream)
+
+
+def _become(worker: dict[str, Any]) -> None:
+    """Turn this fork into the worker that was asked for."""
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    for descriptor, stream in enumerate(worker["streams"]):
+        os.dup2(stream, descriptor)
+        os.close(stream)
+    os.chdir(worker["cwd"])
+    os.environ.clear()
+    os.environ.update(worker["env"])
+    import numpy as np
+
+    np.random.seed()  # noqa: NPY002 - forks must not share the global generator's state
+    sys.argv = worker["argv"]
+    runpy.run_path(sys.argv[0], run_name="__main__")
+
+
+if __name__ == "__main__":
+    match sys.argv[1:]:
+        case ["serve", address]:
+            serve(address)
+        case ["ask", address, *argv]:
+            ask(address, argv)
