@@ -1,6 +1,5 @@
 """One Ray for all tests of this folder, and a data set that a thin network learns in seconds."""
 
-import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -17,16 +16,16 @@ def tiles_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def ray_here(s3_server: str) -> Iterator[None]:
-    """A Ray of 4 logical CPUs on this machine, whatever else runs here; its workers know the S3 server."""
-    from saltray.distributed.runtime import SETTINGS
+def ray_here(s3_server: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """The Ray that a run starts on this machine, shared by all tests; its workers know the S3 server."""
+    from saltray.distributed.runtime import ray_cluster
 
-    os.environ.update(SETTINGS, RAY_AUTH_MODE="disabled", RAY_TRAIN_HEALTH_CHECK_INTERVAL_S="0.5")
-    import ray
-
-    ray.init(address="local", num_cpus=4, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
-    yield
-    ray.shutdown()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("RAY_ADDRESS", raising=False)
+        patch.setenv("HOME", str(tmp_path_factory.mktemp("home")))  # Ray keeps a token there
+        patch.setenv("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
+        with ray_cluster():
+            yield
 
 
 @pytest.fixture(scope="session")
