@@ -19,7 +19,7 @@ from PIL import Image
 from saltray.data import decode_rle, encode_rle, list_images, read_image
 from saltray.data.source import Source
 from saltray.distributed.console import console
-from saltray.distributed.runtime import nodes_present, ray_cluster
+from saltray.distributed.runtime import joins_cluster, nodes_present, ray_cluster
 from saltray.ensemble import Ensemble, read_manifest, resolve
 from saltray.errors import ConfigError, DataError, SaltrayError
 
@@ -90,6 +90,8 @@ def predict(
                 compute=ray.data.ActorPoolStrategy(size=actors),
                 num_gpus=1 if gpus else 0,
                 num_cpus=0.5,
+                # On one machine, what killed an actor would kill it again; and Ray warns of restarts in vain.
+                **({} if joins_cluster() else {"max_restarts": 0}),
             )
             .iter_batches(batch_size=BATCH, batch_format="numpy")
         )

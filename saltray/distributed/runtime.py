@@ -21,8 +21,7 @@ SETTINGS = {
     # Under `uv run` Ray would start each worker by a `uv run` of its own and upload the working folder.
     "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
     "RAY_USAGE_STATS_ENABLED": "0",
-    # Ray's own chatter, of which a user can make no use: many processes are meant, and actors may restart.
-    "RAY_BACKEND_LOG_LEVEL": "fatal",
+    # Ray's own chatter, of which a user can make no use; that there are many processes is meant.
     "RAY_DATA_LOG_LEVEL": "ERROR",
     "RAY_DEDUP_LOGS_SKIP_REGEX": "worker processes have been started",
     # A single machine is not preempted, and one helper process a fold is saved.
