@@ -107,7 +107,7 @@ def predict(
         masks: Folder for PNG masks.
         probabilities: Parquet file for the probabilities of every pixel.
         tta: Average over each tile and its mirror image.
-        workers: Model actors; one a GPU where there are any, else one.
+        workers: Model actors; one a GPU where there are any, else one a CPU.
     """
     done = saltray.predict(
         ensemble=ensemble,

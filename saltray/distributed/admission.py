@@ -56,7 +56,7 @@ def demand_of(config: Config, present: Sequence[Node], possible: Sequence[Node])
     cpus = cluster.cpus_per_worker
     if cpus is None:
         ranks = config.folds.count * cluster.workers_per_fold
-        share = sum(node.get("CPU", 0) for node in present) / ranks
+        share = max(sum(node.get("CPU", 0) for node in nodes) for nodes in (present, possible)) / ranks
         # Ray counts in ten-thousandths; rounding down to hundredths keeps the sum below what is there.
         cpus = 1.0 if gpus == 1 else min(1.0, max(0.01, math.floor(share * 100) / 100))
     return Demand(cluster.workers_per_fold, cpus, gpus)

@@ -6,7 +6,8 @@ the store holds, not from what Ray remembers.
 """
 
 import tempfile
-from dataclasses import dataclass
+import threading
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -40,8 +41,16 @@ class Upload:
     fold: int
     epoch: int
     state: dict[str, Any]
+    done: threading.Event = field(default_factory=threading.Event)
+    """Set when the upload has ended, well or not."""
 
     def __call__(self, local: Checkpoint, name: str) -> Checkpoint:
+        try:
+            return self._upload(local, name)
+        finally:
+            self.done.set()
+
+    def _upload(self, local: Checkpoint, name: str) -> Checkpoint:
         path = Path(local.path, STATE)
         torch.save(self.state, path)
         key = f"fold-{self.fold}/{name}"

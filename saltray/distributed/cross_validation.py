@@ -13,7 +13,7 @@ from saltray.data import Tiles, assign_folds, fold_balance, load_tiles
 from saltray.distributed.admission import admit, demand_of
 from saltray.distributed.console import console
 from saltray.distributed.history import read_history
-from saltray.distributed.run import OOF, TrainResult, begin, finished, out_of_fold
+from saltray.distributed.run import OOF, TrainResult, begin, finished, initial_weights, out_of_fold
 from saltray.distributed.runtime import nodes_possible, nodes_present, ray_cluster
 from saltray.ensemble import Choice, FoldResult, choose_threshold, provenance, publish
 from saltray.errors import FoldsFailedError, RunLockedError
@@ -41,18 +41,24 @@ def train(config: Config) -> TrainResult:
     tiles, dataset = load_tiles(config.data, store)
     assert tiles.masks is not None
     fold_of = assign_folds(tiles.ids, tiles.masks, config.folds)
+    initial = initial_weights(config) if config.model.weights else None
     run = store.sub(f"runs/{config.run}")
     with RunLock(run, f"run {config.run}") as lock:
         if lock.taken_from is not None:
             console.print(f"took over the lock of {lock.taken_from}, which is gone")
-        begin(run, config, dataset, tiles, fold_of)
+        begin(run, config, dataset, tiles, fold_of, initial)
         _print_plan(config, tiles, fold_of)
-        results = _train_missing(config, run, tiles, fold_of, lock)
+        results = _train_missing(config, run, tiles, fold_of, initial, lock)
         return _conclude(config, store, tiles, fold_of, results, dataset)
 
 
 def _train_missing(
-    config: Config, run: Store, tiles: Tiles, fold_of: NDArray[np.int64], lock: RunLock
+    config: Config,
+    run: Store,
+    tiles: Tiles,
+    fold_of: NDArray[np.int64],
+    initial: dict[str, Any] | None,
+    lock: RunLock,
 ) -> list[FoldResult]:
     """Results of all folds; those that the store has are not trained again."""
     done = {fold: result for fold in range(config.folds.count) if (result := finished(run, fold)) is not None}
@@ -74,16 +80,21 @@ def _train_missing(
         waiting = f", {len(missing) - slots} wait in line" if slots < len(missing) else ""
         console.print(f"on {where}: a fold takes {demand}; {slots} of {len(missing)} folds at once{waiting}")
         shared = ray.put(tiles)
-        jobs = [FoldJob(config, fold, shared, fold_of, run) for fold in missing]
+        weights = None if initial is None else ray.put(initial)
+        jobs = [FoldJob(config, fold, shared, fold_of, run, weights) for fold in missing]
         outcomes = fit_folds(jobs, demand, slots, lambda: _still_ours(lock))
     failures = {outcome.fold: outcome.failure for outcome in outcomes if outcome.failure is not None}
     if failures:
         for fold, reason in sorted(failures.items()):
-            console.print(f"[red]fold {fold} failed:[/red] {reason}", markup=True)
+            console.print(f"fold {fold} failed: {reason}", style="red")
         numbers = ", ".join(map(str, sorted(failures)))
+        if all(outcome.again for outcome in outcomes):
+            remedy = "mend the cause and give the same command again to train only these"
+        else:
+            remedy = "as these settings would fail again, change them and choose another --run"
         raise FoldsFailedError(
             f"{len(failures)} of {config.folds.count} folds failed ({numbers}); the others are finished and kept: "
-            "mend the cause and give the same command again to train only these",
+            f"{remedy}",
             failures,
         )
     done |= {outcome.fold: outcome.result for outcome in outcomes if outcome.result is not None}
@@ -197,7 +208,7 @@ def _print_result(result: TrainResult, at_threshold: dict[int, float]) -> None:
         )
     table.add_section()
     tiles = sum(row.tiles for row in result.results)
-    table.add_row("all", str(tiles), f"[bold]{result.score:.4f}", f"[bold]{result.score_at_threshold:.4f}")
+    table.add_row("all", str(tiles), f"{result.score:.4f}", f"{result.score_at_threshold:.4f}", style="bold")
     console.print(table)
     console.print(f"out-of-fold score {result.score:.4f}; predicting no salt at all would score {result.floor:.4f}")
     console.print(f"threshold {result.threshold:.2f}, chosen on the same predictions: {result.score_at_threshold:.4f}")

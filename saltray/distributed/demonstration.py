@@ -17,12 +17,12 @@ from saltray.storage import open_store
 SHOWN = 8
 
 
-def recipe(data: str, store: str) -> Config:
+def recipe(data: str, store: str, run: str) -> Config:
     """A thin AlbuNet that learns the synthetic tiles in a minute on two CPU cores."""
     return Config(
         data=data,
         store=store,
-        run="demo",
+        run=run,
         model=ModelConfig(num_filters=4, encoder_width=8),
         optim=OptimConfig(lr=3e-3, ema_decay=0.9, warmup_epochs=0.5),
         augment=AugmentConfig(rotate=0, scale=0, shift=0.05),
@@ -46,7 +46,7 @@ def demo(folder: str | Path = "saltray-demo", *, picture: str | Path = "demo.png
         synth(data, tiles=tiles, noise=0)  # as hard as in the field would take hours to learn
         console.print(f"wrote {tiles} synthetic tiles to {data}")
     with ray_cluster():
-        result = train(recipe(str(data), str(store)))
+        result = train(recipe(str(data), str(store), f"demo-{tiles}"))
         done = predict(ensemble=result.ensemble, data=str(data), out=home / "submission.csv")
     console.print(f"wrote {done.out}: {done.tiles} test tiles, {done.empty} of them without salt")
     _draw(Path(picture), data, store, result)
@@ -65,6 +65,7 @@ def _draw(picture: Path, data: Path, store: Path, result: TrainResult) -> None:
     union = (truth | predicted).sum(axis=(1, 2))
     iou = (truth & predicted).sum(axis=(1, 2)) / np.maximum(union, 1)
     salty = np.flatnonzero(truth.mean(axis=(1, 2)) > 0.05)
+    salty = salty if len(salty) else np.arange(len(tiles))
     order = salty[np.argsort(iou[salty])]
     shown = np.sort(order[np.linspace(0, len(order) - 1, SHOWN).astype(int)])
     draw_demo(

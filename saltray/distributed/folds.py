@@ -7,12 +7,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import ray
 from ray.train.v2.api.config import CheckpointConfig, FailureConfig, LoggingConfig, RunConfig, ScalingConfig
 from ray.train.v2.torch.torch_trainer import TorchTrainer
 
 from saltray.distributed.admission import Demand
 from saltray.distributed.console import console
-from saltray.distributed.history import read_history
+from saltray.distributed.history import read_lines
 from saltray.distributed.runtime import joins_cluster
 from saltray.distributed.worker import FoldJob, Stopped, run
 from saltray.ensemble import FoldResult
@@ -29,6 +30,8 @@ class Outcome:
     fold: int
     result: FoldResult | None = None
     failure: str | None = None
+    again: bool = True
+    """Whether the same settings may succeed at another try."""
 
 
 def fit_folds(jobs: list[FoldJob], demand: Demand, slots: int, still_ours: Callable[[], None]) -> list[Outcome]:
@@ -40,7 +43,15 @@ def fit_folds(jobs: list[FoldJob], demand: Demand, slots: int, still_ours: Calla
         slots: how many folds the cluster holds at once.
         still_ours: raises when the run's lock was lost.
     """
-    waiting = deque(jobs)
+    try:
+        return _fit_folds(deque(jobs), demand, slots, still_ours)
+    except BaseException:
+        # Ctrl-C, or a lost lock: no fold may train on unwatched, also where the caller connected to Ray.
+        ray.shutdown()
+        raise
+
+
+def _fit_folds(waiting: "deque[FoldJob]", demand: Demand, slots: int, still_ours: Callable[[], None]) -> list[Outcome]:
     running: dict[int, _Progress] = {}
     ended: queue.Queue[Outcome] = queue.Queue()
     outcomes: list[Outcome] = []
@@ -49,7 +60,7 @@ def fit_folds(jobs: list[FoldJob], demand: Demand, slots: int, still_ours: Calla
             job = waiting.popleft()
             running[job.fold] = _Progress(job)
             # Daemons: after Ctrl-C the process must not wait for them; Ray takes their workers down.
-            threading.Thread(target=_fit, args=(job, demand, ended), name=f"fold-{job.fold}", daemon=True).start()
+            threading.Thread(target=lambda job=job: ended.put(_fit(job, demand)), daemon=True).start()
         try:
             outcome = ended.get(timeout=POLL_S)
         except queue.Empty:
@@ -59,24 +70,23 @@ def fit_folds(jobs: list[FoldJob], demand: Demand, slots: int, still_ours: Calla
             continue
         running.pop(outcome.fold).show()
         outcomes.append(outcome)
-        console.print(_ending(outcome, waiting))
+        console.print(_ending(outcome, waiting), style="red" if outcome.failure else "green")
     return outcomes
 
 
-def _fit(job: FoldJob, demand: Demand, ended: "queue.Queue[Outcome]") -> None:
+def _fit(job: FoldJob, demand: Demand) -> Outcome:
     """Run one fold to its end, in a thread of the driver; whatever happens becomes an outcome."""
     try:
-        ended_well: Any = _trainer(job, demand).fit()  # its declared type is the one of Train v1
+        ended: Any = _trainer(job, demand).fit()  # its declared type is the one of Train v1
     except Exception as error:  # whatever Ray raises ends this fold alone
-        ended.put(Outcome(job.fold, failure=_reason(job, error)))
-    else:
-        match ended_well.return_value:
-            case FoldResult() as result:
-                ended.put(Outcome(job.fold, result=result))
-            case Stopped(reason=reason):
-                ended.put(Outcome(job.fold, failure=reason))
-            case _:
-                raise AssertionError(f"rank 0 of fold {job.fold} returned {ended_well.return_value!r}")
+        return Outcome(job.fold, failure=_reason(job, error))
+    match ended.return_value:
+        case FoldResult() as result:
+            return Outcome(job.fold, result=result)
+        case Stopped(reason=reason):
+            return Outcome(job.fold, failure=reason, again=False)
+        case other:
+            return Outcome(job.fold, failure=f"rank 0 returned {other!r} in place of a result; please report this")
 
 
 def _trainer(job: FoldJob, demand: Demand) -> TorchTrainer:
@@ -105,7 +115,7 @@ def _reason(job: FoldJob, error: Exception) -> str:
     key = f"fold-{job.fold}/error.txt"
     try:
         job.run.put(key, (text + "\n").encode())
-    except StorageError as broken:
+    except Exception as broken:  # whatever it is, the fold's own fault is what the user must see
         return f"{text.splitlines()[-1]} (and the store: {broken})"
     return f"{text.splitlines()[-1]} (whole text: {job.run.uri}/{key})"
 
@@ -127,11 +137,13 @@ class _Progress:
 
     def _read(self) -> list[dict[str, Any]]:
         try:
-            return read_history(self._store)
+            return read_lines(self._store)
         except StorageError:  # a store that is away for a moment does not stop the folds
             return []
 
     def _line(self, record: dict[str, Any]) -> str:
+        if "note" in record:
+            return f"fold {self._job.fold}  {record['note']}"
         score = "" if record["score"] is None else f"  score {record['score']:.4f}"
         return (
             f"fold {self._job.fold}  epoch {record['epoch']:>3}/{self._job.config.train.epochs}"
@@ -142,7 +154,7 @@ class _Progress:
 def _ending(outcome: Outcome, waiting: "deque[FoldJob]") -> str:
     line = f"fold {outcome.fold}  "
     if outcome.result is not None:
-        line += f"[green]done[/green]  score {outcome.result.score:.4f}  {outcome.result.seconds:.0f} s"
+        line += f"done  score {outcome.result.score:.4f}  {outcome.result.seconds:.0f} s"
     else:
-        line += "[red]failed[/red]; the others go on"
+        line += "failed; the others go on"
     return line + (f"  ({len(waiting)} waiting in line)" if waiting else "")

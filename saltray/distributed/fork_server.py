@@ -51,12 +51,12 @@ def fork_server() -> Iterator[str]:
     with tempfile.TemporaryDirectory(prefix="saltray-") as folder:
         address = f"{folder}/socket"
         command = [sys.executable, "-m", "saltray.distributed.fork_server", "serve", address]
-        with subprocess.Popen(command, stdin=subprocess.PIPE) as server:
+        # In a group of its own, which Ctrl-C in a terminal does not reach: ending it is the driver's to do.
+        with subprocess.Popen(command, stdin=subprocess.PIPE, process_group=0) as server:
             try:
                 yield f"{sys.executable} -I -S {Path(__file__).resolve()} ask {address}"
             finally:
-                assert server.stdin is not None
-                server.stdin.close()
+                server.terminate()  # its standard input would tell it too, but only when it has imported everything
 
 
 def ask(address: str, argv: list[str]) -> None:
@@ -74,8 +74,7 @@ def ask(address: str, argv: list[str]) -> None:
 
 
 def serve(address: str) -> None:
-    """Fork for whoever asks, until standard input is closed."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the driver's to handle, who then closes our standard input
+    """Fork for whoever asks, until standard input is closed, as it is when the driver is gone."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
         listener.bind(address)
         listener.listen(128)
@@ -89,13 +88,15 @@ def _fork_for_each(listener: socket.socket) -> dict[str, Any] | None:
     with selectors.DefaultSelector() as selector:
         selector.register(listener, selectors.EVENT_READ)
         selector.register(sys.stdin, selectors.EVENT_READ)
-        while sys.stdin not in (ready := [key.fileobj for key, _ in selector.select()]):
+        while sys.stdin not in (ready := _ready(selector)):
             assert ready == [listener]
             connection, _ = listener.accept()
             header, streams, _, _ = socket.recv_fds(connection, 8, 3)
-            with connection.makefile("rb") as stream:
-                request: dict[str, Any] = json.loads(stream.read(int.from_bytes(header)))
+            with connection.makefile("rb") as incoming:
+                request: dict[str, Any] = json.loads(incoming.read(int.from_bytes(header)))
             _import_once(request["env"])
+            if sys.stdin in _ready(selector, timeout=0):  # importing took its time, and nobody wants the worker now
+                break
             if os.fork() == 0:
                 # The end of the connection, held until this process ends, tells who asked that it has.
                 return request | {"streams": streams, "connection": connection.detach()}
@@ -103,6 +104,11 @@ def _fork_for_each(listener: socket.socket) -> dict[str, Any] | None:
             for stream in streams:
                 os.close(stream)
     return None
+
+
+def _ready(selector: selectors.BaseSelector, timeout: float | None = None) -> list[Any]:
+    """What can be read from; waits for something unless given a timeout in seconds."""
+    return [key.fileobj for key, _ in selector.select(timeout)]
 
 
 def _import_once(env: dict[str, str]) -> None:
@@ -118,7 +124,6 @@ def _import_once(env: dict[str, str]) -> None:
 def _become(worker: dict[str, Any]) -> None:
     """Turn this fork into the worker that was asked for."""
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    signal.signal(signal.SIGINT, signal.default_int_handler)
     for descriptor, stream in enumerate(worker["streams"]):
         os.dup2(stream, descriptor)
         os.close(stream)

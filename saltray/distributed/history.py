@@ -5,10 +5,12 @@ An object store cannot append, so a thread rewrites the whole small object, off 
 
 import json
 import threading
+import time
 from collections.abc import Iterable
+from contextlib import suppress
 from typing import Any
 
-from saltray.errors import NotFoundError
+from saltray.errors import NotFoundError, StorageError
 from saltray.storage import Store
 
 KEY = "history.jsonl"
@@ -31,21 +33,32 @@ class History:
         self._thread = threading.Thread(target=self._keep_writing, name="history", daemon=True)
         self._thread.start()
 
+    @property
+    def epochs(self) -> list[dict[str, Any]]:
+        """The records of epochs alone."""
+        return [record for record in self.records if "epoch" in record]
+
     def append(self, record: dict[str, Any]) -> None:
         """Add one epoch; it is in the store a moment later."""
-        self.records.append(record)
+        self.records.append(record | {"at": time.time()})
+
+    def note(self, text: str) -> None:
+        """Add a line that the user should see: what was not as expected, and what follows."""
+        self.append({"note": text})
 
     def __enter__(self) -> "History":
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self._stop.set()
         self._thread.join()
-        self._write()
+        with suppress(*([StorageError] if kind else [])):  # what ended the body matters more
+            self._write()
 
     def _keep_writing(self) -> None:
         while not self._stop.wait(PAUSE_S):
-            self._write()
+            with suppress(StorageError):  # the next write holds these records too, and the last one, on leaving, raises
+                self._write()
 
     def _write(self) -> None:
         count = len(self.records)
@@ -56,7 +69,12 @@ class History:
 
 
 def read_history(store: Store) -> list[dict[str, Any]]:
-    """The records of a fold so far, oldest first; none where it has not begun."""
+    """The epochs of a fold so far, oldest first; none where it has not begun."""
+    return [record for record in read_lines(store) if "epoch" in record]
+
+
+def read_lines(store: Store) -> list[dict[str, Any]]:
+    """Epochs and notes of a fold so far, oldest first."""
     try:
         return [json.loads(line) for line in store.get(KEY).splitlines()]
     except NotFoundError:

@@ -57,11 +57,13 @@ def predict(
         masks: folder for one 8-bit PNG a tile, 255 where there is salt.
         probabilities: Parquet file with a row a tile: id, probability (float16, H x W in C order).
         tta: average over each tile and its mirror image.
-        workers: model actors; one a GPU where there are any, else one.
+        workers: model actors; one a GPU where there are any, else one a CPU.
 
     Raises:
         EnsembleError, DataError, ResourceError, ConfigError: see the message. Nothing is left at `out` then.
     """
+    if workers is not None and workers < 1:
+        raise ConfigError(f"workers is {workers}; use 1 or more")
     home = resolve(ensemble)
     manifest = read_manifest(home.uri)
     data = Source(data).uri  # absolute: Ray's workers stand in folders of their own
@@ -69,8 +71,8 @@ def predict(
     with ray_cluster() as where:
         import ray
 
-        gpus = int(sum(node.get("GPU", 0) for node in nodes_present()))
-        actors = min(workers or max(gpus, 1), -(-len(names) // BATCH))
+        cpus, gpus = (int(sum(node.get(kind, 0) for node in nodes_present())) for kind in ("CPU", "GPU"))
+        actors = min(workers or gpus or max(cpus, 1), -(-len(names) // BATCH))
         if gpus and actors > gpus:
             raise ConfigError(f"{actors} workers need a GPU each, but the cluster has {gpus}; lower --workers")
         device = "GPU" if gpus else "CPU"
@@ -80,18 +82,19 @@ def predict(
         ray.data.DataContext.get_current().enable_progress_bars = False
         ray.data.DataContext.get_current().execution_options.preserve_order = True
         shape = (manifest.height, manifest.width)
+        # On one machine, what killed an actor would kill it again; and Ray warns of restarts in vain.
+        restarts: dict[str, Any] = {} if joins_cluster() else {"max_restarts": 0}
         rows = (
             ray.data.from_items([{"name": name} for name in names], override_num_blocks=-(-len(names) // BATCH))
-            .map_batches(_Decode(data, shape), batch_size=None, num_cpus=0.01)
+            .map_batches(_Decode(data, shape), batch_size=None, num_cpus=0.01, concurrency=2 * actors)
             .map_batches(
                 _Predict,
-                fn_constructor_args=(home.uri, tta, probabilities is not None),
+                fn_constructor_args=(home.uri, "cuda" if gpus else "cpu", tta, probabilities is not None),
                 batch_size=BATCH,
                 compute=ray.data.ActorPoolStrategy(size=actors),
                 num_gpus=1 if gpus else 0,
-                num_cpus=0.5,
-                # On one machine, what killed an actor would kill it again; and Ray warns of restarts in vain.
-                **({} if joins_cluster() else {"max_restarts": 0}),
+                num_cpus=0.9,  # the rest is for those who decode
+                **restarts,
             )
             .iter_batches(batch_size=BATCH, batch_format="numpy")
         )
@@ -126,8 +129,8 @@ class _Decode:
 class _Predict:
     """Pixels to masks; one actor holds all fold models."""
 
-    def __init__(self, ensemble: str, tta: bool, keep: bool) -> None:
-        self.ensemble = Ensemble.load(ensemble)
+    def __init__(self, ensemble: str, device: str, tta: bool, keep: bool) -> None:
+        self.ensemble = Ensemble.load(ensemble, device=device)
         self.tta = tta
         self.keep = keep
 
@@ -158,7 +161,8 @@ def _write(
             schema = pa.schema([("id", pa.string()), ("probability", pa.binary())])
             table = stack.enter_context(pq.ParquetWriter(stack.enter_context(_whole(probabilities)), schema))
         if masks is not None:
-            masks.mkdir(parents=True, exist_ok=True)
+            with _refusal_explained(masks):
+                masks.mkdir(parents=True, exist_ok=True)
         for batch in batches:
             submission.writerows(zip(batch["id"], batch["rle"], strict=True))
             tiles += len(batch["id"])
@@ -180,17 +184,26 @@ def _whole(path: Path) -> Iterator[Path]:
     Raises:
         ConfigError: the folder cannot be written.
     """
-    draft = path.with_name(f".{path.name}.part")
-    try:
+    with _refusal_explained(path):
+        if path.is_dir():
+            raise ConfigError(f"cannot write {path}: it is a folder; name a file in it")
+        draft = path.with_name(f".{path.name}.part")
         path.parent.mkdir(parents=True, exist_ok=True)
         draft.touch()
-    except OSError as error:
-        raise ConfigError(f"cannot write {path}: {error.strerror}; choose another place for it") from error
     try:
         yield draft
         draft.replace(path)
     finally:
         draft.unlink(missing_ok=True)
+
+
+@contextmanager
+def _refusal_explained(path: Path) -> Iterator[None]:
+    """Say which output cannot be written where the body finds that."""
+    try:
+        yield
+    except OSError as error:
+        raise ConfigError(f"cannot write {path}: {error.strerror}; choose another place for it") from error
 
 
 def _mendable(error: BaseException) -> BaseException:

@@ -1,5 +1,6 @@
 """A run in the store: begun once, the same for everyone who works on it, and read back when it is done."""
 
+import hashlib
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,14 +38,21 @@ class TrainResult:
     """URI of the run's HTML page."""
 
 
-def begin(store: Store, config: Config, dataset: dict[str, Any], tiles: Tiles, fold_of: NDArray[np.int64]) -> None:
+def begin(
+    store: Store,
+    config: Config,
+    dataset: dict[str, Any],
+    tiles: Tiles,
+    fold_of: NDArray[np.int64],
+    initial: dict[str, Any] | None = None,
+) -> None:
     """Write what the run is, once; a later command must agree with it.
 
     Raises:
         ConfigError: a run of this name exists with other settings or other tiles.
     """
     assert tiles.masks is not None
-    identity = digest({"config": config.identity, "dataset": dataset["digest"]})
+    identity = digest({"config": config.identity, "dataset": dataset["digest"], "initial": _digest(initial)})
     manifest = {
         "run": config.run,
         "identity": identity,
@@ -66,6 +74,32 @@ def begin(store: Store, config: Config, dataset: dict[str, Any], tiles: Tiles, f
     store.put_new_json("folds.json", split)
 
 
+def initial_weights(config: Config) -> dict[str, Any]:
+    """The network's weights before training, with those of `config.model.weights` in its encoder.
+
+    Read once, by the driver: a wrong name is found before anything starts, and every rank begins alike.
+
+    Raises:
+        ModelError, StorageError: the weights cannot be had, or do not fit.
+    """
+    from saltray.models import load_encoder_weights
+    from saltray.training import initial_model
+
+    assert config.model.weights is not None
+    model = initial_model(config)
+    load_encoder_weights(model, config.model.weights)
+    return {name: tensor.numpy() for name, tensor in model.state_dict().items()}
+
+
+def _digest(initial: dict[str, Any] | None) -> str | None:
+    if initial is None:
+        return None
+    whole = hashlib.sha256()
+    for name in sorted(initial):
+        whole.update(initial[name].tobytes())
+    return whole.hexdigest()
+
+
 def _difference(before: dict[str, Any], config: Config, dataset: dict[str, Any]) -> str:
     """Names of what differs, for a message."""
     names = []
@@ -75,7 +109,7 @@ def _difference(before: dict[str, Any], config: Config, dataset: dict[str, Any])
     for section, values in now.items():
         was = before["config"].get(section, {})
         names += [f"{section}.{name} ({was.get(name)})" for name, value in values.items() if was.get(name) != value]
-    return ", ".join(names) or "settings"
+    return ", ".join(names) or "encoder weights"
 
 
 def finished(store: Store, fold: int) -> FoldResult | None:
@@ -96,8 +130,13 @@ def out_of_fold(store: Store, results: list[FoldResult], tiles: Tiles) -> NDArra
     whole = np.full(tiles.images.shape, np.nan, dtype=np.float16)
     for result in results:
         table = store.get_table(f"fold-{result.fold}/{OOF}", sha256=result.oof_sha256)
-        for tile, row in zip(table["id"].to_pylist(), table["probability"].to_pylist(), strict=True):
-            whole[at[tile]] = np.frombuffer(row, dtype=np.float16).reshape(tiles.images.shape[1:])
+        try:
+            for tile, row in zip(table["id"].to_pylist(), table["probability"].to_pylist(), strict=True):
+                whole[at[tile]] = np.frombuffer(row, dtype=np.float16).reshape(tiles.images.shape[1:])
+        except (KeyError, ValueError) as error:
+            raise IntegrityError(
+                f"predictions of fold {result.fold} are of other tiles ({error}); choose another --run and train anew"
+            ) from error
     if np.isnan(whole).any():
         raise IntegrityError("some tiles have no out-of-fold prediction; choose another --run and train it anew")
     return whole

@@ -2,6 +2,8 @@
 
 import logging
 import os
+import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -53,24 +55,28 @@ def ray_cluster() -> Iterator[str]:
         yield "the Ray that this process is connected to"
         return
     if joins:
-        ray.init(log_to_driver=False, logging_level=logging.ERROR)
+        _connect()
         try:
             yield f"the Ray cluster at {os.environ['RAY_ADDRESS']}"
         finally:
             ray.shutdown()
         return
     with fork_server() as python:
-        ray.init(
-            address="local",
-            include_dashboard=False,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-            runtime_env={"py_executable": python},
-        )
+        _connect(address="local", include_dashboard=False, runtime_env={"py_executable": python})
         try:
             yield "Ray on this machine"
         finally:
             ray.shutdown()
+
+
+def _connect(**settings: Any) -> None:
+    """`ray.init` without its chatter, and without its SIGTERM handler, by which `ray job stop` would just end us."""
+    import ray
+
+    before = signal.getsignal(signal.SIGTERM)
+    ray.init(log_to_driver=False, logging_level=logging.ERROR, **settings)
+    if threading.current_thread() is threading.main_thread():  # elsewhere Ray sets none either
+        signal.signal(signal.SIGTERM, before)
 
 
 def nodes_present() -> list[Node]:

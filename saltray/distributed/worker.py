@@ -22,13 +22,12 @@ from safetensors.torch import save_file
 from saltray.config import Config
 from saltray.data import Tiles
 from saltray.distributed import checkpoints
-from saltray.distributed.history import History, read_history
+from saltray.distributed.history import History, read_lines
 from saltray.distributed.run import OOF, RESULT, WEIGHTS
 from saltray.ensemble import FoldResult
 from saltray.errors import ConfigError, DivergedError, ModelError
-from saltray.models import load_encoder_weights
 from saltray.storage import Store
-from saltray.training import Counts, FitState, Ranks, TileTensors, fit, initial_model, predict
+from saltray.training import Counts, FitState, Ranks, TileTensors, fit, initial_model, predict, resolve_precision
 
 
 @dataclass(frozen=True)
@@ -43,6 +42,8 @@ class FoldJob:
     """[N] fold of each tile."""
     run: Store
     """The run's part of the store; it travels as a URI."""
+    initial: "ray.ObjectRef[dict[str, NDArray[Any]]] | None" = None
+    """The network's weights before training, where some were given."""
 
 
 @dataclass(frozen=True)
@@ -72,25 +73,29 @@ def run(loop_config: dict[str, Any]) -> FoldResult | Stopped | None:
 
 def _train(job: FoldJob, ranks: Ranks) -> FoldResult | None:
     store = job.run.sub(f"fold-{job.fold}")
+    _check_shared(job.run, ranks)
     tiles: Tiles = ray.get(job.tiles)
     held_out = tiles.select(np.flatnonzero(job.fold_of == job.fold))
     train = TileTensors.create(tiles.select(np.flatnonzero(job.fold_of != job.fold)), ranks.device)
     valid = TileTensors.create(held_out, ranks.device)
 
     model = initial_model(job.config)
-    if job.config.model.weights is not None:
-        load_encoder_weights(model, job.config.model.weights)
+    if job.initial is not None:
+        model.load_state_dict({name: torch.tensor(array) for name, array in ray.get(job.initial).items()})
     state = FitState.create(job.config, ranks, model)
-    _resume(state, store, ranks)
+    notes = _resume(state, store, ranks)
+    asked = job.config.train.precision
+    if (precision := resolve_precision(asked, ranks.device)) != asked:
+        notes.append(f"computes in {precision}: this {ranks.device.type} has no {asked} arithmetic")
 
     reporter = _Reporter(job, ranks, state)
-    with _history(store, state.epoch, ranks) as history:
+    with _history(store, state.epoch, notes, ranks) as history:
         for metrics in fit(state, train, valid, job.config, ranks):
-            record = asdict(metrics) | {"at": time.time()}
+            record = asdict(metrics)
             if history is not None:
                 history.append(record)
             reporter.report(record)
-        records = history.records if history is not None else []
+        records = history.epochs if history is not None else []
 
     probabilities = _out_of_fold(state, valid, job.config, ranks)
     if ranks.rank != 0:
@@ -99,16 +104,26 @@ def _train(job: FoldJob, ranks: Ranks) -> FoldResult | None:
     return _finish(job, store, state, held_out, probabilities, records)
 
 
-def _resume(state: FitState, store: Store, ranks: Ranks) -> None:
-    """Load the newest whole checkpoint of the fold, if there is one; rank 0 says which."""
-    key, kept = None, None
+def _check_shared(run: Store, ranks: Ranks) -> None:
+    """Raise ConfigError, on all ranks alike, unless each of them sees the driver's store."""
+    blind = ranks.sum(torch.tensor(float(not run.exists("manifest.json")), device=ranks.device))
+    if blind > 0:
+        raise ConfigError(
+            f"{run.uri} is not the same folder on every node: {int(blind)} of {ranks.size} ranks do not see the run "
+            "in it; use s3://, or a folder that all nodes share"
+        )
+
+
+def _resume(state: FitState, store: Store, ranks: Ranks) -> list[str]:
+    """Load the newest whole checkpoint of the fold, if there is one; rank 0 says which, and returns what to note."""
+    key, kept, notes = None, None, list[str]()
     if ranks.rank == 0:
-        key, kept, damaged = checkpoints.newest(store)
-        for line in damaged:
-            print(line, flush=True)  # noqa: T201 - goes to the rank's log
+        key, kept, notes = checkpoints.newest(store)
     key = _agree(key, ranks)
     if key is not None:
         state.load_state_dict(kept if kept is not None else checkpoints.load(store, key))
+        notes.append(f"goes on after epoch {state.epoch}, from its last checkpoint")
+    return notes
 
 
 def _agree(value: str | None, ranks: Ranks) -> str | None:
@@ -121,12 +136,14 @@ def _agree(value: str | None, ranks: Ranks) -> str | None:
 
 
 @contextmanager
-def _history(store: Store, epoch: int, ranks: Ranks) -> Iterator[History | None]:
-    """Rank 0's history, cut back to the epoch from which the fold goes on."""
+def _history(store: Store, epoch: int, notes: list[str], ranks: Ranks) -> Iterator[History | None]:
+    """Rank 0's history, cut back to the epoch from which the fold goes on, with what there is to note."""
     if ranks.rank != 0:
         yield None
         return
-    with History(store, (record for record in read_history(store) if record["epoch"] <= epoch)) as history:
+    with History(store, (record for record in read_lines(store) if record.get("epoch", 0) <= epoch)) as history:
+        for note in notes:
+            history.note(note)
         yield history
 
 
@@ -138,26 +155,29 @@ class _Reporter:
         self.ranks = ranks
         self.state = state
         self.saved = time.monotonic()
+        self.upload: checkpoints.Upload | None = None
 
     def report(self, record: dict[str, Any]) -> None:
-        checkpoint, upload = None, None
+        checkpoint = None
         if self.ranks.rank == 0 and self._due():
             self.saved = time.monotonic()
             checkpoint = Checkpoint(tempfile.mkdtemp(prefix="saltray-"))
             kept = checkpoints.detach(self.state.state_dict())
-            upload = checkpoints.Upload(self.job.run, self.job.fold, self.state.epoch, kept)
+            self.upload = checkpoints.Upload(self.job.run, self.job.fold, self.state.epoch, kept)
         ray.train.report(
             record,
             checkpoint=checkpoint,
             checkpoint_dir_name=checkpoints.name_of(self.state.epoch),
             checkpoint_upload_mode=CheckpointUploadMode.ASYNC,
-            checkpoint_upload_fn=upload,
+            checkpoint_upload_fn=self.upload,
         )
 
     def _due(self) -> bool:
-        # After the last epoch the fold's weights are written themselves.
+        # After the last epoch the fold's weights are written themselves. A slow store delays the next checkpoint, for
+        # each one in line would hold a copy of the whole state.
         train = self.job.config.train
-        return self.state.epoch < train.epochs and time.monotonic() - self.saved >= train.checkpoint_every
+        old = time.monotonic() - self.saved >= train.checkpoint_every
+        return old and self.state.epoch < train.epochs and (self.upload is None or self.upload.done.is_set())
 
 
 def _out_of_fold(state: FitState, valid: TileTensors, config: Config, ranks: Ranks) -> NDArray[np.float16] | None:

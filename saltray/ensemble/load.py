@@ -55,8 +55,10 @@ class Ensemble:
             try:
                 model.load_state_dict(load(store.get(member.key, sha256=member.sha256)))
             except (RuntimeError, SafetensorError) as error:
-                reason = str(error).splitlines()[0]
-                raise EnsembleError(f"{store.uri}/{member.key} does not fit its architecture: {reason}") from error
+                reason = " ".join(str(error).split())[:300]  # a line a tensor
+                raise EnsembleError(
+                    f"{store.uri}/{member.key} does not fit its architecture: {reason}; use another version"
+                ) from error
             models.append(model.to(target).eval())
         return cls(manifest, models, target)
 

@@ -101,6 +101,8 @@ class Manifest:
         Raises:
             EnsembleError: another format, or not a manifest.
         """
+        if not isinstance(record, Mapping):
+            raise EnsembleError("not an ensemble manifest: no JSON object; publish the ensemble again")
         if record.get("format") != FORMAT:
             raise EnsembleError(
                 f"ensemble manifest has format {record.get('format')!r}, this saltray reads {FORMAT}; update saltray"

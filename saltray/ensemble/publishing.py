@@ -12,7 +12,7 @@ from typing import Any
 from saltray.config import Config, check_name, to_dict
 from saltray.ensemble.manifest import FoldResult, Manifest, Member, provenance
 from saltray.ensemble.threshold import Choice
-from saltray.ensemble.versions import list_ensembles, number
+from saltray.ensemble.versions import number, versions_of
 from saltray.errors import EnsembleError
 from saltray.storage import Store
 
@@ -71,7 +71,7 @@ def publish(
         config=to_dict(config),
         provenance=provenance(),
     )
-    versions = [version for version in list_ensembles(store) if version.name == name]
+    versions = versions_of(store, name)
     for version in versions:
         if version.manifest is not None and version.manifest.members == members:
             return version.manifest

@@ -31,11 +31,16 @@ def number(version: str) -> int:
 
 def list_ensembles(store: Store | str) -> list[Version]:
     """All versions of all ensembles of a store, by name and number, unfinished ones included."""
-    root = (open_store(store) if isinstance(store, str) else store).sub("ensembles")
+    root = open_store(store) if isinstance(store, str) else store
+    return [version for name in root.folders("ensembles") for version in versions_of(root, name)]
+
+
+def versions_of(store: Store, name: str) -> list[Version]:
+    """All versions of one ensemble by number, unfinished ones included."""
+    home = store.sub(f"ensembles/{name}")
     return [
-        Version(name, version, _manifest(root.sub(f"{name}/{version}")))
-        for name in root.folders()
-        for version in sorted(filter(number, root.folders(name)), key=number)
+        Version(name, version, _manifest(home.sub(version)))
+        for version in sorted(filter(number, home.folders()), key=number)
     ]
 
 
@@ -49,15 +54,14 @@ def resolve(uri: str) -> Store:
         EnsembleError: there is no such complete version.
     """
     head, _, tail = uri.rstrip("/").rpartition("/")
-    if number(tail):
-        store = open_store(uri.rstrip("/"))
-        if not store.exists("manifest.json"):
-            raise EnsembleError(f"no complete ensemble at {uri}; `saltray ensemble list` shows what a store holds")
-        return store
-    root = open_store(head if tail == "latest" else uri.rstrip("/"))
-    for version in sorted(filter(number, root.folders()), key=number, reverse=True):
-        if root.exists(f"{version}/manifest.json"):
-            return root.sub(version)
+    here = open_store(uri.rstrip("/"))
+    if number(tail) and here.exists("manifest.json"):
+        return here
+    # An ensemble may itself be called v3 or latest, so a name comes before what it might mean.
+    for root in [here, open_store(head)] if tail == "latest" else [here]:
+        for version in sorted(filter(number, root.folders()), key=number, reverse=True):
+            if root.exists(f"{version}/manifest.json"):
+                return root.sub(version)
     raise EnsembleError(f"no complete ensemble at {uri}; `saltray ensemble list` shows what a store holds")
 
 

@@ -52,11 +52,15 @@ class RunLock:
         numbers = self._numbers()
         if numbers:
             record = self._read(numbers[-1])
-            if record is not None and not record["released"]:
-                self._refuse_the_living(numbers[-1], record)
+            if record is not None and not record["released"] and self._died(numbers[-1], record):
                 self.taken_from = _owner(record)
         self._number = (numbers[-1] if numbers else 0) + 1
-        if not self.store.put_new_json(_key(self._number), self._record(released=False)):
+        won = self.store.put_new_json(_key(self._number), self._record(released=False))
+        if won and self._numbers()[-1] > self._number:
+            # Since we looked, one took this very number and the next one took over from it and deleted it.
+            self.store.delete(_key(self._number))
+            won = False
+        if not won:
             raise RunLockedError(f"{self.what} was started by another process at this moment; let that one finish")
         for number in numbers:
             self.store.delete(_key(number))
@@ -83,20 +87,25 @@ class RunLock:
                 # The store's own deadline has passed; the next beat tries again, and until then the lock may go stale.
                 continue
 
-    def _refuse_the_living(self, number: int, record: dict[str, Any]) -> None:
-        """Return once the owner is known to be dead; a dead process on this host is known at once."""
+    def _died(self, number: int, record: dict[str, Any]) -> bool:
+        """Whether the owner is dead, at once for a process on this host; False where the lock was given up meanwhile.
+
+        Raises:
+            RunLockedError: the owner lives.
+        """
         if record["host"] == socket.gethostname() and not _process_exists(record["pid"]):
-            return
+            return True
         deadline = time.monotonic() + self.stale
         while time.monotonic() < deadline:
             time.sleep(min(self.beat / 2, 1.0))
             now = self._read(number)
             if now is None or now["released"]:
-                return
+                return False
             if now["beat"] != record["beat"]:
                 raise RunLockedError(
                     f"{self.what} is being run by {_owner(record)}; wait for it, stop it, or choose another name"
                 )
+        return True
 
     def _numbers(self) -> list[int]:
         return sorted(int(entry.key.removeprefix("lock/").removesuffix(".json")) for entry in self.store.list("lock"))

@@ -147,12 +147,16 @@ def _parallel(model: nn.Module, ranks: Ranks) -> nn.Module:
         torch.backends.cudnn.benchmark = True  # every batch has the same shape
     if ranks.size == 1:
         return model
-    return DistributedDataParallel(
+    network = DistributedDataParallel(
         model,
         device_ids=[ranks.device] if ranks.device.type == "cuda" else None,
         gradient_as_bucket_view=True,
         static_graph=True,
     )
+    # They are equal by synchronised BatchNorm, or averaged after the epoch. As an argument it has another name in torch
+    # 2.6 than in 2.15.
+    network.broadcast_buffers = False
+    return network
 
 
 def _lr(step: int, steps: int, config: Config) -> float:

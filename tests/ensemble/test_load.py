@@ -1,0 +1,116 @@
+"""A published ensemble in memory: checked before it is parsed, and a mean of probabilities."""
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import load, save
+
+from saltray.config import Config, ModelConfig
+from saltray.ensemble import Ensemble, FoldResult, choose_device
+from saltray.errors import EnsembleError, IntegrityError
+from saltray.models import build_model
+from saltray.storage import Store
+
+from .conftest import Publisher, put_fold
+from .test_versions import flipped
+
+
+@pytest.fixture
+def uri(store: Store, results: list[FoldResult], publish_run: Publisher) -> str:
+    """URI of a published ensemble."""
+    publish_run(results)
+    return f"{store.uri}/ensembles/r1"
+
+
+@pytest.fixture(scope="module")
+def images() -> NDArray[np.uint8]:
+    """Three tiles of the size that the network sees, so that nothing is padded."""
+    return np.random.default_rng(0).integers(0, 256, (3, 64, 64), dtype=np.uint8)
+
+
+def test_load_gives_what_was_published(uri: str, weights: list[bytes]) -> None:
+    ensemble = Ensemble.load(uri, device="cpu")
+    assert (ensemble.threshold, ensemble.manifest.version, ensemble.device) == (0.44, "v1", torch.device("cpu"))
+    for model, data in zip(ensemble.models, weights, strict=True):
+        assert not model.training
+        assert all(torch.equal(model.state_dict()[key], value) for key, value in load(data).items())
+
+
+def test_a_flipped_bit_is_refused_before_it_is_parsed(
+    uri: str, store: Store, weights: list[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.put("ensembles/r1/v1/fold-1.safetensors", flipped(weights[1]))
+    parsed: list[bytes] = []
+
+    def watched(data: bytes) -> dict[str, torch.Tensor]:
+        parsed.append(data)
+        return load(data)
+
+    monkeypatch.setattr("saltray.ensemble.load.load", watched)
+    with pytest.raises(IntegrityError, match="fold-1.safetensors: its SHA-256 is"):
+        Ensemble.load(uri, device="cpu")
+    assert parsed == [weights[0]]
+
+
+@pytest.mark.parametrize("model", [ModelConfig(architecture="unet", num_filters=2, encoder_width=4), None])
+def test_a_member_that_does_not_fit_is_one_line(
+    store: Store, results: list[FoldResult], publish_run: Publisher, model: ModelConfig | None
+) -> None:
+    data = b"no safetensors" if model is None else save(build_model(model).state_dict())
+    publish_run([results[0], put_fold(store, 1, data)])
+    with pytest.raises(EnsembleError, match="fold-1.safetensors does not fit its architecture: .*; use") as caught:
+        Ensemble.load(f"{store.uri}/ensembles/r1", device="cpu")
+    assert "\n" not in str(caught.value)
+    if model is not None:
+        assert "Missing key" in str(caught.value)
+
+
+def test_probabilities_are_averaged_over_folds_and_mirror_images(
+    uri: str, config: Config, weights: list[bytes], images: NDArray[np.uint8]
+) -> None:
+    ensemble = Ensemble.load(uri, device="cpu")
+    inputs = torch.from_numpy(images)[:, None] / 255
+    plain, mirrored = [], []
+    with torch.no_grad():
+        for data in weights:
+            model = build_model(config.model).eval()
+            model.load_state_dict(load(data))
+            plain.append(model(inputs)[:, 0].sigmoid().numpy())
+            mirrored.append(model(inputs.flip(-1)).flip(-1)[:, 0].sigmoid().numpy())
+    assert np.abs(plain[0] - plain[1]).max() > 1e-3  # or else a mean could not be told from one of them
+    assert np.abs(plain[0] - mirrored[0]).max() > 1e-3
+
+    without = ensemble.predict(images, tta=False, batch_size=2)
+    assert (without.dtype, without.shape) == (np.float32, images.shape)
+    np.testing.assert_allclose(without, sum(plain) / 2, atol=1e-5)
+    np.testing.assert_allclose(ensemble.predict(images), (sum(plain) + sum(mirrored)) / 4, atol=1e-5)
+
+
+def test_tiles_of_any_size_and_layout(uri: str, images: NDArray[np.uint8]) -> None:
+    ensemble = Ensemble.load(uri, device="cpu")
+    small = images[:, 5:46, ::2]  # [3, 41, 32], not contiguous
+    result = ensemble.predict(small, tta=False)
+    assert result.shape == small.shape
+    np.testing.assert_array_equal(result, ensemble.predict(small.copy(), tta=False))
+    np.testing.assert_allclose(ensemble.predict(small[1:2], tta=False)[0], result[1], atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("shape", "dtype", "told"),
+    [
+        ((3, 64, 64), "float32", r"images are float32 of shape \(3, 64, 64\)"),
+        ((3, 64, 64), "int64", r"images are int64"),
+        ((64, 64), "uint8", r"of shape \(64, 64\); give 8-bit grey tiles"),
+        ((3, 64, 64, 3), "uint8", r"of shape \(3, 64, 64, 3\)"),
+    ],
+)
+def test_other_images_are_refused(uri: str, shape: tuple[int, ...], dtype: str, told: str) -> None:
+    with pytest.raises(EnsembleError, match=told):
+        Ensemble.load(uri, device="cpu").predict(np.zeros(shape, dtype))
+
+
+def test_the_device_asked_for_comes_first() -> None:
+    assert choose_device("cpu") == torch.device("cpu")
+    assert choose_device(torch.device("cpu")) == torch.device("cpu")
+    assert choose_device(None).type == ("cuda" if torch.cuda.is_available() else "cpu")
