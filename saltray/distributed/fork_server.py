@@ -123,6 +123,7 @@ def _import_once(env: dict[str, str]) -> None:
 
 def _become(worker: dict[str, Any]) -> None:
     """Turn this fork into the worker that was asked for."""
+    os.setpgrp()  # Ray ends a worker by its process group
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     for descriptor, stream in enumerate(worker["streams"]):
         os.dup2(stream, descriptor)

@@ -13,6 +13,7 @@ from saltray.distributed.fork_server import fork_server
 WORKER = """
 import os, sys, threading
 print(sys.argv[1:], os.environ["MARK"], os.getcwd(), "torch" in sys.modules)
+assert os.getpgid(0) == os.getpid()
 assert threading.current_thread() is threading.main_thread() and __name__ == "__main__"
 from ray._raylet import JobID, PlacementGroupID
 print(PlacementGroupID.of(JobID.from_int(1)).hex(), file=sys.stderr)

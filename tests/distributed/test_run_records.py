@@ -17,7 +17,7 @@ from ray.train import Checkpoint
 from saltray.config import ClusterConfig, Config, FoldConfig, OptimConfig, TrainConfig
 from saltray.data import Tiles
 from saltray.distributed.checkpoints import Upload, detach, load, name_of, newest
-from saltray.distributed.history import KEY, History, read_history
+from saltray.distributed.history import KEY, History, read_history, read_lines
 from saltray.distributed.run import begin, finished, out_of_fold
 from saltray.ensemble import FoldResult
 from saltray.errors import ConfigError, IntegrityError, NotFoundError, StorageError
@@ -29,19 +29,29 @@ def store(any_store_uri: str) -> Store:
     return open_store(any_store_uri)
 
 
-def lines(store: Store) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in store.get(KEY).decode().splitlines()]
-
-
 def epochs(*numbers: int) -> list[dict[str, Any]]:
     return [{"epoch": epoch, "loss": 1 / epoch, "score": None} for epoch in numbers]
+
+
+def unstamped(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Records without the time of their writing, which each of them must have."""
+    assert all(isinstance(record["at"], float) for record in records)
+    return [{key: value for key, value in record.items() if key != "at"} for record in records]
+
+
+def until_there_are(store: Store, count: int) -> None:
+    for _ in range(1000):
+        if len(read_history(store)) == count:
+            return
+        time.sleep(0.01)
+    raise AssertionError(f"{count} records never came")
 
 
 # History
 
 
 def test_history_that_has_not_begun_is_empty(store: Store) -> None:
-    assert read_history(store) == []
+    assert read_history(store) == read_lines(store) == []
     with History(store):
         pass
     assert list(store.list()) == []
@@ -51,8 +61,21 @@ def test_history_is_one_json_line_an_epoch(store: Store) -> None:
     with History(store) as history:
         for record in epochs(1, 2, 3):
             history.append(record)
-        assert history.records == epochs(1, 2, 3)
-    assert lines(store) == read_history(store) == epochs(1, 2, 3)
+    lines = store.get(KEY).decode().splitlines()
+    assert unstamped([json.loads(line) for line in lines]) == epochs(1, 2, 3)
+    assert read_history(store) == history.records
+    stamps = [record["at"] for record in history.records]
+    assert stamps == sorted(stamps)
+
+
+def test_notes_are_kept_among_the_epochs_and_are_none(store: Store) -> None:
+    with History(store) as history:
+        history.append(epochs(1)[0])
+        history.note("a checkpoint is passed over")
+        history.append(epochs(2)[0])
+    assert unstamped(history.epochs) == unstamped(read_history(store)) == epochs(1, 2)
+    note = {"note": "a checkpoint is passed over"}
+    assert unstamped(read_lines(store)) == [*epochs(1), note, *epochs(2)]
 
 
 def test_history_appears_while_the_fold_still_runs(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -60,37 +83,37 @@ def test_history_appears_while_the_fold_still_runs(store: Store, monkeypatch: py
     with History(store) as history:
         for count in (1, 2):
             history.append(epochs(count)[0])
-            wait_for(store, count)
-        assert read_history(store) == epochs(1, 2)
-
-
-def wait_for(store: Store, count: int) -> None:
-    for _ in range(1000):
-        if len(read_history(store)) == count:
-            return
-        time.sleep(0.01)
-    raise AssertionError(f"{count} records never came")
+            until_there_are(store, count)
+        assert unstamped(read_history(store)) == epochs(1, 2)
 
 
 def test_history_goes_on_from_where_the_fold_resumes(store: Store) -> None:
-    with History(store, epochs(1, 2, 3)):
-        pass
-    kept = [record for record in read_history(store) if record["epoch"] <= 2]
-    with History(store, kept) as history:
+    with History(store) as history:
+        for record in epochs(1, 2, 3):
+            history.append(record)
+    first = read_history(store)
+    with History(store, [record for record in first if record["epoch"] <= 2]) as history:
         history.append({"epoch": 3, "loss": 9.0, "score": 0.5})
-    assert read_history(store) == [*epochs(1, 2), {"epoch": 3, "loss": 9.0, "score": 0.5}]
+    again = read_history(store)
+    assert again[:2] == first[:2]  # with the times of the first attempt
+    assert unstamped(again[2:]) == [{"epoch": 3, "loss": 9.0, "score": 0.5}]
 
 
 def test_history_is_written_even_if_the_body_raises(store: Store) -> None:
-    with pytest.raises(ZeroDivisionError), History(store) as history:
-        history.append(epochs(1)[0])
-        raise ZeroDivisionError
-    assert read_history(store) == epochs(1)
+    def diverge() -> None:
+        with History(store) as history:
+            history.append(epochs(1)[0])
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        diverge()
+    assert unstamped(read_history(store)) == epochs(1)
 
 
 def test_history_outlives_a_store_that_is_away(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("saltray.distributed.history.PAUSE_S", 0.01)
-    put, failures = store.put, []
+    put = store.put
+    failures: list[str] = []
 
     def fail_twice(key: str, data: bytes) -> None:
         if len(failures) < 2:
@@ -101,8 +124,26 @@ def test_history_outlives_a_store_that_is_away(store: Store, monkeypatch: pytest
     monkeypatch.setattr(store, "put", fail_twice)
     with History(store) as history:
         history.append(epochs(1)[0])
-        wait_for(store, 1)
+        until_there_are(store, 1)
     assert failures == [KEY, KEY]
+
+
+@pytest.mark.parametrize(("body", "told"), [(None, StorageError), (ZeroDivisionError, ZeroDivisionError)])
+def test_a_history_that_is_lost_is_told_unless_worse_happened(
+    store: Store, monkeypatch: pytest.MonkeyPatch, body: type[Exception] | None, told: type[Exception]
+) -> None:
+    def away(key: str, data: bytes) -> None:
+        raise StorageError("the store is away")
+
+    def train() -> None:
+        with History(store) as history:
+            history.append(epochs(1)[0])
+            if body is not None:
+                raise body
+
+    monkeypatch.setattr(store, "put", away)
+    with pytest.raises(told):
+        train()
 
 
 # Checkpoints
@@ -152,8 +193,10 @@ def test_an_upload_that_fails_is_not_reported(store: Store, tmp_path: Path, monk
         raise StorageError("the store is away")
 
     monkeypatch.setattr(store, "put_file", away)
+    upload = Upload(store, 0, 1, state_after(1))
     with pytest.raises(StorageError):
-        save(store, tmp_path, 1)
+        upload(Checkpoint(str(tmp_path)), name_of(1))
+    assert upload.done.is_set()  # or else the fold would never write a checkpoint again
     assert newest(store.sub("fold-0")) == (None, None, [])
 
 
@@ -278,6 +321,7 @@ def test_a_beginning_that_was_cut_short_is_completed(store: Store, tiles: Tiles)
         ({}, "e" * 64, "tiles"),
         ({"folds": FoldConfig(count=3)}, "e" * 64, "tiles, folds.count (2)"),
     ],
+    ids=["one setting", "two settings", "tiles", "both"],
 )
 def test_another_run_of_the_same_name_is_refused(
     store: Store, tiles: Tiles, changes: dict[str, Any], digest: str, named: str
@@ -291,6 +335,14 @@ def test_another_run_of_the_same_name_is_refused(
         f"run r1 was begun with other {named}; give those again to finish it, or choose another --run"
     )
     assert {entry.key: store.get(entry.key) for entry in store.list()} == written
+
+
+def test_other_encoder_weights_of_the_same_name_are_refused(store: Store, tiles: Tiles) -> None:
+    begin(store, CONFIG, DATASET, tiles, FOLD_OF, {"a": np.zeros(3), "b": np.ones(2)})
+    begin(store, CONFIG, DATASET, tiles, FOLD_OF, {"b": np.ones(2), "a": np.zeros(3)})
+    for other in ({"a": np.zeros(3), "b": np.array([1.0, 2.0])}, None):
+        with pytest.raises(ConfigError, match="run r1 was begun with other encoder weights; give those again"):
+            begin(store, CONFIG, DATASET, tiles, FOLD_OF, other)
 
 
 # Finished folds

@@ -64,12 +64,14 @@ def test_what_is_no_manifest_is_refused() -> None:
         assert "\n" not in str(caught.value)
     with pytest.raises(EnsembleError, match="format None"):
         Manifest.from_json({})
+    with pytest.raises(EnsembleError, match="no JSON object"):
+        Manifest.from_json(json.loads("[1]"))
 
 
 def test_what_is_no_fold_result_is_refused() -> None:
     record = asdict(RESULT)
     for strange in (record | {"colour": "red"}, {"fold": 0}):
-        with pytest.raises(IntegrityError, match="not a fold's result.*train it again"):
+        with pytest.raises(IntegrityError, match=r"not a fold's result.*train it again"):
             FoldResult.from_json(strange)
 
 

@@ -71,6 +71,15 @@ def test_other_models_are_the_next_version(
     assert publish_run(results) == first  # the older one is found as well
 
 
+def test_the_number_of_a_deleted_version_is_not_used_again(
+    store: Store, results: list[FoldResult], publish_run: Publisher
+) -> None:
+    publish_run(results)
+    publish_run(rescored(results, 0.1))
+    store.delete_prefix("ensembles/r1/v1")
+    assert publish_run(rescored(results, 0.2)).version == "v3"
+
+
 def test_two_publishers_at_once_get_a_version_each(
     store: Store, results: list[FoldResult], publish_run: Publisher
 ) -> None:
@@ -114,7 +123,7 @@ def test_weights_that_are_not_the_trained_ones_are_not_published(
     store: Store, results: list[FoldResult], weights: list[bytes], publish_run: Publisher
 ) -> None:
     store.put("runs/r1/fold-1/model.safetensors", weights[0])
-    with pytest.raises(IntegrityError, match="fold-1/model.safetensors"):
+    with pytest.raises(IntegrityError, match=r"fold-1/model\.safetensors"):
         publish_run(results)
     assert [version.manifest for version in list_ensembles(store)] == [None]
 

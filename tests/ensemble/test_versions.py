@@ -68,7 +68,7 @@ def test_what_is_not_there_is_one_line(store: Store, tail: str) -> None:
     put_version(store, "other", "v1")
     store.put("ensembles/r1/v1/claim.json", b"{}")
     store.put("ensembles/r1/v2/fold-0.safetensors", b"half")
-    with pytest.raises(EnsembleError, match="no complete ensemble at .*saltray ensemble list") as caught:
+    with pytest.raises(EnsembleError, match=r"no complete ensemble at .*saltray ensemble list") as caught:
         resolve(f"{store.uri}/ensembles/r1{tail}")
     assert "\n" not in str(caught.value)
     assert f"ensembles/r1{tail}" in str(caught.value)

@@ -175,7 +175,8 @@ def test_a_loser_that_ends_before_its_next_beat_leaves_the_newcomer_in_charge(st
 
 
 def test_a_beat_that_fails_is_tried_again(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    put_json, failures = store.put_json, []
+    put_json = store.put_json
+    failures: list[str] = []
 
     def fail_twice(key: str, data: Any) -> None:
         if len(failures) < 2:
