@@ -311,7 +311,7 @@ class Live:
         for line in self.process.stdout:
             self.lines.put(line)
 
-    def wait_for(self, text: str, seconds: float = 150) -> str:
+    def wait_for(self, text: str, seconds: float = 400) -> str:
         """The next line of its output that holds `text`."""
         end = monotonic() + seconds
         seen = []

@@ -41,6 +41,8 @@ class Upload:
     fold: int
     epoch: int
     state: dict[str, Any]
+    history: tuple[dict[str, Any], ...] = ()
+    """The fold's lines so far; the checkpoint may be in the store before they are."""
     done: threading.Event = field(default_factory=threading.Event)
     """Set when the upload has ended, well or not."""
 
@@ -55,7 +57,7 @@ class Upload:
         torch.save(self.state, path)
         key = f"fold-{self.fold}/{name}"
         digest = self.run.put_file(f"{key}/{STATE}", path)
-        self.run.put_json(f"{key}/manifest.json", {"epoch": self.epoch, "sha256": digest})
+        self.run.put_json(f"{key}/manifest.json", {"epoch": self.epoch, "sha256": digest, "history": self.history})
         return Checkpoint(key, arrow_filesystem(self.run))
 
 

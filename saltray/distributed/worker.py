@@ -22,7 +22,7 @@ from safetensors.torch import save_file
 from saltray.config import Config
 from saltray.data import Tiles
 from saltray.distributed import checkpoints
-from saltray.distributed.history import History, read_lines
+from saltray.distributed.history import History
 from saltray.distributed.run import OOF, RESULT, WEIGHTS
 from saltray.ensemble import FoldResult
 from saltray.errors import ConfigError, DivergedError, ModelError
@@ -83,18 +83,17 @@ def _train(job: FoldJob, ranks: Ranks) -> FoldResult | None:
     if job.initial is not None:
         model.load_state_dict({name: torch.tensor(array) for name, array in ray.get(job.initial).items()})
     state = FitState.create(job.config, ranks, model)
-    notes = _resume(state, store, ranks)
+    lines, notes = _resume(state, store, ranks)
     asked = job.config.train.precision
     if (precision := resolve_precision(asked, ranks.device)) != asked:
         notes.append(f"computes in {precision}: this {ranks.device.type} has no {asked} arithmetic")
 
-    reporter = _Reporter(job, ranks, state)
-    with _history(store, state.epoch, notes, ranks) as history:
+    reporter = _Reporter(job, state)
+    with _history(store, lines, notes, ranks) as history:
         for metrics in fit(state, train, valid, job.config, ranks):
-            record = asdict(metrics)
             if history is not None:
-                history.append(record)
-            reporter.report(record)
+                history.append(asdict(metrics))
+            reporter.report(asdict(metrics), history)
         records = history.epochs if history is not None else []
 
     probabilities = _out_of_fold(state, valid, job.config, ranks)
@@ -114,16 +113,22 @@ def _check_shared(run: Store, ranks: Ranks) -> None:
         )
 
 
-def _resume(state: FitState, store: Store, ranks: Ranks) -> list[str]:
-    """Load the newest whole checkpoint of the fold, if there is one; rank 0 says which, and returns what to note."""
+def _resume(state: FitState, store: Store, ranks: Ranks) -> tuple[list[dict[str, Any]], list[str]]:
+    """Load the newest whole checkpoint of the fold, if there is one; rank 0 says which.
+
+    Returns:
+        the history up to it, and what to note.
+    """
     key, kept, notes = None, None, list[str]()
+    lines: list[dict[str, Any]] = []
     if ranks.rank == 0:
         key, kept, notes = checkpoints.newest(store)
     key = _agree(key, ranks)
     if key is not None:
         state.load_state_dict(kept if kept is not None else checkpoints.load(store, key))
         notes.append(f"goes on after epoch {state.epoch}, from its last checkpoint")
-    return notes
+        lines = store.get_json(f"{key}/manifest.json")["history"]
+    return lines, notes
 
 
 def _agree(value: str | None, ranks: Ranks) -> str | None:
@@ -136,34 +141,35 @@ def _agree(value: str | None, ranks: Ranks) -> str | None:
 
 
 @contextmanager
-def _history(store: Store, epoch: int, notes: list[str], ranks: Ranks) -> Iterator[History | None]:
-    """Rank 0's history, cut back to the epoch from which the fold goes on, with what there is to note."""
+def _history(store: Store, lines: list[dict[str, Any]], notes: list[str], ranks: Ranks) -> Iterator[History | None]:
+    """Rank 0's history, going on after `lines`, with what there is to note."""
     if ranks.rank != 0:
         yield None
         return
-    with History(store, (record for record in read_lines(store) if record.get("epoch", 0) <= epoch)) as history:
+    with History(store, lines) as history:
         for note in notes:
             history.note(note)
         yield history
 
 
 class _Reporter:
-    """Reports each epoch to Ray; rank 0 adds a checkpoint when the last one is old enough."""
+    """Reports each epoch to Ray; rank 0, which keeps the history, adds a checkpoint when the last one is old enough."""
 
-    def __init__(self, job: FoldJob, ranks: Ranks, state: FitState) -> None:
+    def __init__(self, job: FoldJob, state: FitState) -> None:
         self.job = job
-        self.ranks = ranks
         self.state = state
         self.saved = time.monotonic()
         self.upload: checkpoints.Upload | None = None
 
-    def report(self, record: dict[str, Any]) -> None:
+    def report(self, record: dict[str, Any], history: History | None) -> None:
         checkpoint = None
-        if self.ranks.rank == 0 and self._due():
+        if history is not None and self._due():
             self.saved = time.monotonic()
             checkpoint = Checkpoint(tempfile.mkdtemp(prefix="saltray-"))
             kept = checkpoints.detach(self.state.state_dict())
-            self.upload = checkpoints.Upload(self.job.run, self.job.fold, self.state.epoch, kept)
+            self.upload = checkpoints.Upload(
+                self.job.run, self.job.fold, self.state.epoch, kept, tuple(history.records)
+            )
         ray.train.report(
             record,
             checkpoint=checkpoint,
