@@ -136,7 +136,7 @@ def list_(store: Positional[str] = "saltray-store", /) -> None:
     table = Table("ensemble", "version", "folds", "score", "at threshold", "run")
     for row in versions:
         if row.manifest is None:
-            table.add_row(row.name, row.version, "not finished")
+            table.add_row(row.name, row.version, "unfinished or unreadable")
             continue
         shown = row.manifest
         best = f"{shown.score_at_threshold:.4f} ({shown.threshold:.2f})"

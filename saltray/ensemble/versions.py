@@ -16,7 +16,7 @@ VERSION = re.compile(r"v([1-9][0-9]*)")
 
 @dataclass(frozen=True)
 class Version:
-    """One version of an ensemble in a store. `manifest` is None where publishing did not finish."""
+    """One version of an ensemble in a store. `manifest` is None where there is none that can be read."""
 
     name: str
     version: str
@@ -85,5 +85,5 @@ def verify(uri: str) -> Iterator[tuple[str, str | None]]:
 def _manifest(store: Store) -> Manifest | None:
     try:
         return Manifest.from_json(store.get_json("manifest.json"))
-    except NotFoundError:
+    except (NotFoundError, IntegrityError, EnsembleError):
         return None
