@@ -331,9 +331,10 @@ class Live:
         self._family = self.family()
         assert len(self._family) > 5  # Ray's own and the workers, else there is nothing to see gone
         self.process.send_signal(number)
-        assert self.process.wait(timeout=30) == 130
+        code = self.process.wait(timeout=30)
         assert self.process.stderr is not None
         error = self.process.stderr.read()
+        assert code == 130, error
         assert "Traceback" not in error
         return error.splitlines()[-1]
 
