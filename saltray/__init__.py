@@ -17,10 +17,19 @@ if TYPE_CHECKING:
     from saltray.data import read_tiles as read_tiles
     from saltray.data import synth as synth
     from saltray.distributed import Prediction as Prediction
+    from saltray.distributed import RangeTest as RangeTest
+    from saltray.distributed import SearchResult as SearchResult
     from saltray.distributed import TrainResult as TrainResult
+    from saltray.distributed import choice as choice
     from saltray.distributed import demo as demo
+    from saltray.distributed import loguniform as loguniform
+    from saltray.distributed import parse_space as parse_space
     from saltray.distributed import predict as predict
+    from saltray.distributed import range_test as range_test
+    from saltray.distributed import run as run
     from saltray.distributed import train as train
+    from saltray.distributed import tune as tune
+    from saltray.distributed import uniform as uniform
     from saltray.ensemble import Ensemble as Ensemble
     from saltray.ensemble import list_ensembles as list_ensembles
     from saltray.ensemble import model_card as model_card
@@ -40,19 +49,28 @@ _HOME = {
     "ModelConfig": "config",
     "OptimConfig": "config",
     "Prediction": "distributed",
+    "RangeTest": "distributed",
     "SaltrayError": "errors",
+    "SearchResult": "distributed",
     "Tiles": "data",
     "TrainConfig": "config",
     "TrainResult": "distributed",
     "check": "data",
+    "choice": "distributed",
     "demo": "distributed",
     "list_ensembles": "ensemble",
+    "loguniform": "distributed",
     "model_card": "ensemble",
+    "parse_space": "distributed",
     "predict": "distributed",
+    "range_test": "distributed",
     "read_manifest": "ensemble",
     "read_tiles": "data",
+    "run": "distributed",
     "synth": "data",
     "train": "distributed",
+    "tune": "distributed",
+    "uniform": "distributed",
     "verify": "ensemble",
 }
 __all__ = [
@@ -66,19 +84,28 @@ __all__ = [
     "ModelConfig",
     "OptimConfig",
     "Prediction",
+    "RangeTest",
     "SaltrayError",
+    "SearchResult",
     "Tiles",
     "TrainConfig",
     "TrainResult",
     "check",
+    "choice",
     "demo",
     "list_ensembles",
+    "loguniform",
     "model_card",
+    "parse_space",
     "predict",
+    "range_test",
     "read_manifest",
     "read_tiles",
+    "run",
     "synth",
     "train",
+    "tune",
+    "uniform",
     "verify",
 ]
 

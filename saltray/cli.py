@@ -7,17 +7,17 @@ import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
-from typing import Annotated, Literal, NoReturn
+from typing import Annotated, Any, Literal, NoReturn
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
-from tyro.conf import Positional, arg
+from tyro.conf import Positional, UseAppendAction, arg
 from tyro.extras import SubcommandApp
 
 import saltray
 from saltray.config import ClusterConfig, Config
-from saltray.errors import DataError, EnsembleError, SaltrayError
+from saltray.errors import ConfigError, DataError, EnsembleError, SaltrayError
 
 app = SubcommandApp()
 ensemble_app = SubcommandApp()
@@ -31,6 +31,43 @@ class TrainFlags(Config):
 
     cluster: Annotated[ClusterConfig, arg(name="")] = field(default_factory=ClusterConfig)
     """The hardware."""
+
+    def config(self) -> Config:
+        """What the flags say, as the functions of the library take it."""
+        return Config(**{item.name: getattr(self, item.name) for item in dataclasses.fields(Config)})
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchFlags:
+    """The flags of a search."""
+
+    trials: int = 16
+    """Sets of values to try at most."""
+    search: UseAppendAction[tuple[str, ...]] = ()
+    """FIELD=log:LOW:HIGH, FIELD=lin:LOW:HIGH or FIELD=A,B,C; once for each field. optim.lr=log:1e-5:1e-2 unless given.
+    Fields that are all lists make a grid."""
+    folds: tuple[int, ...] = (0,)
+    """Folds whose held-out tiles score a trial; of several the mean."""
+    sampler: Literal["quasirandom", "tpe"] = "quasirandom"
+    """quasirandom covers the space evenly; tpe, Optuna's, learns from the trials so far."""
+    prune: bool = True
+    """Stop poor trials early, by ASHA."""
+    concurrent: int | None = None
+    """Trials at once; more than fit makes a cluster grow. As many as fit now unless given."""
+    search_seed: int = 0
+    """Seed of the values to try."""
+
+    def arguments(self) -> dict[str, Any]:
+        """What the flags say, as the functions of the library take it."""
+        return {
+            "space": saltray.parse_space(self.search) if self.search else None,
+            "trials": self.trials,
+            "folds": self.folds,
+            "sampler": self.sampler,
+            "prune": self.prune,
+            "concurrent": self.concurrent,
+            "seed": self.search_seed,
+        }
 
 
 @app.command
@@ -80,9 +117,57 @@ def check(data: Positional[str], /) -> None:
 
 
 @app.command
-def train(flags: Annotated[TrainFlags, arg(name="")]) -> None:
-    """Train every fold, average them into an ensemble, publish it. The same command again finishes what is missing."""
-    saltray.train(Config(**{item.name: getattr(flags, item.name) for item in dataclasses.fields(Config)}))
+def train(flags: Annotated[TrainFlags, arg(name="")], *, lr_from: str | None = None) -> None:
+    """Train every fold, average them into an ensemble, publish it. The same command again finishes what is missing.
+
+    Args:
+        flags: The run.
+        lr_from: searches/NAME: take the values that this search found best.
+    """
+    saltray.train(flags.config(), lr_from=lr_from)
+
+
+@app.command
+def tune(
+    flags: Annotated[TrainFlags, arg(name="")],
+    searching: Annotated[SearchFlags, arg(name="")],
+    *,
+    search_name: str = "s1",
+    range_test: bool = False,
+) -> None:
+    """Search the learning rate, and other fields on request. The same command again goes on where it stopped.
+
+    Args:
+        flags: Data, store and recipe; --train.epochs is the length of a trial.
+        searching: The search.
+        search_name: Name of the search; its results are in STORE/searches/NAME.
+        range_test: No search: one short run at a growing learning rate, and a suggestion.
+    """
+    if not range_test:
+        saltray.tune(flags.config(), name=search_name, **searching.arguments())
+        return
+    if searching.search or len(searching.folds) != 1:
+        raise ConfigError("--range-test is one run on one fold; leave out --search, and name one of --folds")
+    saltray.range_test(flags.config(), name=search_name, fold=searching.folds[0])
+
+
+@app.command
+def run(
+    flags: Annotated[TrainFlags, arg(name="")],
+    searching: Annotated[SearchFlags, arg(name="")],
+    *,
+    search_name: str | None = None,
+    search_epochs: int | None = None,
+) -> None:
+    """Search, train every fold with the best values, publish: `tune` and `train --lr-from` in one job.
+
+    Args:
+        flags: Data, store and recipe of both.
+        searching: The search.
+        search_name: Name of the search; that of the run unless given.
+        search_epochs: Length of a trial in epochs; --train.epochs unless given.
+    """
+    saltray.run(flags.config(), name=search_name, epochs=search_epochs, **searching.arguments())
 
 
 @app.command

@@ -12,7 +12,8 @@
     ├── EnsembleError            an ensemble is incomplete or unusable
     └── TrainingError            training itself went wrong: exit code 1
         ├── DivergedError        a loss that is NaN or infinite
-        └── FoldsFailedError     some folds did not finish; the finished ones are kept
+        ├── FoldsFailedError     some folds did not finish; the finished ones are kept
+        └── SearchFailedError    no trial of a search came to a score
 
 A message says what happened, the value at fault and the remedy, in that order, on one line.
 Every exception is rebuilt from its `args` alone, so all of them survive pickling between processes.
@@ -92,6 +93,22 @@ class FoldsFailedError(TrainingError):
     """
 
     def __init__(self, message: str, failures: dict[int, str]) -> None:
+        super().__init__(message, failures)
+        self.failures = failures
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
+class SearchFailedError(TrainingError):
+    """No trial of a search came to a score.
+
+    Args:
+        message: one line for the terminal.
+        failures: name of a trial -> what went wrong there, one line.
+    """
+
+    def __init__(self, message: str, failures: dict[str, str]) -> None:
         super().__init__(message, failures)
         self.failures = failures
 

@@ -8,7 +8,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from saltray.config import Config
+from saltray.config import ClusterConfig
 from saltray.errors import ResourceError
 
 Node = Mapping[str, float]
@@ -43,19 +43,18 @@ class Demand:
         return f"{self.ranks} rank{'s' * (self.ranks > 1)} of {device}"
 
 
-def demand_of(config: Config, present: Sequence[Node], possible: Sequence[Node]) -> Demand:
-    """What a fold of this run takes; settings that are left open follow from what the cluster has.
+def demand_of(cluster: ClusterConfig, present: Sequence[Node], possible: Sequence[Node], *, at_once: int) -> Demand:
+    """What a fold takes; settings that are left open follow from what the cluster has.
 
     GPUs: one a rank where there are any. CPUs: one a rank beside a GPU; without GPUs a share of the cluster's CPUs, at
-    most one, that lets all folds run at once.
+    most one, that lets `at_once` folds run at once.
     """
-    cluster = config.cluster
     gpus = cluster.gpus_per_worker
     if gpus is None:
         gpus = 1.0 if any(node.get("GPU", 0) >= 1 for node in (*present, *possible)) else 0.0
     cpus = cluster.cpus_per_worker
     if cpus is None:
-        ranks = config.folds.count * cluster.workers_per_fold
+        ranks = at_once * cluster.workers_per_fold
         share = max(sum(node.get("CPU", 0) for node in nodes) for nodes in (present, possible)) / ranks
         # Ray counts in ten-thousandths; rounding down to hundredths keeps the sum below what is there.
         cpus = 1.0 if gpus == 1 else min(1.0, max(0.01, math.floor(share * 100) / 100))

@@ -1,7 +1,7 @@
-"""Checkpoints of a fold: `fold-k/checkpoints/epoch-0012/{state.pt, manifest.json}`, the manifest last.
+"""Checkpoints of a job: `fold-k/checkpoints/epoch-0012/{state.pt, manifest.json}`, the manifest last.
 
 Ray's own upload can report a checkpoint that was never stored (pyarrow's copy_files returns normally when an upload
-fails), so Ray is given `Upload`, which goes through the store: digest, read-back, manifest. A fold resumes from what
+fails), so Ray is given `Upload`, which goes through the store: digest, read-back, manifest. A job resumes from what
 the store holds, not from what Ray remembers.
 """
 
@@ -22,7 +22,7 @@ STATE = "state.pt"
 
 
 def name_of(epoch: int) -> str:
-    """Key, below the fold's folder, of the checkpoint after `epoch` epochs."""
+    """Key, below the job's folder, of the checkpoint after `epoch` epochs."""
     return f"{FOLDER}/epoch-{epoch:05d}"
 
 
@@ -31,18 +31,18 @@ class Upload:
     """Ray Train's `checkpoint_upload_fn` for one checkpoint.
 
     Args:
-        run: the run's part of the store, where Ray keeps its own records of the fold too.
-        fold: fold number.
+        run: the run's part of the store, where Ray keeps its own records of the job too.
+        job: name of the job, which is its folder.
         epoch: finished epochs.
         state: what to keep; tensors on the CPU that nobody changes any more.
     """
 
     run: Store
-    fold: int
+    job: str
     epoch: int
     state: dict[str, Any]
     history: tuple[dict[str, Any], ...] = ()
-    """The fold's lines so far; the checkpoint may be in the store before they are."""
+    """The job's lines so far; the checkpoint may be in the store before they are."""
     done: threading.Event = field(default_factory=threading.Event)
     """Set when the upload has ended, well or not."""
 
@@ -55,7 +55,7 @@ class Upload:
     def _upload(self, local: Checkpoint, name: str) -> Checkpoint:
         path = Path(local.path, STATE)
         torch.save(self.state, path)
-        key = f"fold-{self.fold}/{name}"
+        key = f"{self.job}/{name}"
         digest = self.run.put_file(f"{key}/{STATE}", path)
         self.run.put_json(f"{key}/manifest.json", {"epoch": self.epoch, "sha256": digest, "history": self.history})
         return Checkpoint(key, arrow_filesystem(self.run))
@@ -73,31 +73,31 @@ def detach(state: Any) -> Any:
     return state
 
 
-def newest(fold: Store) -> tuple[str | None, dict[str, Any] | None, list[str]]:
-    """The newest whole checkpoint of a fold.
+def newest(job: Store) -> tuple[str | None, dict[str, Any] | None, list[str]]:
+    """The newest whole checkpoint of a job.
 
     Returns:
-        its key below the fold's folder and its state, None and None without one; a line for each damaged newer one.
+        its key below the job's folder and its state, None and None without one; a line for each damaged newer one.
     """
     damaged: list[str] = []
-    for folder in reversed(fold.folders(FOLDER)):
+    for folder in reversed(job.folders(FOLDER)):
         key = f"{FOLDER}/{folder}"
         try:
-            return key, load(fold, key), damaged
+            return key, load(job, key), damaged
         except (IntegrityError, NotFoundError) as error:
             damaged.append(f"checkpoint {folder} is passed over: {error}")
     return None, None, damaged
 
 
-def load(fold: Store, key: str) -> dict[str, Any]:
+def load(job: Store, key: str) -> dict[str, Any]:
     """The state kept at `key`; its digest is checked before it is parsed.
 
     Raises:
         NotFoundError, IntegrityError: the checkpoint is not whole.
     """
-    record = fold.get_json(f"{key}/manifest.json")
+    record = job.get_json(f"{key}/manifest.json")
     with tempfile.TemporaryDirectory(prefix="saltray-") as folder:
         path = Path(folder, STATE)
-        fold.get_file(f"{key}/{STATE}", path, sha256=record["sha256"])
+        job.get_file(f"{key}/{STATE}", path, sha256=record["sha256"])
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     return state

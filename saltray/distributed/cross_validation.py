@@ -13,8 +13,9 @@ from saltray.data import Tiles, assign_folds, fold_balance, load_tiles
 from saltray.distributed.admission import admit, demand_of
 from saltray.distributed.console import console
 from saltray.distributed.history import read_history
-from saltray.distributed.run import OOF, TrainResult, begin, finished, initial_weights, out_of_fold
+from saltray.distributed.run_records import OOF, TrainResult, begin, finished, initial_weights, out_of_fold
 from saltray.distributed.runtime import nodes_possible, nodes_present, ray_cluster
+from saltray.distributed.search.origin import with_best
 from saltray.ensemble import Choice, FoldResult, choose_threshold, provenance, publish
 from saltray.errors import FoldsFailedError, RunLockedError
 from saltray.report import draw_examples, render_run
@@ -22,11 +23,16 @@ from saltray.storage import RunLock, Store, open_store
 from saltray.training import score_at_thresholds
 
 
-def train(config: Config) -> TrainResult:
+def train(config: Config, *, lr_from: str | None = None) -> TrainResult:
     """Train every fold that is not finished, publish the ensemble, and say how good it is.
 
     The same call again goes on where an interrupted one stopped: finished folds are kept, the others resume from their
     last checkpoint.
+
+    Args:
+        config: data, store and recipe.
+        lr_from: searches/NAME: take the values that this search found best in place of the configuration's, and write
+            into the manifests where they come from.
 
     Raises:
         DataError: the tiles cannot be used; all faults at once.
@@ -38,6 +44,11 @@ def train(config: Config) -> TrainResult:
     """
     store = open_store(config.store)
     store.check_writable()
+    origin = None
+    if lr_from is not None:
+        config, origin = with_best(config, lr_from)
+        values = ", ".join(f"{field} {value}" for field, value in origin["values"].items())
+        console.print(f"from {origin['uri']}, {origin['trial']}: {values}")
     tiles, dataset = load_tiles(config.data, store)
     assert tiles.masks is not None
     fold_of = assign_folds(tiles.ids, tiles.masks, config.folds)
@@ -46,7 +57,7 @@ def train(config: Config) -> TrainResult:
     with RunLock(run, f"run {config.run}") as lock:
         if lock.taken_from is not None:
             console.print(f"took over the lock of {lock.taken_from}, which is gone")
-        begin(run, config, dataset, tiles, fold_of, initial)
+        begin(run, config, dataset, tiles, fold_of, initial, origin)
         _print_plan(config, tiles, fold_of)
         results = _train_missing(config, run, tiles, fold_of, initial, lock)
         return _conclude(config, store, tiles, fold_of, results, dataset)
@@ -71,17 +82,17 @@ def _train_missing(
         import ray
 
         from saltray.distributed.folds import fit_folds
-        from saltray.distributed.worker import FoldJob
+        from saltray.distributed.jobs import Job
 
         present = nodes_present()
         possible = nodes_possible() or present
-        demand = demand_of(config, present, possible)
+        demand = demand_of(config.cluster, present, possible, at_once=config.folds.count)
         slots = admit(demand, len(missing), present, possible)
         waiting = f", {len(missing) - slots} wait in line" if slots < len(missing) else ""
         console.print(f"on {where}: a fold takes {demand}; {slots} of {len(missing)} folds at once{waiting}")
         shared = ray.put(tiles)
         weights = None if initial is None else ray.put(initial)
-        jobs = [FoldJob(config, fold, shared, fold_of, run, weights) for fold in missing]
+        jobs = [Job(config, f"fold-{fold}", (fold,), shared, fold_of, run, weights) for fold in missing]
         outcomes = fit_folds(jobs, demand, slots, lambda: _still_ours(lock))
     failures = {outcome.fold: outcome.failure for outcome in outcomes if outcome.failure is not None}
     if failures:
@@ -149,7 +160,16 @@ def _conclude(
         )
         for result in results
     }
-    manifest = publish(store, config=config, results=results, choice=choice, score=score, floor=floor, dataset=dataset)
+    manifest = publish(
+        store,
+        config=config,
+        results=results,
+        choice=choice,
+        score=score,
+        floor=floor,
+        dataset=dataset,
+        origin=run.get_json("manifest.json")["origin"],
+    )
     result = TrainResult(
         run=config.run,
         results=tuple(results),

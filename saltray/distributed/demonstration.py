@@ -9,7 +9,7 @@ from saltray.data import load_tiles, synth
 from saltray.distributed.console import console
 from saltray.distributed.cross_validation import train
 from saltray.distributed.prediction import predict
-from saltray.distributed.run import OOF, TrainResult
+from saltray.distributed.run_records import OOF, TrainResult
 from saltray.distributed.runtime import ray_cluster
 from saltray.report import draw_demo
 from saltray.storage import open_store

@@ -37,7 +37,7 @@ MODULES = (
     "pydantic",
     "requests",
     "saltray.distributed.prediction",
-    "saltray.distributed.run",
+    "saltray.distributed.run_records",
     "saltray.ensemble.load",
     "saltray.models.albunet",
     "saltray.training.engine",

@@ -28,6 +28,9 @@ SETTINGS = {
     "RAY_DEDUP_LOGS_SKIP_REGEX": "worker processes have been started",
     # A single machine is not preempted, and one helper process a fold is saved.
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
+    # Ctrl-C ends a search at once, as it ends training; saltray writes its own records of the trials.
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
 }
 CLUSTER_ONLY = {"RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"}
 
@@ -35,6 +38,14 @@ CLUSTER_ONLY = {"RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"}
 def joins_cluster() -> bool:
     """Whether this process belongs to a running cluster: a Ray job, or RAY_ADDRESS set by the user."""
     return bool(os.environ.get("RAY_ADDRESS"))
+
+
+def settle() -> None:
+    """Set what Ray reads from the environment of this process, where the user has not."""
+    joins = joins_cluster()
+    for name, value in SETTINGS.items():
+        if not (joins and name in CLUSTER_ONLY):
+            os.environ.setdefault(name, value)
 
 
 @contextmanager
@@ -45,16 +56,13 @@ def ray_cluster() -> Iterator[str]:
     names the cluster to join. Otherwise a Ray of its own is started on this machine and ended with the block; a cluster
     that merely happens to run here is not joined.
     """
-    joins = joins_cluster()
-    for name, value in SETTINGS.items():
-        if not (joins and name in CLUSTER_ONLY):
-            os.environ.setdefault(name, value)
+    settle()
     import ray
 
     if ray.is_initialized():
         yield "the Ray that this process is connected to"
         return
-    if joins:
+    if joins_cluster():
         _connect()
         try:
             yield f"the Ray cluster at {os.environ['RAY_ADDRESS']}"
@@ -94,3 +102,28 @@ def nodes_possible() -> list[Node]:
     # Ray's own trainers ask the same place; there is no public one.
     largest = state.get_max_resources_from_cluster_config()
     return [largest] if largest else []
+
+
+def driver_node() -> str:
+    """Ray's name for the resource that only the machine of this process has, as each machine has one."""
+    import ray
+
+    here = ray.get_runtime_context().get_node_id()
+    nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
+    (resources,) = (node["Resources"] for node in nodes if node["NodeID"] == here)
+    return next(str(name) for name in resources if name.startswith("node:") and name != "node:__internal_head__")
+
+
+def end_trainers() -> None:
+    """Kill the controllers of all trainers that this process has started; whoever waits in their `fit()` gets an error.
+
+    A thread that still waits when Ray is shut down touches it afterwards, and Ray then ends the whole process at once.
+    """
+    import ray
+    from ray._private.state import state
+
+    worker: Any = ray._private.worker.global_worker
+    core = worker.core_worker
+    for key, actor in state.actor_table(None, job_id=core.get_current_job_id()).items():
+        if actor["ActorClassName"] == "TrainController" and actor["State"] != "DEAD":
+            core.kill_actor(ray.ActorID.from_hex(key), True)  # trainers give nobody a handle of their controller

@@ -1,12 +1,12 @@
-"""What each rank of a fold runs: set up, resume, loop, report, and in the end weights and out-of-fold predictions."""
+"""What each rank of a job runs: set up, resume, loop, report, and in the end weights and out-of-fold predictions."""
 
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -23,87 +23,135 @@ from saltray.config import Config
 from saltray.data import Tiles
 from saltray.distributed import checkpoints
 from saltray.distributed.history import History
-from saltray.distributed.run import OOF, RESULT, WEIGHTS
+from saltray.distributed.jobs import Job, Stopped, Tried
+from saltray.distributed.objective import OBJECTIVE, best_epoch, objective
+from saltray.distributed.run_records import OOF, RESULT, WEIGHTS
 from saltray.ensemble import FoldResult
 from saltray.errors import ConfigError, DivergedError, ModelError
 from saltray.storage import Store
-from saltray.training import Counts, FitState, Ranks, TileTensors, fit, initial_model, predict, resolve_precision
+from saltray.training import (
+    Counts,
+    FitState,
+    Ranks,
+    Sweep,
+    TileTensors,
+    fit,
+    initial_model,
+    mean_metrics,
+    predict,
+    resolve_precision,
+    sweep,
+)
+
+Answer = TypeVar("Answer")
 
 
 @dataclass(frozen=True)
-class FoldJob:
-    """All that a rank needs to know; no secret in it, for Ray's dashboard shows it."""
+class Fold:
+    """One fold on one rank."""
 
-    config: Config
-    fold: int
-    tiles: "ray.ObjectRef[Tiles]"
-    """All tiles, once a node in Ray's object store."""
-    fold_of: NDArray[np.int64]
-    """[N] fold of each tile."""
-    run: Store
-    """The run's part of the store; it travels as a URI."""
-    initial: "ray.ObjectRef[dict[str, NDArray[Any]]] | None" = None
-    """The network's weights before training, where some were given."""
+    held_out: Tiles
+    train: TileTensors
+    valid: TileTensors
+    state: FitState
 
 
-@dataclass(frozen=True)
-class Stopped:
-    """A fold that ended by a fault which would come again, so that Ray must not retry it."""
-
-    reason: str
+def ranks_of(config: Config) -> Ranks:
+    """This rank, as Ray Train made it."""
+    context = ray.train.get_context()
+    device = ray.train.torch.get_device()
+    if device.type == "cpu":
+        # More threads than the rank's own share make ranks on shared cores wait for each other.
+        torch.set_num_threads(max(1, int(config.cluster.cpus_per_worker or 1)))
+    return Ranks(rank=context.get_world_rank(), size=context.get_world_size(), device=device)
 
 
 def run(loop_config: dict[str, Any]) -> FoldResult | Stopped | None:
-    """Train one fold; Ray Train calls this on every rank and hands back what rank 0 returns."""
-    job: FoldJob = loop_config["job"]
-    ranks = Ranks(
-        rank=ray.train.get_context().get_world_rank(),
-        size=ray.train.get_context().get_world_size(),
-        device=ray.train.torch.get_device(),
-    )
-    if ranks.device.type == "cpu":
-        # More threads than the rank's own share make ranks on shared cores wait for each other.
-        torch.set_num_threads(max(1, int(job.config.cluster.cpus_per_worker or 1)))
+    """Train one fold of a run; Ray Train calls this on every rank and hands back what rank 0 returns."""
+    job: Job = loop_config["job"]
+    return stopping(_run, job, ranks_of(job.config))
+
+
+def try_out(loop_config: dict[str, Any]) -> Tried | Stopped:
+    """Train one trial of a search, in the same way; it leaves no weights."""
+    job: Job = loop_config["job"]
+    return stopping(_try_out, job, ranks_of(job.config))
+
+
+@dataclass(frozen=True)
+class RangeTest:
+    """Train a few steps of a fold at a growing learning rate; to be run as `run` is."""
+
+    low: float
+    high: float
+    steps: int
+
+    def __call__(self, loop_config: dict[str, Any]) -> Sweep | Stopped:
+        job: Job = loop_config["job"]
+        return stopping(self._sweep, job, ranks_of(job.config))
+
+    def _sweep(self, job: Job, ranks: Ranks) -> Sweep:
+        check_shared(job.run, ranks)
+        fold = prepare(job, job.folds[0], ranks)
+        return sweep(fold.state, fold.train, job.config, ranks, low=self.low, high=self.high, steps=self.steps)
+
+
+def stopping(body: Callable[[Job, Ranks], Answer], job: Job, ranks: Ranks) -> Answer | Stopped:
+    """`body`'s result, or what stopped it where that would happen again on every retry; it is raised on all ranks."""
     try:
-        return _train(job, ranks)
+        return body(job, ranks)
     except (DivergedError, ModelError, ConfigError) as error:
-        # Raised on all ranks alike, and again on every retry.
-        return Stopped(str(error))
+        return Stopped(str(error), diverged=isinstance(error, DivergedError))
 
 
-def _train(job: FoldJob, ranks: Ranks) -> FoldResult | None:
-    store = job.run.sub(f"fold-{job.fold}")
-    _check_shared(job.run, ranks)
+def _run(job: Job, ranks: Ranks) -> FoldResult | None:
+    check_shared(job.run, ranks)
+    fold = prepare(job, job.folds[0], ranks)
+    records = _train(job, [fold], ranks)
+    probabilities = _out_of_fold(fold.state, fold.valid, job.config, ranks)
+    if ranks.rank != 0:
+        return None
+    assert probabilities is not None
+    return _finish(job, fold, probabilities, records)
+
+
+def _try_out(job: Job, ranks: Ranks) -> Tried:
+    check_shared(job.run, ranks)
+    return Tried(tuple(_train(job, [prepare(job, fold, ranks) for fold in job.folds], ranks)))
+
+
+def prepare(job: Job, fold: int, ranks: Ranks) -> Fold:
+    """The tiles of one fold on this rank's device, and the state before the first step."""
     tiles: Tiles = ray.get(job.tiles)
-    held_out = tiles.select(np.flatnonzero(job.fold_of == job.fold))
-    train = TileTensors.create(tiles.select(np.flatnonzero(job.fold_of != job.fold)), ranks.device)
-    valid = TileTensors.create(held_out, ranks.device)
-
+    held_out = tiles.select(np.flatnonzero(job.fold_of == fold))
+    train = TileTensors.create(tiles.select(np.flatnonzero(job.fold_of != fold)), ranks.device)
     model = initial_model(job.config)
     if job.initial is not None:
         model.load_state_dict({name: torch.tensor(array) for name, array in ray.get(job.initial).items()})
     state = FitState.create(job.config, ranks, model)
-    lines, notes = _resume(state, store, ranks)
+    return Fold(held_out, train, TileTensors.create(held_out, ranks.device), state)
+
+
+def _train(job: Job, folds: list[Fold], ranks: Ranks) -> list[dict[str, Any]]:
+    """Train to the end from the last checkpoint, and report each epoch; the history, on rank 0."""
+    states = [fold.state for fold in folds]
+    lines, notes = _resume(states, job.home, ranks)
     asked = job.config.train.precision
     if (precision := resolve_precision(asked, ranks.device)) != asked:
         notes.append(f"computes in {precision}: this {ranks.device.type} has no {asked} arithmetic")
 
-    reporter = _Reporter(job, state)
-    with _history(store, lines, notes, ranks) as history:
-        for metrics in fit(state, train, valid, job.config, ranks):
+    reporter = _Reporter(job, states)
+    with _history(job.home, lines, notes, ranks) as history:
+        in_turn = (fit(fold.state, fold.train, fold.valid, job.config, ranks) for fold in folds)
+        for metrics in zip(*in_turn, strict=True):
+            record = asdict(mean_metrics(metrics))
             if history is not None:
-                history.append(asdict(metrics))
-            reporter.report(asdict(metrics), history)
-        records = history.epochs if history is not None else []
-
-    probabilities = _out_of_fold(state, valid, job.config, ranks)
-    if ranks.rank != 0:
-        return None
-    assert probabilities is not None
-    return _finish(job, store, state, held_out, probabilities, records)
+                history.append(record)
+            reporter.report(record, history)
+        return history.epochs if history is not None else []
 
 
-def _check_shared(run: Store, ranks: Ranks) -> None:
+def check_shared(run: Store, ranks: Ranks) -> None:
     """Raise ConfigError, on all ranks alike, unless each of them sees the driver's store."""
     blind = ranks.sum(torch.tensor(float(not run.exists("manifest.json")), device=ranks.device))
     if blind > 0:
@@ -113,8 +161,8 @@ def _check_shared(run: Store, ranks: Ranks) -> None:
         )
 
 
-def _resume(state: FitState, store: Store, ranks: Ranks) -> tuple[list[dict[str, Any]], list[str]]:
-    """Load the newest whole checkpoint of the fold, if there is one; rank 0 says which.
+def _resume(states: list[FitState], store: Store, ranks: Ranks) -> tuple[list[dict[str, Any]], list[str]]:
+    """Load the newest whole checkpoint of the job, if there is one; rank 0 says which.
 
     Returns:
         the history up to it, and what to note.
@@ -125,8 +173,10 @@ def _resume(state: FitState, store: Store, ranks: Ranks) -> tuple[list[dict[str,
         key, kept, notes = checkpoints.newest(store)
     key = _agree(key, ranks)
     if key is not None:
-        state.load_state_dict(kept if kept is not None else checkpoints.load(store, key))
-        notes.append(f"goes on after epoch {state.epoch}, from its last checkpoint")
+        whole = kept if kept is not None else checkpoints.load(store, key)
+        for state, part in zip(states, whole["folds"], strict=True):
+            state.load_state_dict(part)
+        notes.append(f"goes on after epoch {states[0].epoch}, from its last checkpoint")
         lines = store.get_json(f"{key}/manifest.json")["history"]
     return lines, notes
 
@@ -155,35 +205,33 @@ def _history(store: Store, lines: list[dict[str, Any]], notes: list[str], ranks:
 class _Reporter:
     """Reports each epoch to Ray; rank 0, which keeps the history, adds a checkpoint when the last one is old enough."""
 
-    def __init__(self, job: FoldJob, state: FitState) -> None:
+    def __init__(self, job: Job, states: list[FitState]) -> None:
         self.job = job
-        self.state = state
+        self.states = states
         self.saved = time.monotonic()
         self.upload: checkpoints.Upload | None = None
 
     def report(self, record: dict[str, Any], history: History | None) -> None:
-        checkpoint = None
+        checkpoint, epoch = None, self.states[0].epoch
         if history is not None and self._due():
             self.saved = time.monotonic()
             checkpoint = Checkpoint(tempfile.mkdtemp(prefix="saltray-"))
-            kept = checkpoints.detach(self.state.state_dict())
-            self.upload = checkpoints.Upload(
-                self.job.run, self.job.fold, self.state.epoch, kept, tuple(history.records)
-            )
+            kept = {"folds": [checkpoints.detach(state.state_dict()) for state in self.states]}
+            self.upload = checkpoints.Upload(self.job.run, self.job.name, epoch, kept, tuple(history.records))
         ray.train.report(
-            record,
+            record | {OBJECTIVE: objective(best_epoch(history.epochs if history is not None else [record]))},
             checkpoint=checkpoint,
-            checkpoint_dir_name=checkpoints.name_of(self.state.epoch),
+            checkpoint_dir_name=checkpoints.name_of(epoch),
             checkpoint_upload_mode=CheckpointUploadMode.ASYNC,
             checkpoint_upload_fn=self.upload,
         )
 
     def _due(self) -> bool:
-        # After the last epoch the fold's weights are written themselves. A slow store delays the next checkpoint, for
+        # Nobody goes on from the last epoch. A slow store delays the next checkpoint, for
         # each one in line would hold a copy of the whole state.
         train = self.job.config.train
         old = time.monotonic() - self.saved >= train.checkpoint_every
-        return old and self.state.epoch < train.epochs and (self.upload is None or self.upload.done.is_set())
+        return old and self.states[0].epoch < train.epochs and (self.upload is None or self.upload.done.is_set())
 
 
 def _out_of_fold(state: FitState, valid: TileTensors, config: Config, ranks: Ranks) -> NDArray[np.float16] | None:
@@ -209,15 +257,9 @@ def _out_of_fold(state: FitState, valid: TileTensors, config: Config, ranks: Ran
     return whole
 
 
-def _finish(
-    job: FoldJob,
-    store: Store,
-    state: FitState,
-    held_out: Tiles,
-    probabilities: NDArray[np.float16],
-    records: list[dict[str, Any]],
-) -> FoldResult:
+def _finish(job: Job, fold: Fold, probabilities: NDArray[np.float16], records: list[dict[str, Any]]) -> FoldResult:
     """Write weights and out-of-fold predictions, then the result that says the fold is done."""
+    held_out, state, store = fold.held_out, fold.state, job.home
     assert held_out.masks is not None
     counts = Counts.of(torch.from_numpy(probabilities.astype(np.float32)), torch.from_numpy(held_out.masks), 0.5)
     with tempfile.TemporaryDirectory(prefix="saltray-") as folder:
@@ -226,7 +268,7 @@ def _finish(
         weights = store.put_file(WEIGHTS, path)
     table = pa.table({"id": list(held_out.ids), "probability": [row.tobytes() for row in probabilities]})
     result = FoldResult(
-        fold=job.fold,
+        fold=job.folds[0],
         tiles=len(held_out),
         score=counts.score,
         iou=counts.iou,

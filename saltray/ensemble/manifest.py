@@ -88,6 +88,8 @@ class Manifest:
     config: dict[str, Any]
     """The run's whole configuration; architecture and preprocessing are in `model` and `train.input_size`."""
     provenance: dict[str, Any]
+    origin: dict[str, Any] | None = None
+    """The search that found the run's values, where there was one: its name and URI, trial, values and score."""
     format: int = FORMAT
 
     def to_json(self) -> dict[str, Any]:

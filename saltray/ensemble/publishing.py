@@ -26,6 +26,7 @@ def publish(
     score: float,
     floor: float,
     dataset: dict[str, Any],
+    origin: dict[str, Any] | None = None,
 ) -> Manifest:
     """Publish the finished folds of a run as the next version of the ensemble that bears the run's name.
 
@@ -39,6 +40,7 @@ def publish(
         score: out-of-fold competition score at 0.5.
         floor: share of empty tiles.
         dataset: the manifest of the packed tiles.
+        origin: the search that the run's values come from, where there was one.
 
     Raises:
         EnsembleError: a fold is missing.
@@ -70,6 +72,7 @@ def publish(
         dataset=dataset["digest"],
         config=to_dict(config),
         provenance=provenance(),
+        origin=origin,
     )
     versions = versions_of(store, name)
     for version in versions:
@@ -116,9 +119,16 @@ def model_card(manifest: Manifest) -> str:
 - Every out-of-fold score is of a model that did not see the tile. The threshold was chosen on the same predictions,
   so the second score is a little optimistic. Tiles cut from one section resemble each other across folds.
 - Tiles: content digest `{manifest.dataset}`. Run: `{manifest.run}`.
-- Made with {libraries}.
+{_origin(manifest)}- Made with {libraries}.
 
 | fold | score at 0.50 | sha256 |
 |---|---|---|
 {folds}
 """
+
+
+def _origin(manifest: Manifest) -> str:
+    if manifest.origin is None:
+        return ""
+    values = ", ".join(f"{field} {value}" for field, value in manifest.origin["values"].items())
+    return f"- Found by search `{manifest.origin['search']}`, {manifest.origin['trial']}: {values}.\n"

@@ -7,9 +7,17 @@ if TYPE_CHECKING:
     from saltray.report.demo import draw_demo as draw_demo
     from saltray.report.demo import draw_examples as draw_examples
     from saltray.report.page import render_run as render_run
+    from saltray.report.search import draw_range_test as draw_range_test
+    from saltray.report.search import draw_search as draw_search
 
-_HOME = {"draw_demo": "demo", "draw_examples": "demo", "render_run": "page"}
-__all__ = ["draw_demo", "draw_examples", "render_run"]
+_HOME = {
+    "draw_demo": "demo",
+    "draw_examples": "demo",
+    "draw_range_test": "search",
+    "draw_search": "search",
+    "render_run": "page",
+}
+__all__ = ["draw_demo", "draw_examples", "draw_range_test", "draw_search", "render_run"]
 
 
 def __getattr__(name: str) -> Any:

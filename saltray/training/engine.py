@@ -2,8 +2,8 @@
 
 import math
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -49,6 +49,25 @@ class EpochMetrics:
     """Mean loss of the validation tiles, without the padding."""
 
 
+def mean_metrics(parts: Sequence[EpochMetrics]) -> EpochMetrics:
+    """One epoch of several folds that are trained in turn: means, but the times add up."""
+
+    def mean(values: Iterable[float | None]) -> float | None:
+        known = [value for value in values if value is not None]  # all of them or none, as folds are validated alike
+        return math.fsum(known) / len(known) if known else None
+
+    return replace(
+        parts[0],
+        loss=math.fsum(part.loss for part in parts) / len(parts),
+        seconds=math.fsum(part.seconds for part in parts),
+        images_per_second=len(parts) / math.fsum(1 / part.images_per_second for part in parts),
+        score=mean(part.score for part in parts),
+        iou=mean(part.iou for part in parts),
+        dice=mean(part.dice for part in parts),
+        valid_loss=mean(part.valid_loss for part in parts),
+    )
+
+
 def fit(
     state: FitState, train: TileTensors, valid: TileTensors, config: Config, ranks: Ranks
 ) -> Iterator[EpochMetrics]:
@@ -70,12 +89,11 @@ def fit(
             `state` is then useless.
     """
     settings, device = config.train, ranks.device
-    share = _share(settings.batch_size, ranks)
+    share = share_of(settings.batch_size, ranks)
     steps = train.steps(settings.batch_size)
     augment = Augmenter(config.augment, settings.input_size, settings.seed)
     averager = WeightAverager(state.ema, state.model, config.optim.ema_decay)
-    parameters = list(state.model.parameters())
-    network = _parallel(state.model, ranks)
+    network = parallel(state.model, ranks)
 
     for epoch in range(state.epoch, settings.epochs):
         started = time.perf_counter()
@@ -83,17 +101,9 @@ def fit(
         losses = torch.zeros(steps, device=device)
         for step, index in enumerate(train.epoch_order(settings.seed, epoch, settings.batch_size)[:, share]):
             images, masks = augment(train.images[index], train.masks[index], train.keys[index], epoch)
-            with autocast(settings.precision, device):
-                logits = network(images)
-            loss = tile_losses(logits, masks, settings).mean()
-            loss.backward()  # type: ignore[no-untyped-call]  # torch's is untyped
-            norm = clip_grad_norm_(parameters, config.optim.clip_norm or math.inf)
-            _set_lr(state.optimizer, _lr(state.step, steps, config))
-            state.optimizer.step()
-            state.optimizer.zero_grad(set_to_none=True)
-            averager.update(state.step)
             # Stays on the device: reading it here would make the CPU wait for the GPU at every step.
-            losses[step] = torch.where(norm.isfinite(), loss.detach(), math.nan)
+            losses[step] = learn(network, state.optimizer, images, masks, config, _lr(state.step, steps, config))
+            averager.update(state.step)
             state.step += 1
         loss_mean = _checked_mean(losses, epoch, config, ranks)
         trained = time.perf_counter()
@@ -113,6 +123,35 @@ def fit(
         )
 
 
+def learn(
+    network: nn.Module, optimizer: torch.optim.Optimizer, images: Tensor, masks: Tensor, config: Config, lr: float
+) -> Tensor:
+    """One step on a batch.
+
+    Args:
+        network: in training mode, wrapped for its ranks.
+        optimizer: of the network's parameters.
+        images: [B, 1, S, S], augmented, on the network's device.
+        masks: [B, 1, S, S].
+        config: loss, precision and clipping.
+        lr: learning rate of this step.
+
+    Returns:
+        this rank's loss before the step, on its device; NaN where the gradient is not finite.
+    """
+    with autocast(config.train.precision, images.device):
+        logits = network(images)
+    loss = tile_losses(logits, masks, config.train).mean()
+    loss.backward()  # type: ignore[no-untyped-call]  # torch's is untyped
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    norm = clip_grad_norm_(parameters, config.optim.clip_norm or math.inf)
+    for group in optimizer.param_groups:
+        group["lr"] = lr
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    return torch.where(norm.isfinite(), loss.detach(), math.nan)
+
+
 def evaluate(model: nn.Module, tiles: TileTensors, config: Config, ranks: Ranks) -> dict[str, float]:
     """Score, IoU and Dice at a threshold of 0.5, and the mean loss, on the tiles at their own size."""
     settings, size = config.train, ranks.size
@@ -130,7 +169,7 @@ def evaluate(model: nn.Module, tiles: TileTensors, config: Config, ranks: Ranks)
     return {"score": counts.score, "iou": counts.iou, "dice": counts.dice, "valid_loss": valid_loss}
 
 
-def _share(batch_size: int, ranks: Ranks) -> slice:
+def share_of(batch_size: int, ranks: Ranks) -> slice:
     """This rank's part of each global batch."""
     if batch_size % ranks.size:
         raise ConfigError(
@@ -141,7 +180,7 @@ def _share(batch_size: int, ranks: Ranks) -> slice:
     return slice(ranks.rank * each, (ranks.rank + 1) * each)
 
 
-def _parallel(model: nn.Module, ranks: Ranks) -> nn.Module:
+def parallel(model: nn.Module, ranks: Ranks) -> nn.Module:
     """`model` itself, or wrapped so that the gradients are averaged over the ranks."""
     if ranks.device.type == "cuda":
         torch.backends.cudnn.benchmark = True  # every batch has the same shape
@@ -162,11 +201,6 @@ def _parallel(model: nn.Module, ranks: Ranks) -> nn.Module:
 def _lr(step: int, steps: int, config: Config) -> float:
     warmup = config.optim.warmup_epochs * steps
     return lr_at(step, total=config.train.epochs * steps, warmup=warmup, config=config.optim)
-
-
-def _set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
-    for group in optimizer.param_groups:
-        group["lr"] = lr
 
 
 def _checked_mean(losses: Tensor, epoch: int, config: Config, ranks: Ranks) -> float:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from saltray.config import ClusterConfig, Config
+from saltray.config import ClusterConfig
 from saltray.distributed.admission import Demand, admit, demand_of, slots
 from saltray.errors import ResourceError
 
@@ -36,13 +36,13 @@ def test_slots(demand: Demand, nodes: list[dict[str, float]], folds: int) -> Non
 
 
 def test_open_settings_follow_from_the_cluster() -> None:
-    five = Config(data="d")
-    assert demand_of(five, LAPTOP, LAPTOP) == Demand(1, 0.4, 0)
-    assert demand_of(five, BOX, BOX) == Demand(1, 1, 1)
+    five = ClusterConfig()
+    assert demand_of(five, LAPTOP, LAPTOP, at_once=5) == Demand(1, 0.4, 0)
+    assert demand_of(five, BOX, BOX, at_once=5) == Demand(1, 1, 1)
     # A head without GPUs that may start machines with some.
-    assert demand_of(five, [{"CPU": 0.0}], [{"CPU": 64.0, "GPU": 8.0}]) == Demand(1, 1, 1)
-    pairs = Config(data="d", cluster=ClusterConfig(workers_per_fold=2))
-    assert slots(demand_of(pairs, LAPTOP, LAPTOP), LAPTOP) == 5
+    assert demand_of(five, [{"CPU": 0.0}], [{"CPU": 64.0, "GPU": 8.0}], at_once=5) == Demand(1, 1, 1)
+    pairs = ClusterConfig(workers_per_fold=2)
+    assert slots(demand_of(pairs, LAPTOP, LAPTOP, at_once=5), LAPTOP) == 5
 
 
 def test_a_cluster_that_grows_is_counted_at_its_largest() -> None:

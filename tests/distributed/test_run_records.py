@@ -18,7 +18,7 @@ from saltray.config import ClusterConfig, Config, FoldConfig, OptimConfig, Train
 from saltray.data import Tiles
 from saltray.distributed.checkpoints import Upload, detach, load, name_of, newest
 from saltray.distributed.history import KEY, History, read_history, read_lines
-from saltray.distributed.run import begin, finished, out_of_fold
+from saltray.distributed.run_records import begin, finished, out_of_fold
 from saltray.ensemble import FoldResult
 from saltray.errors import ConfigError, IntegrityError, NotFoundError, StorageError
 from saltray.storage import Store, open_store
@@ -157,7 +157,7 @@ def save(run: Store, folder: Path, epoch: int) -> Checkpoint:
     """What Ray does to upload the checkpoint of fold 0 after `epoch` epochs."""
     local = folder / f"local-{epoch}"
     local.mkdir(exist_ok=True)
-    return Upload(run, 0, epoch, state_after(epoch))(Checkpoint(str(local)), name_of(epoch))
+    return Upload(run, "fold-0", epoch, state_after(epoch))(Checkpoint(str(local)), name_of(epoch))
 
 
 def test_a_checkpoint_is_uploaded_and_found(store: Store, tmp_path: Path) -> None:
@@ -193,7 +193,7 @@ def test_an_upload_that_fails_is_not_reported(store: Store, tmp_path: Path, monk
         raise StorageError("the store is away")
 
     monkeypatch.setattr(store, "put_file", away)
-    upload = Upload(store, 0, 1, state_after(1))
+    upload = Upload(store, "fold-0", 1, state_after(1))
     with pytest.raises(StorageError):
         upload(Checkpoint(str(tmp_path)), name_of(1))
     assert upload.done.is_set()  # or else the fold would never write a checkpoint again

@@ -45,19 +45,30 @@ def begin(
     tiles: Tiles,
     fold_of: NDArray[np.int64],
     initial: dict[str, Any] | None = None,
+    origin: dict[str, Any] | None = None,
 ) -> None:
     """Write what the run is, once; a later command must agree with it.
+
+    Args:
+        store: the run's part of the store.
+        config: the run.
+        dataset: the manifest of the packed tiles.
+        tiles: all of them.
+        fold_of: [N] fold of each tile.
+        initial: weights before training, where some were given.
+        origin: the search that the configuration's values come from, where one was named.
 
     Raises:
         ConfigError: a run of this name exists with other settings or other tiles.
     """
     assert tiles.masks is not None
-    identity = digest({"config": config.identity, "dataset": dataset["digest"], "initial": _digest(initial)})
+    identity = digest({"config": config.identity, "dataset": dataset["digest"], "initial": digest_of(initial)})
     manifest = {
         "run": config.run,
         "identity": identity,
         "config": to_dict(config),
         "dataset": dataset["digest"],
+        "origin": origin,
         "provenance": provenance(),
     }
     begun = store.put_new_json("manifest.json", manifest)
@@ -91,7 +102,8 @@ def initial_weights(config: Config) -> dict[str, Any]:
     return {name: tensor.numpy() for name, tensor in model.state_dict().items()}
 
 
-def _digest(initial: dict[str, Any] | None) -> str | None:
+def digest_of(initial: dict[str, Any] | None) -> str | None:
+    """SHA-256, in hex, of the weights before training, where some were given."""
     if initial is None:
         return None
     whole = hashlib.sha256()
