@@ -14,16 +14,16 @@ from typing import Any
 import torch
 from ray.train import Checkpoint
 
+from saltray.distributed.run_records import CHECKPOINTS
 from saltray.errors import IntegrityError, NotFoundError
 from saltray.storage import Store, arrow_filesystem
 
-FOLDER = "checkpoints"
 STATE = "state.pt"
 
 
 def name_of(epoch: int) -> str:
     """Key, below the job's folder, of the checkpoint after `epoch` epochs."""
-    return f"{FOLDER}/epoch-{epoch:05d}"
+    return f"{CHECKPOINTS}/epoch-{epoch:05d}"
 
 
 @dataclass
@@ -80,8 +80,8 @@ def newest(job: Store) -> tuple[str | None, dict[str, Any] | None, list[str]]:
         its key below the job's folder and its state, None and None without one; a line for each damaged newer one.
     """
     damaged: list[str] = []
-    for folder in reversed(job.folders(FOLDER)):
-        key = f"{FOLDER}/{folder}"
+    for folder in reversed(job.folders(CHECKPOINTS)):
+        key = f"{CHECKPOINTS}/{folder}"
         try:
             return key, load(job, key), damaged
         except (IntegrityError, NotFoundError) as error:

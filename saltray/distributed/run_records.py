@@ -16,6 +16,7 @@ from saltray.storage import Store
 RESULT = "result.json"
 WEIGHTS = "model.safetensors"
 OOF = "oof.parquet"
+CHECKPOINTS = "checkpoints"
 
 
 @dataclass(frozen=True)

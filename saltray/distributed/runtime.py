@@ -31,6 +31,7 @@ SETTINGS = {
     # Ctrl-C ends a search at once, as it ends training; saltray writes its own records of the trials.
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "RAY_AIR_NEW_OUTPUT": "0",
 }
 CLUSTER_ONLY = {"RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"}
 
@@ -49,12 +50,15 @@ def settle() -> None:
 
 
 @contextmanager
-def ray_cluster() -> Iterator[str]:
+def ray_cluster(*, num_cpus: int | None = None) -> Iterator[str]:
     """Connect to Ray for the time of the block; yields a line that says to what.
 
     A Ray that the caller has already connected to is used and left as it is. RAY_ADDRESS, which every Ray job has,
     names the cluster to join. Otherwise a Ray of its own is started on this machine and ended with the block; a cluster
     that merely happens to run here is not joined.
+
+    Args:
+        num_cpus: logical CPUs of a Ray that is started here; those of the machine unless given.
     """
     settle()
     import ray
@@ -70,7 +74,7 @@ def ray_cluster() -> Iterator[str]:
             ray.shutdown()
         return
     with fork_server() as python:
-        _connect(address="local", include_dashboard=False, runtime_env={"py_executable": python})
+        _connect(address="local", num_cpus=num_cpus, include_dashboard=False, runtime_env={"py_executable": python})
         try:
             yield "Ray on this machine"
         finally:

@@ -71,9 +71,11 @@ def _scores(axis: Axes, trials: Sequence[Mapping[str, Any]], field: str, text: s
     _dress(axis, field, "best validation score")
     values = [trial["values"][field] for trial in trials]
     names: list[str] = []
-    if text.startswith("log:"):
-        axis.set_xscale("log")
-    elif not text.startswith("lin:"):  # a list of values: evenly spaced, in its own order
+    if text.startswith(("log:", "lin:")):
+        kind, low, high = text.split(":")
+        axis.set_xscale("log" if kind == "log" else "linear")
+        axis.set_xlim(float(low), float(high))
+    else:  # a list of values: evenly spaced, in its own order
         names = text.split(",")
         axis.set_xticks(range(len(names)), names)
         axis.set_xlim(-0.5, len(names) - 0.5)
@@ -89,7 +91,8 @@ def _scores(axis: Axes, trials: Sequence[Mapping[str, Any]], field: str, text: s
             markersize=10 if trial["name"] == best else 7,
             markeredgewidth=1.8,
             color=_colour(trial, best),
-            zorder=3 if trial["name"] == best else 2,
+            zorder=4 if trial["name"] == best else 3,
+            clip_on=False,
         )
 
 
@@ -139,7 +142,7 @@ def _dress(axis: Axes, x: str, y: str) -> None:
     axis.set_ylabel(y, color=_SOFT)
     axis.grid(color=_RULE, linewidth=0.8)
     axis.set_axisbelow(True)
-    axis.tick_params(colors=_SOFT)
+    axis.tick_params(which="both", colors=_SOFT)
     for side in ("top", "right"):
         axis.spines[side].set_visible(False)
     for side in ("left", "bottom"):

@@ -9,6 +9,7 @@ from saltray.distributed.objective import OBJECTIVE
 from saltray.distributed.search.plan import Plan
 from saltray.distributed.search.records import Trial, propose
 from saltray.distributed.search.space import Range, Space, draw
+from saltray.distributed.search.transient import Transient
 from saltray.errors import ConfigError
 from saltray.storage import Store
 
@@ -102,7 +103,7 @@ def import_optuna() -> Any:
     return optuna
 
 
-class Proposals(Searcher):
+class Proposals(Transient, Searcher):
     """Ray Tune's searcher for a plan; every proposal is in the store before its trial starts.
 
     Args:

@@ -13,9 +13,9 @@ import pandas as pd
 import pyarrow as pa
 
 from saltray.config import digest, to_dict
-from saltray.distributed.checkpoints import FOLDER
 from saltray.distributed.history import read_history
 from saltray.distributed.objective import best_epoch, objective
+from saltray.distributed.run_records import CHECKPOINTS
 from saltray.distributed.search.plan import Plan
 from saltray.ensemble import provenance
 from saltray.errors import ConfigError, NotFoundError
@@ -103,7 +103,7 @@ def conclude(store: Store, trial: Trial) -> None:
     record = {"status": trial.status, "reason": trial.reason, "epochs": list(trial.epochs)}
     store.put_json(f"{trial.name}/result.json", record)
     if trial.status != "failed":
-        store.delete_prefix(f"{trial.name}/{FOLDER}")
+        store.delete_prefix(f"{trial.name}/{CHECKPOINTS}")
 
 
 def read_trials(store: Store, epochs: int) -> list[Trial]:

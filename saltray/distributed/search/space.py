@@ -141,32 +141,31 @@ def parse_space(texts: Sequence[str]) -> Space:
 
 
 def _parse_values(field: str, text: str) -> Range | Choice:
+    if not text.strip():
+        raise ConfigError(f"--search {field}= has no values; use {FORMS}")
     kind, *ends = text.split(":")
     try:
         if kind in ("log", "lin"):
             low, high = map(float, ends)
             return Range(low, high, log=kind == "log")
+        kind_of = _field_type(field)
+        return Choice(tuple(_parse_value(word.strip(), kind_of) for word in text.split(",")))
     except ValueError:
         raise ConfigError(f"--search {field}={text} is not {kind}:LOW:HIGH with two numbers") from None
     except ConfigError as error:
         raise ConfigError(f"--search {field}: {error}") from None
-    if not text.strip():
-        raise ConfigError(f"--search {field}= has no values; use {FORMS}")
-    kind_of = _field_type(field)
-    return Choice(tuple(_parse_value(field, word.strip(), kind_of) for word in text.split(",")))
 
 
-def _parse_value(field: str, word: str, kind: Any) -> Any:
+def _parse_value(word: str, kind: Any) -> Any:
     if kind is bool:
         if word.lower() in ("true", "false"):
             return word.lower() == "true"
-        raise ConfigError(f"--search {field}: {word!r} is neither true nor false")
+        raise ConfigError(f"{word!r} is neither true nor false")
     if kind in (int, float):
         try:
             return kind(word)
         except ValueError:
-            number = "whole number" if kind is int else "number"
-            raise ConfigError(f"--search {field}: {word!r} is no {number}") from None
+            raise ConfigError(f"{word!r} is no {'whole number' if kind is int else 'number'}") from None
     return word
 
 

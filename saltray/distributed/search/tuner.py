@@ -13,6 +13,7 @@ from saltray.distributed.runtime import driver_node
 from saltray.distributed.search.plan import REDUCTION, Plan
 from saltray.distributed.search.proposals import Proposals
 from saltray.distributed.search.records import Trial
+from saltray.distributed.search.transient import Transient
 from saltray.distributed.search.trial import Draft, run_trial
 from saltray.distributed.search.watch import Watch
 from saltray.errors import RunLockedError
@@ -88,7 +89,7 @@ def scheduler_of(plan: Plan, known: Iterable[Trial]) -> Any:
     return scheduler
 
 
-class _LockLost(tune.Stopper):
+class _LockLost(Transient, tune.Stopper):
     """Ends the search when another process has taken it over."""
 
     def __init__(self, lock: RunLock) -> None:

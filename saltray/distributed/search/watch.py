@@ -14,6 +14,7 @@ from saltray.distributed.search.events import write_events
 from saltray.distributed.search.plan import Plan
 from saltray.distributed.search.records import Status, Trial, conclude
 from saltray.distributed.search.table import STYLES, trials_table, values_text
+from saltray.distributed.search.transient import Transient
 from saltray.distributed.search.trial import REASON, STATUS
 from saltray.storage import Store
 from saltray.training import EpochMetrics
@@ -23,7 +24,7 @@ ROWS = 20
 """Trials that the live table shows; with more than that, those that run and the best."""
 
 
-class Watch(tune.Callback):
+class Watch(Transient, tune.Callback):
     """Ray Tune's callback for a search.
 
     Args:
@@ -96,7 +97,7 @@ class Watch(tune.Callback):
         best = ended.best
         score = f"  best score {best['score']:.4f} in epoch {best['epoch']}" if best else ""
         why = f": {reason}" if reason else ""
-        self._say(f"{ended.name}  {status} after {len(ended.epochs)} epochs{score}{why}", style=STYLES[status])
+        self._say(f"{ended.name}  {status} after epoch {len(ended.epochs)}{score}{why}", style=STYLES[status])
 
     def _say(self, line: str, style: str | None = None) -> None:
         """A line for a log file; on a terminal the table says the same."""

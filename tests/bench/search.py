@@ -1,0 +1,63 @@
+"""Does the search find the learning rate, and how cheaply? `uv run python tests/bench/search.py` prints Markdown.
+
+Synthetic tiles, a thin network, trials of two ranks each on a Ray of four logical CPUs. Twelve quasi-random trials that
+ASHA may stop, then a grid of thirteen rates over the same range, each to its end, all with the same length of a trial;
+last the range test.
+"""
+
+import argparse
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import saltray
+from saltray.config import AugmentConfig, ClusterConfig, Config, ModelConfig, OptimConfig, TrainConfig
+from saltray.data import synth
+from saltray.distributed.runtime import ray_cluster
+
+LOW, HIGH = 1e-5, 1e-1
+
+
+def recipe(data: Path, store: Path, epochs: int) -> Config:
+    return Config(
+        data=str(data),
+        store=str(store),
+        model=ModelConfig(num_filters=4, encoder_width=8),
+        optim=OptimConfig(ema_decay=0.9, warmup_epochs=0.5),
+        augment=AugmentConfig(rotate=0, scale=0, shift=0.05),
+        train=TrainConfig(epochs=epochs, batch_size=8, precision="fp32", seed=1),
+        cluster=ClusterConfig(workers_per_fold=2, cpus_per_worker=1),
+    )
+
+
+def timed(config: Config, **search: Any) -> tuple[saltray.SearchResult, float]:
+    started = time.perf_counter()
+    return saltray.tune(config, **search), time.perf_counter() - started
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--tiles", type=int, default=240)
+    parser.add_argument("--epochs", type=int, default=9)
+    parser.add_argument("--store", type=Path, help="where to keep the searches; a temporary folder unless given")
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder, ray_cluster(num_cpus=4):
+        data = synth(Path(folder, "tiles"), tiles=args.tiles, noise=0)
+        config = recipe(data, args.store or Path(folder, "store"), args.epochs)
+        rates = [LOW * (HIGH / LOW) ** (k / 12) for k in range(13)]
+        found, seconds = timed(config, name="search", space={"optim.lr": saltray.loguniform(LOW, HIGH)}, trials=12)
+        grid, whole = timed(config, name="grid", space={"optim.lr": saltray.choice(rates)}, trials=13, prune=False)
+        first = saltray.range_test(config, name="range")
+    print("\n| | trials | epochs run | of all | best rate | its score | minutes |\n|---|---|---|---|---|---|---|")
+    for name, result, took in (("search", found, seconds), ("grid, no pruning", grid, whole)):
+        run = int(result.trials["epochs"].sum())
+        share = run / (len(result.trials) * args.epochs)
+        cells = [name, len(result.trials), run, f"{share:.0%}", f"{result.best_config.optim.lr:.2g}"]
+        print("|", " | ".join(map(str, [*cells, f"{result.score:.4f}", f"{took / 60:.1f}"])), "|")
+    print(f"\nsearch / grid: {found.best_config.optim.lr / grid.best_config.optim.lr:.2f}; ", end="")
+    print(f"range test suggests {first.suggestion}")
+
+
+if __name__ == "__main__":
+    main()
