@@ -258,7 +258,7 @@ app.command(ensemble_app, name="ensemble", help="List, show or verify published 
 
 
 def main() -> None:
-    """Entry point. Exit codes: 0 done, 1 some folds failed, 2 the user can mend it, 130 interrupted."""
+    """Entry point. Exit codes: 0 done, 1 some folds or all trials failed, 2 the user can mend it, 130 interrupted."""
     errors = Console(stderr=True, highlight=False, soft_wrap=True)
     signal.signal(signal.SIGTERM, _terminate)  # what `ray job stop` sends
     try:

@@ -1,13 +1,18 @@
-"""Fixtures that several rooms use: an S3 server on this machine, and a store of each kind."""
+"""Fixtures that several rooms use: an S3 server on this machine, a store of each kind, and the command line."""
 
 import logging
+import signal
+import sys
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import boto3
 import pytest
+from command import Answer, Live, Saltray
 from moto.server import ThreadedMotoServer
+
+from saltray import cli
 
 BUCKET = "saltray-test"
 
@@ -43,3 +48,39 @@ def any_store_uri(request: pytest.FixtureRequest, tmp_path: Path) -> str:
         return str(tmp_path / "store")
     request.getfixturevalue("s3_server")
     return f"s3://{BUCKET}/{uuid.uuid4().hex}"
+
+
+@pytest.fixture
+def saltray(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Iterator[Saltray]:
+    """`saltray ARGS` in this process, in a folder of its own, with a terminal too wide to wrap."""
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "500")
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+
+    def call(*args: object) -> Answer:
+        monkeypatch.setattr(sys, "argv", ["saltray", *map(str, args)])
+        code: object = 0
+        try:
+            cli.main()
+        except SystemExit as end:
+            code = end.code or 0
+        assert isinstance(code, int)
+        return Answer(code, *capsys.readouterr())
+
+    yield call
+    signal.signal(signal.SIGTERM, before)
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Callable[..., Live]]:
+    """Starts `saltray ARGS` with a home of its own; whatever is left of it is killed after the test."""
+    started: list[Live] = []
+
+    def start(*args: object) -> Live:
+        started.append(Live(*args, home=tmp_path))
+        return started[-1]
+
+    yield start
+    for live in started:
+        live.end()

@@ -1,6 +1,6 @@
 """Ray's worker processes by fork, so that they share one import of torch and of most that Ray Train needs.
 
-A fold takes four processes (Ray Train's controller, two helpers, the rank), and on their own each spends up to 20 s of
+A fold takes three processes (Ray Train's controller, a helper, the rank), and on their own each spends up to 20 s of
 CPU time on imports: on two cores that is minutes for five folds. Here one process imports everything once and forks
 for each worker, which costs milliseconds and shares the memory too.
 

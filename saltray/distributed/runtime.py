@@ -131,3 +131,24 @@ def end_trainers() -> None:
     for key, actor in state.actor_table(None, job_id=core.get_current_job_id()).items():
         if actor["ActorClassName"] == "TrainController" and actor["State"] != "DEAD":
             core.kill_actor(ray.ActorID.from_hex(key), True)  # trainers give nobody a handle of their controller
+
+
+def free_orphans() -> None:
+    """Remove the placement groups of trainers whose controller died, else nobody could use what they reserve.
+
+    Ray keeps a placement group until both its creator and the job are dead, and the helper by which Ray Train sees to
+    it needs Ray's dashboard, which not every cluster has.
+    """
+    import ray
+    from ray._private.state import state
+    from ray.core.generated import gcs_pb2
+    from ray.util.placement_group import PlacementGroup, remove_placement_group
+
+    table: Any = gcs_pb2
+    kind = table.PlacementGroupTableData
+    job = ray.JobID.from_hex(ray.get_runtime_context().get_job_id()).binary()
+    for raw in state._connect_and_get_accessor().get_placement_group_table():
+        group = kind.FromString(raw)
+        orphan = group.creator_actor_dead and not ray.ActorID(group.creator_actor_id).is_nil()
+        if orphan and group.creator_job_id == job and group.state != kind.REMOVED:
+            remove_placement_group(PlacementGroup(ray.PlacementGroupID(group.placement_group_id)))

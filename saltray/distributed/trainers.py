@@ -14,7 +14,7 @@ from ray.train.v2.torch.torch_trainer import TorchTrainer
 
 from saltray.distributed.admission import Demand
 from saltray.distributed.jobs import Job
-from saltray.distributed.runtime import end_trainers, joins_cluster
+from saltray.distributed.runtime import end_trainers, free_orphans, joins_cluster
 from saltray.storage import arrow_filesystem
 
 Loop = Callable[[dict[str, Any]], Any]
@@ -23,13 +23,21 @@ END_S = 10.0
 """Longest wait for the threads of jobs that were stopped."""
 
 
+class _Trainer(TorchTrainer):
+    """Without Ray Train's helper that frees placement groups: `free_orphans` does that, with a process less a job."""
+
+    def _create_default_callbacks(self) -> Any:
+        callbacks = super()._create_default_callbacks()
+        return [callback for callback in callbacks if type(callback).__name__ != "PlacementGroupCleanerCallback"]
+
+
 def fit(loop: Loop, job: Job, demand: Demand, callbacks: Sequence[UserCallback] = ()) -> Any:
     """Run `loop` on the job's ranks to its end; what rank 0 returned.
 
     Raises:
         TrainingFailedError: workers were lost too often, or the loop raised.
     """
-    trainer = TorchTrainer(
+    trainer = _Trainer(
         loop,
         train_loop_config={"job": job},
         scaling_config=ScalingConfig(
@@ -100,6 +108,7 @@ class Team:
 
     def wait(self, seconds: float) -> Ended | None:
         """A job that has ended, or None when none has after some time."""
+        free_orphans()
         try:
             return self._ended.get(timeout=seconds)
         except queue.Empty:

@@ -5,7 +5,7 @@ Ray Tune keeps is needed to go on, so no pickle crosses the store.
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -102,8 +102,14 @@ def conclude(store: Store, trial: Trial) -> None:
     """Write down how a trial ended. Its checkpoints have served, unless another attempt is to go on from them."""
     record = {"status": trial.status, "reason": trial.reason, "epochs": list(trial.epochs)}
     store.put_json(f"{trial.name}/result.json", record)
-    if trial.status != "failed":
-        store.delete_prefix(f"{trial.name}/{CHECKPOINTS}")
+    clear_checkpoints(store, [trial])
+
+
+def clear_checkpoints(store: Store, trials: Iterable[Trial]) -> None:
+    """Delete what nobody goes on from. A trial that was stopped may write one more while its workers are ending."""
+    for trial in trials:
+        if trial.status not in ("running", "failed"):
+            store.delete_prefix(f"{trial.name}/{CHECKPOINTS}")
 
 
 def read_trials(store: Store, epochs: int) -> list[Trial]:

@@ -1,5 +1,6 @@
 """The search as Ray Tune runs it."""
 
+import logging
 import tempfile
 from collections.abc import Iterable
 from types import SimpleNamespace
@@ -34,6 +35,7 @@ def run_trials(plan: Plan, draft: Draft, watch: Watch, count: int, at_once: int,
     Raises:
         RunLockedError: the lock was lost.
     """
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # a trial that goes wrong is in the table, with its reason
     known = watch.trials
     # A trial only waits for its ranks, which ask for their CPUs and GPUs themselves: were it to hold a CPU meanwhile,
     # trials would wait for each other for ever. It stays on the driver's machine, which is no spot worker.

@@ -16,7 +16,7 @@ from saltray.distributed.console import console
 from saltray.distributed.run_records import digest_of, initial_weights
 from saltray.distributed.runtime import nodes_possible, nodes_present, ray_cluster
 from saltray.distributed.search.plan import Plan, Sampler
-from saltray.distributed.search.records import Trial, begin, read_trials, table_of, write_results
+from saltray.distributed.search.records import Trial, begin, clear_checkpoints, read_trials, table_of, write_results
 from saltray.distributed.search.space import Range, Space, apply, loguniform
 from saltray.distributed.search.table import trials_table, values_text
 from saltray.errors import SearchFailedError
@@ -141,7 +141,7 @@ def _run_missing(
         console.print(f"on {where}: a trial takes {demand}; {at_once} at once")
         weights = None if initial is None else ray.put(initial)
         job = Job(plan.config, "", plan.folds, ray.put(tiles), fold_of, store, weights)
-        watch = Watch(plan, store, known)
+        watch = Watch(plan, store, known, lock)
         try:
             with watch.showing():
                 run_trials(plan, Draft(job, demand), watch, count, at_once, lock)
@@ -165,6 +165,7 @@ def _conclude(plan: Plan, store: Store, trials: list[Trial]) -> SearchResult:
             f"{trials[0].reason}",
             {trial.name: trial.reason or "" for trial in losers},
         )
+    clear_checkpoints(store, trials)
     write_results(store, plan, trials, best)
     store.put(PICTURE, draw_search(_drawn(trials), plan.space_text, best.name))
     result = SearchResult(

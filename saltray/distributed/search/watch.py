@@ -1,6 +1,7 @@
 """What the driver sees of a search: each epoch as it comes, on the terminal and in the store when a trial ends."""
 
 import dataclasses
+import time
 from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -10,16 +11,18 @@ from rich.live import Live
 from rich.table import Table
 
 from saltray.distributed.console import console
+from saltray.distributed.runtime import free_orphans
 from saltray.distributed.search.events import write_events
 from saltray.distributed.search.plan import Plan
 from saltray.distributed.search.records import Status, Trial, conclude
 from saltray.distributed.search.table import STYLES, trials_table, values_text
 from saltray.distributed.search.transient import Transient
 from saltray.distributed.search.trial import REASON, STATUS
-from saltray.storage import Store
+from saltray.storage import RunLock, Store
 from saltray.training import EpochMetrics
 
 EPOCH = tuple(field.name for field in dataclasses.fields(EpochMetrics))
+PAUSE_S = 1.0
 ROWS = 20
 """Trials that the live table shows; with more than that, those that run and the best."""
 
@@ -31,12 +34,15 @@ class Watch(Transient, tune.Callback):
         plan: the search.
         store: its part of the store.
         trials: those that were proposed before.
+        lock: of the search; once it is lost, nothing more is written.
     """
 
-    def __init__(self, plan: Plan, store: Store, trials: Iterable[Trial]) -> None:
+    def __init__(self, plan: Plan, store: Store, trials: Iterable[Trial], lock: RunLock) -> None:
         self._plan = plan
+        self._lock = lock
         self._store = store
         self._trials = {trial.index: trial for trial in trials}
+        self._freed = 0.0
 
     @property
     def trials(self) -> list[Trial]:
@@ -48,6 +54,12 @@ class Watch(Transient, tune.Callback):
         if not console.is_terminal:
             return nullcontext()
         return Live(get_renderable=self._live_table, console=console, refresh_per_second=2, transient=True)
+
+    def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
+        """Free what stopped trials had reserved, for those that wait."""
+        if time.monotonic() - self._freed > PAUSE_S:
+            free_orphans()
+            self._freed = time.monotonic()
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Show what is tried; also when Tune starts a trial again whose process has died."""
@@ -75,7 +87,7 @@ class Watch(Transient, tune.Callback):
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """A trial that did not say how it ended was stopped."""
         now = self._of(trial)
-        if now.status == "running":
+        if now.status == "running" and not self._lock.lost.is_set():
             self._end(now, "stopped")
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:

@@ -1,0 +1,156 @@
+"""`saltray ARGS` for tests: in this process, or as a process with all that belongs to it."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+from queue import Empty, Queue
+from time import monotonic, sleep
+from typing import NamedTuple
+
+import pytest
+
+COMMAND = str(Path(sys.executable).with_name("saltray"))
+
+
+class Answer(NamedTuple):
+    """What a command gave."""
+
+    code: int
+    out: str
+    err: str
+
+
+Saltray = Callable[..., Answer]
+
+
+def check_refusal(answer: Answer, *named: str) -> None:
+    """Exit code 2, and one last line that names what is at fault."""
+    assert answer.code == 2
+    assert "Traceback" not in answer.out + answer.err
+    lines = answer.err.splitlines()
+    assert [line.startswith("saltray: ") for line in lines] == [False] * (len(lines) - 1) + [True]
+    for name in named:
+        assert name in lines[-1]
+
+
+class Process(NamedTuple):
+    """One process, told from a later one of the same id by when it started."""
+
+    pid: int
+    started: str
+
+
+class Live:
+    """`saltray ARGS` as a process with a session of its own, and all the processes that belong to it."""
+
+    def __init__(self, *args: object, home: Path) -> None:
+        self.mark = uuid.uuid4().hex
+        environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+        self.process = subprocess.Popen(
+            [COMMAND, *map(str, args)],
+            env=environment | {"SALTRAY_TEST_MARK": self.mark, "HOME": str(home)},
+            cwd=home,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+        self.lines: Queue[str] = Queue()
+        self._family: set[Process] = set()
+        threading.Thread(target=self._read, daemon=True).start()
+
+    def _read(self) -> None:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            self.lines.put(line)
+
+    def wait_for(self, text: str, seconds: float = 400) -> str:
+        """The next line of its output that holds `text`."""
+        end = monotonic() + seconds
+        seen = []
+        while monotonic() < end:
+            try:
+                seen.append(self.lines.get(timeout=0.2))
+            except Empty:
+                if self.process.poll() is not None:
+                    break
+                continue
+            if text in seen[-1]:
+                return seen[-1]
+        pytest.fail(f"no {text!r} in:\n{''.join(seen)}")
+
+    def interrupt(self, number: signal.Signals) -> str:
+        """Send the signal to this process alone, which must end as interrupted; the last line of its stderr."""
+        self._family = self.family()
+        assert len(self._family) > 5  # Ray's own and the workers, else there is nothing to see gone
+        self.process.send_signal(number)
+        code = self.process.wait(timeout=30)
+        assert self.process.stderr is not None
+        error = self.process.stderr.read()
+        assert code == 130, error
+        assert "Traceback" not in error
+        return error.splitlines()[-1]
+
+    def kill(self) -> None:
+        """Kill this process alone, which cannot see it coming."""
+        self._family = self.family()
+        self.process.kill()
+        self.process.wait(timeout=30)
+
+    def left(self) -> set[Process]:
+        """What still lives of it, once those that are ending had the time for it."""
+        for _ in range(100):
+            left = (self._family & set(table())) | self.family()
+            if not left:
+                return left
+            sleep(0.1)
+        return left
+
+    def family(self) -> set[Process]:
+        """Its descendants, its session, and all that have its mark in their environment."""
+        processes = table()
+        pids = {self.process.pid}
+        found: set[Process] = set()
+        while True:
+            new = {
+                process
+                for process, (parent, session) in processes.items()
+                if parent in pids or session == self.process.pid or self._has_mark(process.pid)
+            } - found
+            if not new:
+                return found
+            found |= new
+            pids |= {process.pid for process in new}
+
+    def _has_mark(self, pid: int) -> bool:
+        try:
+            return self.mark.encode() in Path(f"/proc/{pid}/environ").read_bytes()
+        except OSError:  # it has ended
+            return False
+
+    def end(self) -> None:
+        """Kill what a failed test left."""
+        for process in self.family() | (self._family & set(table())):
+            try:
+                os.kill(process.pid, signal.SIGKILL)
+            except ProcessLookupError:
+                continue
+        self.process.wait()
+
+
+def table() -> dict[Process, tuple[int, int]]:
+    """Parent and session of each process of this machine that has not ended."""
+    found = {}
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = path.read_text().rpartition(")")[2].split()
+        except OSError:  # it has ended
+            continue
+        if fields[0] not in "ZX":
+            found[Process(int(path.parent.name), fields[19])] = (int(fields[1]), int(fields[3]))
+    return found
