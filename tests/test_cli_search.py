@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from time import sleep
 
 import pytest
 from command import Live, Saltray, check_refusal
@@ -16,7 +17,7 @@ from saltray.storage import Store, open_store
 
 README = Path(__file__).resolve().parents[1] / "README.md"
 SMALL = (
-    *("--model.num-filters", "4", "--model.encoder-width", "8", "--train.epochs", "6", "--train.batch-size", "4"),
+    *("--model.num-filters", "4", "--model.encoder-width", "8", "--train.epochs", "30", "--train.batch-size", "4"),
     *("--train.precision", "fp32", "--train.checkpoint-every", "0", "--folds.count", "2"),
 )
 
@@ -73,15 +74,17 @@ def test_an_interrupted_and_a_killed_search_go_on(start: Callable[..., Live], sa
     search = open_store(f"{tmp_path}/store/searches/s1")
 
     live = start(*command)
-    live.wait_for("epoch   2/6")
+    live.wait_for("search s1:")  # before Ray is up: the trials begin after this
     check_refusal(saltray(*command), "search s1", f"process {live.process.pid} on ")
+    live.wait_for("  epoch ")
+    wait_for_checkpoint(search)
     begun = values(search)
     assert live.interrupt(signal.SIGINT) == "saltray: interrupted; the same command goes on where this one stopped"
     assert live.left() == set()
 
     live = start(*command)
     live.wait_for("(from epoch ")
-    live.wait_for("finished after epoch 6")
+    live.wait_for("finished after epoch 30")
     live.wait_for("  epoch ")
     live.kill()
     assert live.left() == set()
@@ -99,6 +102,14 @@ def test_an_interrupted_and_a_killed_search_go_on(start: Callable[..., Live], sa
     assert values(search) | begun == values(search)
     assert all(search.get_json(f"{name}/result.json")["status"] == "finished" for name in now)
     assert search.get_json("best.json")["trial"] in now
+
+
+def wait_for_checkpoint(search: Store) -> None:
+    for _ in range(600):
+        if any(entry.key.endswith("/manifest.json") for entry in search.list("") if "/checkpoints/" in entry.key):
+            return
+        sleep(0.05)
+    pytest.fail("no trial wrote a checkpoint")
 
 
 def values(search: Store) -> dict[str, bytes]:

@@ -36,7 +36,7 @@ class History:
     @property
     def epochs(self) -> list[dict[str, Any]]:
         """The records of epochs alone."""
-        return [record for record in self.records if "epoch" in record]
+        return list(epochs_of(self.records))
 
     def append(self, record: dict[str, Any]) -> None:
         """Add one epoch; it is in the store a moment later."""
@@ -68,9 +68,14 @@ class History:
             self._written = count
 
 
+def epochs_of(records: Iterable[dict[str, Any]]) -> tuple[dict[str, Any], ...]:
+    """The records of epochs alone, without the notes."""
+    return tuple(record for record in records if "epoch" in record)
+
+
 def read_history(store: Store) -> list[dict[str, Any]]:
     """The epochs of a fold so far, oldest first; none where it has not begun."""
-    return [record for record in read_lines(store) if "epoch" in record]
+    return list(epochs_of(read_lines(store)))
 
 
 def read_lines(store: Store) -> list[dict[str, Any]]:

@@ -85,8 +85,8 @@ def fit(
 
     Raises:
         ConfigError: the batch does not divide among the ranks, or the tiles are larger than the input size.
-        DivergedError: a loss or a gradient is NaN or infinite, on all ranks alike; found at the epoch's end, and
-            `state` is then useless.
+        DivergedError: a loss, of training or validation, or a gradient is NaN or infinite, on all ranks alike; found at
+            the epoch's end, and `state` is then useless.
     """
     settings, device = config.train, ranks.device
     share = share_of(settings.batch_size, ranks)
@@ -113,6 +113,11 @@ def fit(
         state.epoch = epoch + 1
         due = state.epoch % settings.eval_every == 0 or state.epoch == settings.epochs
         validation = evaluate(state.ema, valid, config, ranks) if due else {}
+        if not math.isfinite(validation.get("valid_loss", 0.0)):
+            raise DivergedError(
+                f"the validation loss became NaN or infinite after epoch {state.epoch}; lower optim.lr (it is "
+                f"{config.optim.lr:g})"
+            )
         yield EpochMetrics(
             epoch=state.epoch,
             loss=loss_mean,

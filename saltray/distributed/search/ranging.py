@@ -43,7 +43,7 @@ class RangeTest:
 
 
 def range_test(
-    config: Config, *, name: str = "s1", fold: int = 0, low: float = 1e-6, high: float = 1.0, steps: int = 100
+    config: Config, *, name: str = "s1", fold: int = 0, low: float = 1e-5, high: float = 1.0, steps: int = 100
 ) -> RangeTest:
     """Train once while the learning rate grows from `low` to `high`, until the loss blows up (Smith, 2015).
 

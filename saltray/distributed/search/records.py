@@ -6,6 +6,7 @@ Ray Tune keeps is needed to go on, so no pickle crosses the store.
 
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -13,7 +14,7 @@ import pandas as pd
 import pyarrow as pa
 
 from saltray.config import digest, to_dict
-from saltray.distributed.history import read_history
+from saltray.distributed.history import epochs_of, read_history
 from saltray.distributed.objective import best_epoch, objective
 from saltray.distributed.run_records import CHECKPOINTS
 from saltray.distributed.search.plan import Plan
@@ -112,22 +113,37 @@ def clear_checkpoints(store: Store, trials: Iterable[Trial]) -> None:
             store.delete_prefix(f"{trial.name}/{CHECKPOINTS}")
 
 
-def read_trials(store: Store, epochs: int) -> list[Trial]:
-    """All trials that were proposed, in order; `epochs` are those of a whole trial."""
+def take_stock(store: Store, epochs: int) -> list[Trial]:
+    """All trials that were proposed, in order.
+
+    Args:
+        store: the search's part of the store.
+        epochs: those of a whole trial. One that had run them all when its driver died is concluded now.
+    """
     names = [name for name in store.folders() if name.startswith("trial-")]
-    return sorted((_read(store, name, epochs) for name in names), key=lambda trial: trial.index)
+    return sorted((_recall(store, name, epochs) for name in names), key=lambda trial: trial.index)
 
 
-def _read(store: Store, name: str, epochs: int) -> Trial:
-    trial = Trial(**store.get_json(f"{name}/trial.json"))
+def _recall(store: Store, name: str, epochs: int) -> Trial:
+    trial, home = Trial(**store.get_json(f"{name}/trial.json")), store.sub(name)
     try:
         result = store.get_json(f"{name}/result.json")
     except NotFoundError:
-        history = tuple(read_history(store.sub(name)))
-        # The driver may have died before it could write down that the trial was through.
-        done = bool(history) and history[-1]["epoch"] == epochs
-        return dataclasses.replace(trial, epochs=history, status="finished" if done else "running")
+        history = tuple(read_history(home))
+        if not history or history[-1]["epoch"] < epochs:
+            return dataclasses.replace(trial, epochs=_kept_epochs(home))
+        ended = dataclasses.replace(trial, status="finished", epochs=history)
+        conclude(store, ended)
+        return ended
     return dataclasses.replace(trial, status=result["status"], reason=result["reason"], epochs=tuple(result["epochs"]))
+
+
+def _kept_epochs(home: Store) -> tuple[dict[str, Any], ...]:
+    """The epochs up to a trial's newest checkpoint, from which it goes on; its history may reach further."""
+    for folder in reversed(home.folders(CHECKPOINTS)):
+        with suppress(NotFoundError):  # not whole: the manifest comes last
+            return epochs_of(home.get_json(f"{CHECKPOINTS}/{folder}/manifest.json")["history"])
+    return ()
 
 
 def table_of(trials: Sequence[Trial]) -> pd.DataFrame:

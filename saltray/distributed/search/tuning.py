@@ -16,7 +16,7 @@ from saltray.distributed.console import console
 from saltray.distributed.run_records import digest_of, initial_weights
 from saltray.distributed.runtime import nodes_possible, nodes_present, ray_cluster
 from saltray.distributed.search.plan import Plan, Sampler
-from saltray.distributed.search.records import Trial, begin, clear_checkpoints, read_trials, table_of, write_results
+from saltray.distributed.search.records import Trial, begin, clear_checkpoints, table_of, take_stock, write_results
 from saltray.distributed.search.space import Range, Space, apply, loguniform
 from saltray.distributed.search.table import trials_table, values_text
 from saltray.errors import SearchFailedError
@@ -104,7 +104,7 @@ def tune(
             console.print(f"took over the lock of {lock.taken_from}, which is gone")
         begin(part, plan, dataset, digest_of(initial))
         _print_plan(plan, tiles, fold_of)
-        known = read_trials(part, config.train.epochs)
+        known = take_stock(part, config.train.epochs)
         ended = _run_missing(plan, part, known, tiles, fold_of, initial, lock)
         return _conclude(plan, part, ended)
 

@@ -15,8 +15,8 @@ from saltray.distributed.search.records import (
     begin,
     conclude,
     propose,
-    read_trials,
     table_of,
+    take_stock,
     write_results,
 )
 from saltray.distributed.search.space import choice, draw, loguniform
@@ -137,7 +137,11 @@ def test_trials_are_read_back(store: Store) -> None:
     store.put("trial-000/checkpoints/epoch-00001/state.pt", b"x")
     conclude(store, ended)
     assert not list(store.list("trial-000/checkpoints"))
-    running = propose(store, 1, values)
+    running = dataclasses.replace(propose(store, 1, values), epochs=epochs_of(0.1))
+    kept = {"history": [{"note": "computes in fp32"}, *running.epochs]}
+    store.put_json("trial-001/checkpoints/epoch-00001/manifest.json", kept)
+    store.put("trial-001/checkpoints/epoch-00002/state.pt", b"half a checkpoint")
+    store.put("trial-001/history.jsonl", b"".join(pd.Series(e).to_json().encode() + b"\n" for e in epochs_of(0.1, 0.2)))
     through = propose(store, 2, values)
     history = "".join(pd.Series(epoch).to_json() + "\n" for epoch in epochs_of(0.1, 0.2, 0.3))
     store.put("trial-002/history.jsonl", history.encode())
@@ -145,7 +149,7 @@ def test_trials_are_read_back(store: Store) -> None:
     store.put("trial-1000/checkpoints/epoch-00001/state.pt", b"x")
     conclude(store, failed)
     assert list(store.list("trial-1000/checkpoints"))
-    found = read_trials(store, 3)
+    found = take_stock(store, 3)
     assert found[0] == ended
     assert found[1] == running
     assert (found[2].name, found[2].status, len(found[2].epochs)) == (through.name, "finished", 3)
@@ -208,7 +212,7 @@ def test_what_was_left_undone_comes_first(store: Store, sampler: str) -> None:
     first = proposals(store, plan, [])
     assert first.suggest("a")["index"] == 0
     assert first.suggest("b") == {"index": 1, "values": values}
-    known = read_trials(store, 9)
+    known = take_stock(store, 9)
     assert [trial.values for trial in known] == [draw(plan.space, 0, 0), values]
     ended = dataclasses.replace(known[0], status="finished", epochs=epochs_of(0.5))
     again = proposals(store, plan, [ended, known[1]])
@@ -234,7 +238,7 @@ def test_tpe_learns_where_the_good_values_are(store: Store) -> None:
     for at in range(40):
         rate = source.suggest(str(at))["values"]["optim.lr"]
         source.on_trial_complete(str(at), {"objective": 1.0 if 1e-3 < rate < 3e-3 else 0.1})
-    late = [trial.values["optim.lr"] for trial in read_trials(store, 9)[20:]]
+    late = [trial.values["optim.lr"] for trial in take_stock(store, 9)[20:]]
     assert sum(5e-4 < rate < 6e-3 for rate in late) > 12  # 7 of 20 by chance
 
 
