@@ -85,6 +85,9 @@ def _connect(**settings: Any) -> None:
     """`ray.init` without its chatter, and without its SIGTERM handler, by which `ray job stop` would just end us."""
     import ray
 
+    constants: Any = ray._private.ray_constants
+    # Ray reads this one when it is imported, which the caller may have done before us.
+    constants.RAY_ENABLE_UV_RUN_RUNTIME_ENV = constants.env_bool("RAY_ENABLE_UV_RUN_RUNTIME_ENV", True)
     before = signal.getsignal(signal.SIGTERM)
     ray.init(log_to_driver=False, logging_level=logging.ERROR, **settings)
     if threading.current_thread() is threading.main_thread():  # elsewhere Ray sets none either

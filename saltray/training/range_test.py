@@ -55,9 +55,9 @@ def sweep(
 ) -> Sweep:
     """Train for `steps` steps while the rate grows from `low` to `high`, or until the loss blows up.
 
-    Every rank runs this with the same tiles, and all of them get the same result. Losses differ more from batch to batch
-    than from rate to rate, so the untrained network is run on each batch too: what is averaged is by how much the loss
-    lies below or above its.
+    Every rank runs this with the same tiles, and all of them get the same result. Losses differ more between batches
+    than between rates, so the untrained network is run on each batch too: what is averaged is by how much the loss lies
+    below or above its.
 
     Args:
         state: where to begin; it is spoilt.
@@ -100,11 +100,15 @@ def sweep(
 
 
 def smoothed(losses: Sequence[float], before: Sequence[float]) -> list[float]:
-    """The moving average of how far `losses` lie from `before`, corrected for its start as Adam's moments are, on top of
-    the mean of `before`."""
+    """Moving average of how far `losses` lie from `before`, on top of the mean of `before`.
+
+    Args:
+        losses: of each step's batch.
+        before: what the untrained network lost on it.
+    """
     level = math.fsum(before) / len(before)
     averages, average = [], 0.0
     for step, (loss, reference) in enumerate(zip(losses, before, strict=True), start=1):
         average = SMOOTHING * average + (1 - SMOOTHING) * (loss - reference)
-        averages.append(level + average / (1 - SMOOTHING**step))
+        averages.append(level + average / (1 - SMOOTHING**step))  # corrected for its start, as Adam's moments are
     return averages
