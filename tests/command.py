@@ -102,9 +102,9 @@ class Live:
         self.process.kill()
         self.process.wait(timeout=30)
 
-    def left(self) -> set[Process]:
+    def left(self, seconds: int = 10) -> set[Process]:
         """What still lives of it, once those that are ending had the time for it."""
-        for _ in range(100):
+        for _ in range(10 * seconds):
             left = (self._family & set(table())) | self.family()
             if not left:
                 return left

@@ -63,7 +63,7 @@ def test_a_search_that_fails_ends_in_one_line(saltray: Saltray, tmp_path: Path) 
     answer = saltray("tune", "--data", data, *SMALL, "--search", "optim.lr=1e30")
     assert answer.code == 1
     assert "Traceback" not in answer.out + answer.err
-    assert re.fullmatch(r"saltray: none of 1 trials .* trial-000: the loss or its gradient became NaN.*\n", answer.err)
+    assert re.fullmatch(r"saltray: none of 1 trials .* trial-000: the validation loss became NaN.*\n", answer.err)
 
 
 @pytest.mark.ray
@@ -87,7 +87,6 @@ def test_an_interrupted_and_a_killed_search_go_on(start: Callable[..., Live], sa
     live.wait_for("finished after epoch 30")
     live.wait_for("  epoch ")
     live.kill()
-    assert live.left() == set()
     kept = {name: text for name, text in results(search).items() if text is not None}
     begun |= values(search)
     assert 1 <= len(kept) < 4
@@ -102,6 +101,7 @@ def test_an_interrupted_and_a_killed_search_go_on(start: Callable[..., Live], sa
     assert values(search) | begun == values(search)
     assert all(search.get_json(f"{name}/result.json")["status"] == "finished" for name in now)
     assert search.get_json("best.json")["trial"] in now
+    assert live.left(seconds=60) == set()  # two of Ray's own look for a minute for the server that was killed
 
 
 def wait_for_checkpoint(search: Store) -> None:
