@@ -23,6 +23,8 @@ SETTINGS = {
     # Under `uv run` Ray would start each worker by a `uv run` of its own and upload the working folder.
     "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
     "RAY_USAGE_STATS_ENABLED": "0",
+    # A machine with a cold disk takes longer to start Ray than the 30 s that Ray waits.
+    "RAY_gcs_server_port_wait_time_s": "120",
     # Ray's own chatter, of which a user can make no use; that there are many processes is meant.
     "RAY_DATA_LOG_LEVEL": "ERROR",
     "RAY_DEDUP_LOGS_SKIP_REGEX": "worker processes have been started",
