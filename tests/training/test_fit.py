@@ -118,6 +118,15 @@ def test_a_learning_rate_too_high_is_named(thin: ConfigMaker, tensors: TileTenso
         list(fit(FitState.create(config, single), tensors, tensors, config, single))
 
 
+def test_weights_spoilt_by_the_last_step_are_found_in_validation(
+    thin: ConfigMaker, tensors: TileTensors, single: Ranks
+) -> None:
+    optim = OptimConfig(lr=1e30, warmup_epochs=0, schedule="constant", ema_decay=0)
+    config = thin(optim=optim, epochs=3, batch_size=20)  # one step an epoch, whose loss is that before it
+    with pytest.raises(DivergedError, match=r"the validation loss .* after epoch 1; lower optim.lr \(it is 1e\+30\)"):
+        list(fit(FitState.create(config, single), tensors, tensors, config, single))
+
+
 class Spike(nn.Module):
     """Finite logits whose gradient is infinite."""
 
