@@ -122,7 +122,7 @@ def _steps(low: float, high: float, *, least: float = 0.0) -> list[float]:
     span = high - low or abs(high) or 1.0
     power = 10.0 ** math.floor(math.log10(span / 4))
     step = max(least, next(power * factor for factor in (5, 2, 1) if span / (power * factor) >= 4 or factor == 1))
-    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
+    first, last = math.floor(low / step + 1e-12), math.ceil(high / step - 1e-12)
     return [index * step for index in range(first, last + 1)]
 
 

@@ -35,7 +35,7 @@ class RangeTest:
     losses: tuple[float, ...]
     """Training loss of each step's batch, before the step."""
     smooth: tuple[float, ...]
-    """Moving average of the losses."""
+    """Moving average of the losses, without what they owe to the tiles in the batch; see `training.sweep`."""
     suggestion: float | None
     """A learning rate to begin with; None where the loss fell nowhere."""
     uri: str
