@@ -11,22 +11,28 @@ if TYPE_CHECKING:
     from saltray.config import ModelConfig as ModelConfig
     from saltray.config import OptimConfig as OptimConfig
     from saltray.config import TrainConfig as TrainConfig
+    from saltray.config_file import load_config as load_config
     from saltray.data import Census as Census
     from saltray.data import Tiles as Tiles
     from saltray.data import check as check
     from saltray.data import read_tiles as read_tiles
     from saltray.data import synth as synth
+    from saltray.distributed import FoldStatus as FoldStatus
     from saltray.distributed import Prediction as Prediction
     from saltray.distributed import RangeTest as RangeTest
+    from saltray.distributed import RunStatus as RunStatus
+    from saltray.distributed import RunSummary as RunSummary
     from saltray.distributed import SearchResult as SearchResult
     from saltray.distributed import TrainResult as TrainResult
     from saltray.distributed import choice as choice
     from saltray.distributed import demo as demo
+    from saltray.distributed import list_runs as list_runs
     from saltray.distributed import loguniform as loguniform
     from saltray.distributed import parse_space as parse_space
     from saltray.distributed import predict as predict
     from saltray.distributed import range_test as range_test
     from saltray.distributed import run as run
+    from saltray.distributed import status as status
     from saltray.distributed import train as train
     from saltray.distributed import tune as tune
     from saltray.distributed import uniform as uniform
@@ -46,10 +52,13 @@ _HOME = {
     "Config": "config",
     "Ensemble": "ensemble",
     "FoldConfig": "config",
+    "FoldStatus": "distributed",
     "ModelConfig": "config",
     "OptimConfig": "config",
     "Prediction": "distributed",
     "RangeTest": "distributed",
+    "RunStatus": "distributed",
+    "RunSummary": "distributed",
     "SaltrayError": "errors",
     "SearchResult": "distributed",
     "Tiles": "data",
@@ -59,6 +68,8 @@ _HOME = {
     "choice": "distributed",
     "demo": "distributed",
     "list_ensembles": "ensemble",
+    "list_runs": "distributed",
+    "load_config": "config_file",
     "loguniform": "distributed",
     "model_card": "ensemble",
     "parse_space": "distributed",
@@ -67,6 +78,7 @@ _HOME = {
     "read_manifest": "ensemble",
     "read_tiles": "data",
     "run": "distributed",
+    "status": "distributed",
     "synth": "data",
     "train": "distributed",
     "tune": "distributed",
@@ -81,10 +93,13 @@ __all__ = [
     "Config",
     "Ensemble",
     "FoldConfig",
+    "FoldStatus",
     "ModelConfig",
     "OptimConfig",
     "Prediction",
     "RangeTest",
+    "RunStatus",
+    "RunSummary",
     "SaltrayError",
     "SearchResult",
     "Tiles",
@@ -94,6 +109,8 @@ __all__ = [
     "choice",
     "demo",
     "list_ensembles",
+    "list_runs",
+    "load_config",
     "loguniform",
     "model_card",
     "parse_space",
@@ -102,6 +119,7 @@ __all__ = [
     "read_manifest",
     "read_tiles",
     "run",
+    "status",
     "synth",
     "train",
     "tune",

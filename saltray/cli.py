@@ -17,6 +17,7 @@ from tyro.extras import SubcommandApp
 
 import saltray
 from saltray.config import ClusterConfig, Config
+from saltray.config_file import SPACE, read_settings
 from saltray.errors import ConfigError, DataError, EnsembleError, SaltrayError
 
 app = SubcommandApp()
@@ -31,6 +32,8 @@ class TrainFlags(Config):
 
     cluster: Annotated[ClusterConfig, arg(name="")] = field(default_factory=ClusterConfig)
     """The hardware."""
+    config_file: Annotated[str | None, arg(name="config", metavar="FILE")] = None
+    """A TOML or JSON file, here or s3://bucket/key, that holds any of these settings; flags beside it win."""
 
     def config(self) -> Config:
         """What the flags say, as the functions of the library take it."""
@@ -171,6 +174,24 @@ def run(
 
 
 @app.command
+def status(*, store: str = "saltray-store", run: str | None = None) -> None:
+    """Tell from the store alone how far a run is, fold by fold; without --run, which runs there are.
+
+    Args:
+        store: A folder or s3://bucket/prefix.
+        run: Name of the run.
+    """
+    from saltray.distributed.progress_table import print_run, print_runs
+
+    if run is not None:
+        print_run(saltray.status(store=store, run=run))
+    elif runs := saltray.list_runs(store):
+        print_runs(runs)
+    else:
+        console.print(f"no run in {store} yet; `saltray train` makes one")
+
+
+@app.command
 def predict(
     *,
     ensemble: str,
@@ -262,7 +283,7 @@ def main() -> None:
     errors = Console(stderr=True, highlight=False, soft_wrap=True)
     signal.signal(signal.SIGTERM, _terminate)  # what `ray job stop` sends
     try:
-        app.cli(prog="saltray", description=saltray.__doc__)
+        app.cli(prog="saltray", description=saltray.__doc__, args=_with_files(sys.argv[1:]))
     except SaltrayError as error:
         if isinstance(error, DataError):
             for problem in error.problems[:PROBLEMS_SHOWN]:
@@ -277,6 +298,50 @@ def main() -> None:
     except BrokenPipeError:  # `saltray ... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
+
+
+def _with_files(args: list[str]) -> list[str]:
+    """The arguments, with what the files of --config say as flags before the others; of a flag the last one counts."""
+    verb, own = args[0] if args else "", args[1:]
+    if verb not in ("train", "tune", "run"):
+        return args
+    settings: dict[str, Any] = {}
+    for flag, after in zip(own, [*own[1:], ""], strict=True):
+        name, _, file = flag.partition("=")
+        if name == "--config" and (file or after):
+            settings |= read_settings(file or after)
+    searched = any(flag.partition("=")[0] in ("--search", "--range-test") for flag in own)
+    return [verb, *_flags(verb, settings, searched=searched), *own]
+
+
+def _flags(verb: str, settings: dict[str, Any], *, searched: bool) -> list[str]:
+    """Settings of a file as flags of a verb.
+
+    Args:
+        verb: one of those with --config; what is of a search says nothing to `train`.
+        settings: by dotted name.
+        searched: whether the command line says itself what to search, for --search adds up.
+    """
+    if verb == "tune" and (epochs := settings.pop("search.epochs", None)) is not None:
+        settings["train.epochs"] = epochs
+    flags = []
+    for name, value in settings.items():
+        section, _, key = name.rpartition(".")
+        if name.startswith(SPACE):
+            flags += [] if verb == "train" or searched else [f"--search={name.removeprefix(SPACE)}={value}"]
+            continue
+        if section == "search":
+            if verb == "train":
+                continue
+            section, key = "", f"search_{key}" if key in ("name", "seed", "epochs") else key
+        start = "--" if section in ("", "cluster") else f"--{section}."
+        if isinstance(value, bool):
+            flags.append(f"{start}{'' if value else 'no-'}{key}")
+        elif isinstance(value, tuple):
+            flags += [f"{start}{key}", *map(str, value)]
+        else:
+            flags.append(f"{start}{key}={value}")
+    return flags
 
 
 def _terminate(_signal: int, _frame: FrameType | None) -> NoReturn:

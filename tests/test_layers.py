@@ -13,6 +13,7 @@ PACKAGE = Path(saltray.__file__).parent
 FLOORS = [
     {"errors"},
     {"config", "storage"},
+    {"config_file"},
     {"data", "models"},
     {"training"},
     {"ensemble"},
@@ -84,6 +85,18 @@ def test_import_and_help_load_neither_torch_nor_ray() -> None:
     loaded = modules_after(help_text)
     assert "saltray.cli" in loaded
     assert not {"torch", "ray", "pandas", "boto3"} & loaded
+
+
+def test_status_loads_neither_torch_nor_ray_nor_pandas(tmp_path: Path) -> None:
+    put_run = (
+        "import saltray.cli\nfrom saltray.storage import open_store\n"
+        f"store = open_store({str(tmp_path / 'runs/r1')!r})\n"
+        "store.put_json('manifest.json', {'config': {'train': {'epochs': 9}, 'folds': {'count': 2}}})\n"
+    )
+    verb = f"sys.argv = ['saltray', 'status', '--store', {str(tmp_path)!r}, '--run', 'r1']\nsaltray.cli.main()"
+    loaded = modules_after(put_run + verb)
+    assert "saltray.distributed.progress" in loaded
+    assert not {"torch", "ray", "pandas", "pyarrow", "boto3"} & loaded
 
 
 def test_every_public_name_exists_and_is_no_module() -> None:

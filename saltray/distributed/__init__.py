@@ -8,6 +8,11 @@ if TYPE_CHECKING:
     from saltray.distributed.demonstration import demo as demo
     from saltray.distributed.prediction import Prediction as Prediction
     from saltray.distributed.prediction import predict as predict
+    from saltray.distributed.progress import FoldStatus as FoldStatus
+    from saltray.distributed.progress import RunStatus as RunStatus
+    from saltray.distributed.progress import RunSummary as RunSummary
+    from saltray.distributed.progress import list_runs as list_runs
+    from saltray.distributed.progress import status as status
     from saltray.distributed.run_records import TrainResult as TrainResult
     from saltray.distributed.search.pipeline import run as run
     from saltray.distributed.search.ranging import RangeTest as RangeTest
@@ -20,33 +25,43 @@ if TYPE_CHECKING:
     from saltray.distributed.search.tuning import tune as tune
 
 _HOME = {
+    "FoldStatus": "progress",
     "Prediction": "prediction",
     "RangeTest": "search.ranging",
+    "RunStatus": "progress",
+    "RunSummary": "progress",
     "SearchResult": "search.tuning",
     "TrainResult": "run_records",
     "choice": "search.space",
     "demo": "demonstration",
+    "list_runs": "progress",
     "loguniform": "search.space",
     "parse_space": "search.space",
     "predict": "prediction",
     "range_test": "search.ranging",
     "run": "search.pipeline",
+    "status": "progress",
     "train": "cross_validation",
     "tune": "search.tuning",
     "uniform": "search.space",
 }
 __all__ = [
+    "FoldStatus",
     "Prediction",
     "RangeTest",
+    "RunStatus",
+    "RunSummary",
     "SearchResult",
     "TrainResult",
     "choice",
     "demo",
+    "list_runs",
     "loguniform",
     "parse_space",
     "predict",
     "range_test",
     "run",
+    "status",
     "train",
     "tune",
     "uniform",

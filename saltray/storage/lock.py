@@ -2,13 +2,15 @@
 
 A lock is an object `lock/000001.json`; the highest number counts. It is taken by a create-only put of the next number,
 so of two takers one wins, on every store that has a conditional put. The owner rewrites its object with a rising beat.
-Whether an owner still lives is seen by watching its beat, not by comparing clocks of different machines.
+Whether an owner still lives is seen by watching its beat, not by comparing clocks of different machines; the time in
+the record is for people who look at a run and will not wait.
 """
 
 import os
 import socket
 import threading
 import time
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
 
@@ -17,6 +19,34 @@ from saltray.storage.base import Store
 
 BEAT_S = 5.0
 STALE_S = 30.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Owner:
+    """Who took a lock last."""
+
+    host: str
+    pid: int
+    released: bool
+    """Whether it gave the lock up."""
+    at: float | None
+    """Its last sign of life by its own clock, in seconds since 1970; None in the record of an older saltray."""
+
+    def lives(self) -> bool:
+        """Whether it holds the lock and showed life lately; only as right as the clocks of the machines."""
+        if self.released or self.at is None or (self.host == socket.gethostname() and not _process_exists(self.pid)):
+            return False
+        return time.time() - self.at < STALE_S
+
+    def __str__(self) -> str:
+        return f"process {self.pid} on {self.host}"
+
+
+def owner_of(store: Store) -> Owner | None:
+    """Who took the lock of a run last, as it is written at this moment; None where nobody did."""
+    numbers = _numbers(store)
+    record = _read(store, numbers[-1]) if numbers else None
+    return _owner(record) if record is not None else None
 
 
 class RunLock:
@@ -49,14 +79,14 @@ class RunLock:
         self._thread = threading.Thread(target=self._keep, name="run-lock", daemon=True)
 
     def __enter__(self) -> Self:
-        numbers = self._numbers()
+        numbers = _numbers(self.store)
         if numbers:
-            record = self._read(numbers[-1])
+            record = _read(self.store, numbers[-1])
             if record is not None and not record["released"] and self._died(numbers[-1], record):
-                self.taken_from = _owner(record)
+                self.taken_from = str(_owner(record))
         self._number = (numbers[-1] if numbers else 0) + 1
         won = self.store.put_new_json(_key(self._number), self._record(released=False))
-        if won and self._numbers()[-1] > self._number:
+        if won and _numbers(self.store)[-1] > self._number:
             # Since we looked, one took this very number and the next one took over from it and deleted it.
             self.store.delete(_key(self._number))
             won = False
@@ -79,7 +109,7 @@ class RunLock:
         while not self._done.wait(self.beat):
             self._beats += 1
             try:
-                if self._numbers()[-1:] > [self._number]:
+                if _numbers(self.store)[-1:] > [self._number]:
                     self.lost.set()
                     return
                 self.store.put_json(_key(self._number), self._record(released=False))
@@ -98,7 +128,7 @@ class RunLock:
         deadline = time.monotonic() + self.stale
         while time.monotonic() < deadline:
             time.sleep(min(self.beat / 2, 1.0))
-            now = self._read(number)
+            now = _read(self.store, number)
             if now is None or now["released"]:
                 return False
             if now["beat"] != record["beat"]:
@@ -107,25 +137,28 @@ class RunLock:
                 )
         return True
 
-    def _numbers(self) -> list[int]:
-        return sorted(int(entry.key.removeprefix("lock/").removesuffix(".json")) for entry in self.store.list("lock"))
-
-    def _read(self, number: int) -> dict[str, Any] | None:
-        try:
-            return dict(self.store.get_json(_key(number)))
-        except (NotFoundError, IntegrityError):
-            return None
-
     def _record(self, *, released: bool) -> dict[str, Any]:
-        return {"host": socket.gethostname(), "pid": os.getpid(), "beat": self._beats, "released": released}
+        me = {"host": socket.gethostname(), "pid": os.getpid()}
+        return {**me, "beat": self._beats, "at": time.time(), "released": released}
+
+
+def _numbers(store: Store) -> list[int]:
+    return sorted(int(entry.key.removeprefix("lock/").removesuffix(".json")) for entry in store.list("lock"))
+
+
+def _read(store: Store, number: int) -> dict[str, Any] | None:
+    try:
+        return dict(store.get_json(_key(number)))
+    except (NotFoundError, IntegrityError):
+        return None
 
 
 def _key(number: int) -> str:
     return f"lock/{number:06d}.json"
 
 
-def _owner(record: dict[str, Any]) -> str:
-    return f"process {record['pid']} on {record['host']}"
+def _owner(record: dict[str, Any]) -> Owner:
+    return Owner(host=record["host"], pid=record["pid"], released=record["released"], at=record.get("at"))
 
 
 def _process_exists(pid: int) -> bool:

@@ -44,12 +44,16 @@ def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     def sleep(seconds: float) -> None:
         raise AssertionError(f"sleeps {seconds} s")
 
-    monkeypatch.setattr("saltray.storage.lock.time", SimpleNamespace(sleep=sleep, monotonic=time.monotonic))
+    monkeypatch.setattr(
+        "saltray.storage.lock.time", SimpleNamespace(sleep=sleep, monotonic=time.monotonic, time=time.time)
+    )
 
 
 def test_the_lock_is_an_object_with_its_owner(store: Store) -> None:
     with RunLock(store, "run r1", beat=FOREVER_S) as lock:
-        assert locks(store) == {"lock/000001.json": record(host=socket.gethostname(), pid=os.getpid())}
+        (lock_record,) = locks(store).values()
+        assert time.time() - 60 < lock_record.pop("at") <= time.time()
+        assert lock_record == record(host=socket.gethostname(), pid=os.getpid())
         assert lock.taken_from is None
         assert not lock.lost.is_set()
     assert locks(store)["lock/000001.json"]["released"] is True
