@@ -1,6 +1,7 @@
-"""Fixtures that several rooms use: an S3 server on this machine, a store of each kind, and the command line."""
+"""Fixtures that several rooms use: S3 servers on this machine, a store of each kind, and the command line."""
 
 import logging
+import os
 import signal
 import sys
 import uuid
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import boto3
 import pytest
+from ceph import INSTALL, Ceph, missing_programs
 from command import Answer, Live, Saltray
 from moto.server import ThreadedMotoServer
 
@@ -26,27 +28,59 @@ def s3_server() -> Iterator[str]:
     host, port = server.get_host_and_port()
     endpoint = f"http://{host}:{port}"
     with pytest.MonkeyPatch.context() as patch:
-        for name in ("AWS_PROFILE", "AWS_SESSION_TOKEN", "AWS_ENDPOINT_URL"):
-            patch.delenv(name, raising=False)
-        patch.setenv("AWS_ENDPOINT_URL_S3", endpoint)
-        patch.setenv("AWS_ACCESS_KEY_ID", "test-access-key")
-        patch.setenv("AWS_SECRET_ACCESS_KEY", "test-secret-key")
-        patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-        patch.setenv("AWS_CONFIG_FILE", "/dev/null")
-        patch.setenv("AWS_SHARED_CREDENTIALS_FILE", "/dev/null")
-        patch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-        patch.setenv("NO_PROXY", "127.0.0.1")
+        point_to(patch, endpoint, "test-access-key", "test-secret-key")
         boto3.session.Session().client("s3").create_bucket(Bucket=BUCKET)
         yield endpoint
     server.stop()
 
 
+@pytest.fixture(scope="session")
+def ceph_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ceph]:
+    """A server that checks signatures, checksums and clocks, with an empty bucket `saltray-test`."""
+    missing = missing_programs()
+    if missing:
+        pytest.skip(f"no {', '.join(missing)} on this machine; {INSTALL}")
+    with Ceph(tmp_path_factory.mktemp("ceph")) as server:
+        with pytest.MonkeyPatch.context() as patch:
+            point_to(patch, server.endpoint, server.access_key, server.secret_key)
+            boto3.session.Session().client("s3").create_bucket(Bucket=BUCKET)
+        yield server
+
+
+@pytest.fixture
+def ceph(ceph_server: Ceph, monkeypatch: pytest.MonkeyPatch) -> Ceph:
+    """The same, and the AWS_* variables of this test pointing to it."""
+    point_to(monkeypatch, ceph_server.endpoint, ceph_server.access_key, ceph_server.secret_key)
+    return ceph_server
+
+
+def point_to(patch: pytest.MonkeyPatch, endpoint: str, access_key: str, secret_key: str) -> None:
+    """Let the AWS_* variables name this server and these credentials, and nothing else."""
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        patch.delenv(name)
+    patch.setenv("AWS_ENDPOINT_URL_S3", endpoint)
+    patch.setenv("AWS_ACCESS_KEY_ID", access_key)
+    patch.setenv("AWS_SECRET_ACCESS_KEY", secret_key)
+    patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    patch.setenv("AWS_CONFIG_FILE", "/dev/null")
+    patch.setenv("AWS_SHARED_CREDENTIALS_FILE", "/dev/null")
+    patch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    patch.setenv("NO_PROXY", "127.0.0.1")
+
+
 @pytest.fixture(params=["folder", "s3"])
-def any_store_uri(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """URI of an empty store of its own for each test, once as a folder and once on S3."""
-    if request.param == "folder":
+def store_kind(request: pytest.FixtureRequest) -> str:
+    """Where `any_store_uri` is: a folder, `s3` (moto's server, quick) or `ceph` (real)."""
+    kind: str = request.param
+    return kind
+
+
+@pytest.fixture
+def any_store_uri(store_kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """URI of an empty store of its own for each test, on each kind in turn."""
+    if store_kind == "folder":
         return str(tmp_path / "store")
-    request.getfixturevalue("s3_server")
+    request.getfixturevalue({"s3": "s3_server", "ceph": "ceph"}[store_kind])
     return f"s3://{BUCKET}/{uuid.uuid4().hex}"
 
 

@@ -11,6 +11,7 @@ import socket
 import threading
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
@@ -27,6 +28,8 @@ class Owner:
 
     host: str
     pid: int
+    space: str
+    """The process ids that `pid` is one of: two containers of one host name may number theirs apart."""
     released: bool
     """Whether it gave the lock up."""
     at: float | None
@@ -34,9 +37,13 @@ class Owner:
 
     def lives(self) -> bool:
         """Whether it holds the lock and showed life lately; only as right as the clocks of the machines."""
-        if self.released or self.at is None or (self.host == socket.gethostname() and not _process_exists(self.pid)):
+        if self.released or self.at is None or self.is_gone_here():
             return False
         return time.time() - self.at < STALE_S
+
+    def is_gone_here(self) -> bool:
+        """Whether it was a process that this one could see, and can no longer."""
+        return (self.host, self.space) == (socket.gethostname(), _space()) and not _process_exists(self.pid)
 
     def __str__(self) -> str:
         return f"process {self.pid} on {self.host}"
@@ -123,7 +130,7 @@ class RunLock:
         Raises:
             RunLockedError: the owner lives.
         """
-        if record["host"] == socket.gethostname() and not _process_exists(record["pid"]):
+        if _owner(record).is_gone_here():
             return True
         deadline = time.monotonic() + self.stale
         while time.monotonic() < deadline:
@@ -138,7 +145,7 @@ class RunLock:
         return True
 
     def _record(self, *, released: bool) -> dict[str, Any]:
-        me = {"host": socket.gethostname(), "pid": os.getpid()}
+        me = {"host": socket.gethostname(), "pid": os.getpid(), "space": _space()}
         return {**me, "beat": self._beats, "at": time.time(), "released": released}
 
 
@@ -158,7 +165,21 @@ def _key(number: int) -> str:
 
 
 def _owner(record: dict[str, Any]) -> Owner:
-    return Owner(host=record["host"], pid=record["pid"], released=record["released"], at=record.get("at"))
+    return Owner(
+        host=record["host"],
+        pid=record["pid"],
+        space=record.get("space", ""),
+        released=record["released"],
+        at=record.get("at"),
+    )
+
+
+def _space() -> str:
+    """Names the kernel's namespace of this process's id; empty where there is no such thing."""
+    try:
+        return str(Path("/proc/self/ns/pid").readlink())
+    except OSError:
+        return ""
 
 
 def _process_exists(pid: int) -> bool:

@@ -12,6 +12,7 @@ import boto3
 import botocore.session
 from boto3.s3.transfer import TransferConfig
 from botocore.config import Config
+from botocore.configprovider import ConfigChainFactory
 from botocore.exceptions import ClientError
 from botocore.loaders import create_loader
 
@@ -50,15 +51,28 @@ class _LazyClient:
     def __call__(self) -> "S3Client":
         if self._made is None or self._made[0] != os.getpid():
             try:
-                session = botocore.session.get_session()
-                session.register_component("data_loader", _LOADER)
-                client = boto3.session.Session(botocore_session=session).client("s3", config=self._config)
+                client = boto3.session.Session(botocore_session=_session()).client("s3", config=self._config)
             except ValueError as error:  # a malformed AWS_ENDPOINT_URL_S3 or region
                 raise StorageError(
                     f"S3: {one_line(error)}; correct AWS_ENDPOINT_URL_S3 or AWS_DEFAULT_REGION"
                 ) from error
             self._made = os.getpid(), client
         return self._made[1]
+
+
+def _session() -> botocore.session.Session:
+    """What reads the environment and ~/.aws, as botocore does but for two settings."""
+    session = botocore.session.get_session()
+    session.register_component("data_loader", _LOADER)
+    chain, settings = ConfigChainFactory(session), session.get_component("config_store")
+    # boto3 alone among AWS's clients does not know AWS_REGION.
+    regions = chain.create_config_chain("region", ["AWS_DEFAULT_REGION", "AWS_REGION"], "region")
+    settings.set_config_provider("region", regions)
+    # The signature covers the body already, and an older server refuses a checksum that trails it.
+    name = "request_checksum_calculation"
+    checksums = chain.create_config_chain(name, f"AWS_{name.upper()}", name, default="when_required")
+    settings.set_config_provider(name, checksums)
+    return session
 
 
 class S3Store(Store):

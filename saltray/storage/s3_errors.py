@@ -40,6 +40,7 @@ _TRANSIENT_CODES = {
     "Throttling",
     "ThrottlingException",
     "TooManyRequests",
+    "XAmzContentSHA256Mismatch",  # damaged on the way
 }
 _NOT_FOUND = {"404", "NoSuchKey", "NotFound"}
 _CREDENTIALS = "renew the credentials (AWS_PROFILE, AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or the machine's role)"
@@ -57,6 +58,7 @@ _REMEDIES = {
     "InvalidAccessKeyId": f"the endpoint does not know this access key; {_CREDENTIALS}, or check AWS_ENDPOINT_URL_S3",
     "InvalidToken": f"the session token is not valid; {_CREDENTIALS}",
     "KeyTooLongError": "the key is longer than 1,024 bytes; use shorter names",
+    "MissingContentLength": "it takes no trailing checksums; set AWS_REQUEST_CHECKSUM_CALCULATION=when_required",
     "NoSuchBucket": "there is no such bucket; create it, or correct the URI or AWS_ENDPOINT_URL_S3",
     "QuotaExceeded": "the quota is used up; delete what is no longer needed, or raise it",
     "RequestTimeTooSkewed": "this machine's clock is more than 15 minutes off; set it, for instance by NTP",
@@ -118,6 +120,8 @@ def _explain_reply(where: str, error: ClientError) -> StorageError:
         return StorageError(f"{where}: {code}: {_REMEDIES[code]}")
     if code in _OTHER_REGION:
         return StorageError(f"{where}: {one_line(error)}; set AWS_DEFAULT_REGION to the bucket's region")
+    if "x-amz-checksum" in str(error):  # a bucket with Object Lock demands what an older server refuses
+        return StorageError(f"{where}: {one_line(error)}; set AWS_REQUEST_CHECKSUM_CALCULATION=when_supported")
     return StorageError(f"{where}: {one_line(error)}; look up {code or status_of(error)} in the store's documentation")
 
 

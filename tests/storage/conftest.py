@@ -5,10 +5,18 @@ from collections.abc import Callable, Iterator
 
 import boto3
 import pytest
+from ceph import Ceph
 
 from saltray.storage import Store, open_store
 
 from .faulty_s3 import BUCKET, FaultProxy
+
+
+@pytest.fixture(params=["folder", "s3", "ceph"])
+def store_kind(request: pytest.FixtureRequest) -> str:
+    """What a store promises is tested on the real server as well."""
+    kind: str = request.param
+    return kind
 
 
 @pytest.fixture
@@ -18,9 +26,18 @@ def store(any_store_uri: str) -> Store:
 
 @pytest.fixture
 def proxy(s3_server: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultProxy]:
+    yield from proxy_before(s3_server, monkeypatch)
+
+
+@pytest.fixture
+def ceph_proxy(ceph: Ceph, monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultProxy]:
+    yield from proxy_before(ceph.endpoint, monkeypatch)
+
+
+def proxy_before(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultProxy]:
     """The proxy, and the environment of this test pointing to it; pauses between tries are short."""
     monkeypatch.setattr("saltray.storage.retry.FIRST_PAUSE_S", 0.001)
-    with FaultProxy(s3_server) as server:
+    with FaultProxy(endpoint) as server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
         thread.start()
         monkeypatch.setenv("AWS_ENDPOINT_URL_S3", server.endpoint)
@@ -30,7 +47,7 @@ def proxy(s3_server: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultProx
 
 
 @pytest.fixture
-def damage(any_store_uri: str, s3_server: str) -> Callable[[str, bytes], None]:
+def damage(any_store_uri: str) -> Callable[[str, bytes], None]:
     """Change an object's bytes behind the store's back, leaving its metadata as it is."""
 
     def on_disk(key: str, data: bytes) -> None:

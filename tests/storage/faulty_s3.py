@@ -2,6 +2,7 @@
 
 import http.client
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -19,24 +20,28 @@ class Fault:
         text: found in the request's target.
         status: answered in place of the server's; 0 to do what `action` says.
         code: S3's error code in that answer.
-        action: reset (closed before the server sees it), silence (the server does it, but the reply is lost), truncate
-            (half of the reply's body), swallow (200 without doing it), unconditional (If-None-Match is left out), short
-            pages (a listing gives two names a page).
+        message: its text.
+        action: reset (closed before the server sees it), damage (a bit of the request's body is flipped), silence (the
+            server does it, but the reply is lost), truncate (half of the reply's body), swallow (200 without doing it),
+            unconditional (If-None-Match is left out), short pages (a listing gives two names a page).
         times: how many requests it hits.
+        first: called before the action.
     """
 
     method: str
     text: str = ""
     status: int = 0
     code: str = "Fault"
+    message: str = "played by the test"
     action: str = ""
     times: int = 1
+    first: Callable[[], object] = lambda: None
 
 
 class FaultProxy(ThreadingHTTPServer):
     """Forwards to the server at `target`, except what `faults` spoils.
 
-    Of each request `seen` holds 'METHOD target', and `ports` the client's port.
+    Of each request `seen` holds 'METHOD target', `ports` the client's port, and `regions` the one it is signed for.
     """
 
     daemon_threads = True
@@ -48,6 +53,7 @@ class FaultProxy(ThreadingHTTPServer):
         self.faults: list[Fault] = []
         self.seen: list[str] = []
         self.ports: list[int] = []
+        self.regions: list[str] = []
         self._lock = threading.Lock()
 
     def fault_for(self, method: str, target: str) -> Fault | None:
@@ -67,20 +73,29 @@ class FaultHandler(BaseHTTPRequestHandler):
     def handle_one(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         self.server.ports.append(self.client_address[1])
+        # Authorization: AWS4-HMAC-SHA256 Credential=KEY/DAY/REGION/s3/aws4_request, …
+        self.server.regions.append(self.headers["Authorization"].split("/")[2])
         fault = self.server.fault_for(self.command, self.path) or Fault(self.command, times=0)
+        fault.first()
+        if fault.action == "damage":
+            body = bytes([body[0] ^ 1]) + body[1:]
         if fault.action == "unconditional":
             del self.headers["If-None-Match"]
         if fault.action == "short pages":
             self.path += "&max-keys=2"
         if fault.status:
-            text = f"<Error><Code>{fault.code}</Code><Message>played by the test</Message></Error>".encode()
+            text = f"<Error><Code>{fault.code}</Code><Message>{fault.message}</Message></Error>".encode()
             self._reply(fault.status, {}, b"" if self.command == "HEAD" else text)
         elif fault.action == "swallow":
             self._reply(200, {"ETag": '"0"'}, b"")
         elif fault.action == "reset":
             self.close_connection = True
         else:
-            status, headers, reply = self._forward(body)
+            try:
+                status, headers, reply = self._forward(body)
+            except OSError:  # the server is away
+                self.close_connection = True
+                return
             if fault.action == "silence":
                 self.close_connection = True
             else:

@@ -24,8 +24,13 @@ def locks(store: Store) -> dict[str, Any]:
     return {entry.key: store.get_json(entry.key) for entry in store.list("lock")}
 
 
-def record(*, host: str = "elsewhere", pid: int = 7, beat: int = 0, released: bool = False) -> dict[str, Any]:
-    return {"host": host, "pid": pid, "beat": beat, "released": released}
+SPACE = os.readlink("/proc/self/ns/pid")  # noqa: PTH115
+
+
+def record(
+    *, host: str = "elsewhere", pid: int = 7, space: str = SPACE, beat: int = 0, released: bool = False
+) -> dict[str, Any]:
+    return {"host": host, "pid": pid, "space": space, "beat": beat, "released": released}
 
 
 def until(condition: Callable[[], bool]) -> None:
@@ -51,9 +56,9 @@ def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_lock_is_an_object_with_its_owner(store: Store) -> None:
     with RunLock(store, "run r1", beat=FOREVER_S) as lock:
-        (lock_record,) = locks(store).values()
-        assert time.time() - 60 < lock_record.pop("at") <= time.time()
-        assert lock_record == record(host=socket.gethostname(), pid=os.getpid())
+        (written,) = locks(store).values()
+        assert time.time() - 60 < written.pop("at") <= time.time()
+        assert written == record(host=socket.gethostname(), pid=os.getpid())
         assert lock.taken_from is None
         assert not lock.lost.is_set()
     assert locks(store)["lock/000001.json"]["released"] is True
@@ -89,6 +94,27 @@ def test_a_stale_lock_is_taken_over_and_its_owner_described(store: Store) -> Non
     with RunLock(store, "run r1", beat=BEAT_S, stale=0.2) as lock:
         assert lock.taken_from == "process 7 on elsewhere"
         assert list(locks(store)) == ["lock/000042.json"]
+
+
+def test_a_process_of_another_container_of_this_host_is_watched(store: Store) -> None:
+    dead = subprocess.Popen(["true"])
+    dead.wait()
+    other = record(host=socket.gethostname(), pid=dead.pid, space="pid:[1]")
+    store.put_json("lock/000001.json", other)
+
+    def beat() -> None:
+        for count in range(1, 2000):
+            if ended.wait(BEAT_S):
+                return
+            store.put_json("lock/000001.json", other | {"beat": count})
+
+    ended = threading.Event()
+    beating = threading.Thread(target=beat)
+    beating.start()
+    with pytest.raises(RunLockedError, match=f"process {dead.pid}"), RunLock(store, "run r1", beat=BEAT_S):
+        pass
+    ended.set()
+    beating.join()
 
 
 @pytest.mark.usefixtures("no_waiting")

@@ -50,6 +50,7 @@ def refused(call: Callable[[], Any], kind: type[StorageError] = StorageError) ->
         (503, "SlowDown"),
         (504, "Timeout"),
         (400, "RequestTimeout"),
+        (400, "XAmzContentSHA256Mismatch"),
         (409, "ConditionalRequestConflict"),
         (429, "TooManyRequests"),
     ],
@@ -278,6 +279,42 @@ def test_an_unknown_host_is_said_at_once(s3_server: str, monkeypatch: pytest.Mon
     message = refused(lambda: open_store(f"s3://{BUCKET}").get("a"))
     assert "minoi.example" in message
     assert "there is no such host: correct AWS_ENDPOINT_URL_S3" in message
+
+
+@pytest.mark.parametrize(
+    ("variables", "region"),
+    [
+        ({"AWS_DEFAULT_REGION": "eu-north-1"}, "eu-north-1"),
+        ({"AWS_REGION": "eu-north-1"}, "eu-north-1"),
+        ({"AWS_DEFAULT_REGION": "eu-north-1", "AWS_REGION": "eu-west-1"}, "eu-north-1"),
+    ],
+)
+def test_the_region_is_the_environments(
+    variables: dict[str, str], region: str, s3: Store, proxy: FaultProxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("AWS_DEFAULT_REGION")
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    s3.put("a", b"")
+    assert set(proxy.regions) == {region}
+
+
+def test_the_profile_has_the_last_word_in_the_chain(
+    s3: Store, proxy: FaultProxy, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    config = tmp_path / "config"
+    config.write_text("[profile mine]\nregion = eu-north-1\n")
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(config))
+    monkeypatch.setenv("AWS_PROFILE", "mine")
+    monkeypatch.delenv("AWS_DEFAULT_REGION")
+    s3.put("a", b"")
+    assert set(proxy.regions) == {"eu-north-1"}
+
+
+def test_a_bucket_that_wants_checksums_is_said_with_the_remedy(s3: Store, proxy: FaultProxy) -> None:
+    wants = "Content-MD5 OR x-amz-checksum- HTTP header is required for Put Object requests with Object Lock parameters"
+    proxy.faults = [Fault("PUT", status=400, code="InvalidRequest", message=wants)]
+    assert "set AWS_REQUEST_CHECKSUM_CALCULATION=when_supported" in refused(lambda: s3.put("a", b""))
 
 
 def test_a_forked_process_makes_its_own_connection(s3: Store, proxy: FaultProxy) -> None:
