@@ -10,7 +10,7 @@ from rich.table import Table
 
 from saltray.config import Config, to_dict
 from saltray.data import Tiles, assign_folds, fold_balance, load_tiles
-from saltray.distributed.admission import admit, demand_of
+from saltray.distributed.admission import admit, demand_of, slots
 from saltray.distributed.console import console
 from saltray.distributed.history import read_history
 from saltray.distributed.run_records import OOF, TrainResult, begin, finished, initial_weights, out_of_fold
@@ -83,17 +83,23 @@ def _train_missing(
 
         from saltray.distributed.folds import fit_folds
         from saltray.distributed.jobs import Job
+        from saltray.distributed.sharing import check_on_every_node
 
+        check_on_every_node(run)
         present = nodes_present()
         possible = nodes_possible() or present
         demand = demand_of(config.cluster, present, possible, at_once=config.folds.count)
-        slots = admit(demand, len(missing), present, possible)
-        waiting = f", {len(missing) - slots} wait in line" if slots < len(missing) else ""
-        console.print(f"on {where}: a fold takes {demand}; {slots} of {len(missing)} folds at once{waiting}")
+        at_once = admit(demand, len(missing), present, possible)
+        waiting = f", {len(missing) - at_once} wait in line" if at_once < len(missing) else ""
+        console.print(f"on {where}: a fold takes {demand}; {at_once} of {len(missing)} folds at once{waiting}")
+        if (room := slots(demand, present)) < at_once:
+            console.print(
+                f"there is room for {room} now; the cluster starts machines for the others, which takes minutes"
+            )
         shared = ray.put(tiles)
         weights = None if initial is None else ray.put(initial)
         jobs = [Job(config, f"fold-{fold}", (fold,), shared, fold_of, run, weights) for fold in missing]
-        outcomes = fit_folds(jobs, demand, slots, lambda: _still_ours(lock))
+        outcomes = fit_folds(jobs, demand, at_once, lambda: _still_ours(lock))
     failures = {outcome.fold: outcome.failure for outcome in outcomes if outcome.failure is not None}
     if failures:
         for fold, reason in sorted(failures.items()):

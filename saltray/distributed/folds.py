@@ -9,7 +9,8 @@ from saltray.distributed.admission import Demand
 from saltray.distributed.console import console
 from saltray.distributed.history import read_lines
 from saltray.distributed.jobs import Job, Stopped
-from saltray.distributed.trainers import Ended, Team, reason
+from saltray.distributed.run_records import ERROR
+from saltray.distributed.trainers import Ended, Team, keep_reason, reason
 from saltray.distributed.worker import run
 from saltray.ensemble import FoldResult
 from saltray.errors import StorageError
@@ -37,6 +38,8 @@ def fit_folds(jobs: list[Job], demand: Demand, slots: int, still_ours: Callable[
         slots: how many folds the cluster holds at once.
         still_ours: raises when the run's lock was lost.
     """
+    for job in jobs:
+        job.home.delete(ERROR)  # of an earlier attempt
     with Team(demand) as team:
         return _fit_folds(deque(jobs), slots, still_ours, team)
 
@@ -66,6 +69,7 @@ def _outcome(ended: Ended) -> Outcome:
         case FoldResult() as result:
             return Outcome(fold, result=result)
         case Stopped(reason=text):
+            keep_reason(ended.job, text)
             return Outcome(fold, failure=text, again=False)
         case Exception() as error:
             return Outcome(fold, failure=reason(ended.job, error))

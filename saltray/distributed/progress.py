@@ -8,14 +8,13 @@ from typing import Any, Literal
 
 from saltray.config import check_name
 from saltray.distributed.history import KEY, epochs_of, read_lines
-from saltray.distributed.run_records import CHECKPOINTS, RESULT, finished
+from saltray.distributed.run_records import CHECKPOINTS, ERROR, RESULT, finished
 from saltray.ensemble import FoldResult, Manifest
 from saltray.ensemble.versions import versions_of
 from saltray.errors import IntegrityError, NotFoundError
 from saltray.storage import Store, open_store
 from saltray.storage.lock import Owner, owner_of
 
-ERROR = "error.txt"
 REPORT = "report.html"
 CHECKPOINT = re.compile(rf"{CHECKPOINTS}/epoch-(\d+)/manifest\.json")
 PACE_EPOCHS = 5
@@ -166,7 +165,7 @@ def _fold(run: Store, fold: int, keys: set[str], of: int, live: bool) -> FoldSta
         state = "done"
     elif live and at is not None and quiet < max(QUIET_EPOCHS * pace, QUIET_S):
         state = "training"
-    elif ERROR in keys:  # it stays when the fold is trained anew, but then new lines come
+    elif ERROR in keys:
         state = "failed"
     elif live:
         state = "waiting"

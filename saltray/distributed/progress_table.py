@@ -7,7 +7,8 @@ from rich.table import Table
 
 from saltray.distributed.console import console
 from saltray.distributed.objective import best_epoch
-from saltray.distributed.progress import ERROR, FoldStatus, RunStatus, RunSummary
+from saltray.distributed.progress import FoldStatus, RunStatus, RunSummary
+from saltray.distributed.run_records import ERROR
 
 STYLES = {
     "running": "cyan",

@@ -17,6 +17,7 @@ RESULT = "result.json"
 WEIGHTS = "model.safetensors"
 OOF = "oof.parquet"
 CHECKPOINTS = "checkpoints"
+ERROR = "error.txt"
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from saltray.distributed.admission import Node
+from saltray.distributed.cluster_file import ON_HEAD, machines
 from saltray.distributed.fork_server import fork_server
 
 SETTINGS = {
@@ -105,12 +106,13 @@ def nodes_present() -> list[Node]:
 
 
 def nodes_possible() -> list[Node]:
-    """Resources of the machines that the autoscaler may start, besides those that run; empty without an autoscaler."""
-    from ray._private.state import state
+    """Resources of each machine of the cluster at its largest; empty where nothing says that it can grow.
 
-    # Ray's own trainers ask the same place; there is no public one.
-    largest = state.get_max_resources_from_cluster_config()
-    return [largest] if largest else []
+    The head has that in the file that `ray up` left there; Ray itself tells only what there is already.
+    """
+    if not joins_cluster() or not ON_HEAD.expanduser().exists():
+        return []
+    return [node for _, node in machines(ON_HEAD)]
 
 
 def driver_node() -> str:

@@ -14,6 +14,7 @@ from ray.train.v2.torch.torch_trainer import TorchTrainer
 
 from saltray.distributed.admission import Demand
 from saltray.distributed.jobs import Job
+from saltray.distributed.run_records import ERROR
 from saltray.distributed.runtime import end_trainers, free_orphans, joins_cluster
 from saltray.storage import arrow_filesystem
 
@@ -61,11 +62,17 @@ def fit(loop: Loop, job: Job, demand: Demand, callbacks: Sequence[UserCallback] 
 def reason(job: Job, error: Exception) -> str:
     """One line for the table; the whole traceback goes to the store beside the job."""
     text = str(error).strip() or type(error).__name__
+    kept = keep_reason(job, text)
+    return f"{text.splitlines()[-1]} ({kept})"
+
+
+def keep_reason(job: Job, text: str) -> str:
+    """Write why a job failed beside it, for who asks later; says where, or why that is not possible."""
     try:
-        job.home.put("error.txt", (text + "\n").encode())
+        job.home.put(ERROR, (text + "\n").encode())
     except Exception as broken:  # whatever it is, the job's own fault is what the user must see
-        return f"{text.splitlines()[-1]} (and the store: {broken})"
-    return f"{text.splitlines()[-1]} (whole text: {job.home.uri}/error.txt)"
+        return f"and the store: {broken}"
+    return f"whole text: {job.home.uri}/{ERROR}"
 
 
 @dataclass(frozen=True)

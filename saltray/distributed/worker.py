@@ -26,6 +26,7 @@ from saltray.distributed.history import History
 from saltray.distributed.jobs import Job, Stopped, Tried
 from saltray.distributed.objective import OBJECTIVE, best_epoch, objective
 from saltray.distributed.run_records import OOF, RESULT, WEIGHTS
+from saltray.distributed.runtime import nodes_present
 from saltray.ensemble import FoldResult
 from saltray.errors import ConfigError, DivergedError, ModelError
 from saltray.storage import Store
@@ -136,6 +137,8 @@ def _train(job: Job, folds: list[Fold], ranks: Ranks) -> list[dict[str, Any]]:
     """Train to the end from the last checkpoint, and report each epoch; the history, on rank 0."""
     states = [fold.state for fold in folds]
     lines, notes = _resume(states, job.home, ranks)
+    if len(places := set(_places(ranks))) > 1 or len(nodes_present()) > 1:
+        notes.append(f"runs on {', '.join(sorted(places))}")
     asked = job.config.train.precision
     if (precision := resolve_precision(asked, ranks.device)) != asked:
         notes.append(f"computes in {precision}: this {ranks.device.type} has no {asked} arithmetic")
@@ -179,6 +182,14 @@ def _resume(states: list[FitState], store: Store, ranks: Ranks) -> tuple[list[di
         notes.append(f"goes on after epoch {states[0].epoch}, from its last checkpoint")
         lines = store.get_json(f"{key}/manifest.json")["history"]
     return lines, notes
+
+
+def _places(ranks: Ranks) -> list[str]:
+    """Address of each rank's machine."""
+    places: list[Any] = [ray.util.get_node_ip_address()] * ranks.size  # type: ignore[no-untyped-call]
+    if ranks.size > 1:
+        torch.distributed.all_gather_object(places, places[0])
+    return places
 
 
 def _agree(value: str | None, ranks: Ranks) -> str | None:

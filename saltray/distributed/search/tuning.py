@@ -132,7 +132,9 @@ def _run_missing(
         from saltray.distributed.search.trial import Draft
         from saltray.distributed.search.tuner import run_trials
         from saltray.distributed.search.watch import Watch
+        from saltray.distributed.sharing import check_on_every_node
 
+        check_on_every_node(store)
         present = nodes_present()
         possible = nodes_possible() or present
         demand = demand_of(plan.config.cluster, present, possible, at_once=1)

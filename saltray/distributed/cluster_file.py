@@ -1,0 +1,58 @@
+"""The machines that a cluster.yaml lets Ray's autoscaler start."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from saltray.distributed.admission import Node
+from saltray.errors import ConfigError
+
+ON_HEAD = Path("~/ray_bootstrap_config.yaml")
+"""Where `ray up` leaves the file on the head, completed by what it knows of the types of machines."""
+
+
+def machines(path: Path) -> list[tuple[str, Node]]:
+    """Type and resources of each machine of the cluster at its largest, the head first.
+
+    Types whose resources the file does not tell, as with Ray's provider `local`, are left out. Where all types together
+    may have more machines than the whole cluster, those with the most GPUs count.
+
+    Args:
+        path: a cluster.yaml.
+
+    Raises:
+        ConfigError: there is no such file, or it describes no cluster.
+    """
+    try:
+        record = yaml.safe_load(path.expanduser().read_text())
+        types: Mapping[str, Any] = record["available_node_types"]
+        head, limit = record["head_node_type"], int(record["max_workers"])
+        found: list[tuple[str, Node]] = [
+            (name, {str(kind): float(count) for kind, count in described["resources"].items() if _is_number(count)})
+            for name, described in types.items()
+            if described.get("resources")
+            for _ in range(1 if name == head else int(described.get("max_workers", limit)))
+        ]
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not text"
+        raise ConfigError(f"cannot read {path}: {reason}; name a cluster.yaml") from error
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path} is not YAML: {' '.join(str(error).split())}; correct it there") from error
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ConfigError(
+            f"{path} describes no cluster ({type(error).__name__}: {error}); it needs available_node_types, "
+            "head_node_type and max_workers, as saltray's own cluster.yaml has them"
+        ) from error
+    heads = [machine for machine in found if machine[0] == head]
+    workers = sorted((machine for machine in found if machine[0] != head), key=_size, reverse=True)
+    return heads + workers[:limit]
+
+
+def _is_number(count: Any) -> bool:
+    return isinstance(count, int | float) and not isinstance(count, bool)
+
+
+def _size(machine: tuple[str, Node]) -> tuple[float, float]:
+    return machine[1].get("GPU", 0), machine[1].get("CPU", 0)
