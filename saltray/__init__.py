@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from saltray.distributed import FoldStatus as FoldStatus
     from saltray.distributed import Prediction as Prediction
     from saltray.distributed import RangeTest as RangeTest
+    from saltray.distributed import RunPlan as RunPlan
     from saltray.distributed import RunStatus as RunStatus
     from saltray.distributed import RunSummary as RunSummary
     from saltray.distributed import SearchResult as SearchResult
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from saltray.distributed import list_runs as list_runs
     from saltray.distributed import loguniform as loguniform
     from saltray.distributed import parse_space as parse_space
+    from saltray.distributed import plan as plan
     from saltray.distributed import predict as predict
     from saltray.distributed import range_test as range_test
     from saltray.distributed import run as run
@@ -57,6 +59,7 @@ _HOME = {
     "OptimConfig": "config",
     "Prediction": "distributed",
     "RangeTest": "distributed",
+    "RunPlan": "distributed",
     "RunStatus": "distributed",
     "RunSummary": "distributed",
     "SaltrayError": "errors",
@@ -73,6 +76,7 @@ _HOME = {
     "loguniform": "distributed",
     "model_card": "ensemble",
     "parse_space": "distributed",
+    "plan": "distributed",
     "predict": "distributed",
     "range_test": "distributed",
     "read_manifest": "ensemble",
@@ -98,6 +102,7 @@ __all__ = [
     "OptimConfig",
     "Prediction",
     "RangeTest",
+    "RunPlan",
     "RunStatus",
     "RunSummary",
     "SaltrayError",
@@ -114,6 +119,7 @@ __all__ = [
     "loguniform",
     "model_card",
     "parse_space",
+    "plan",
     "predict",
     "range_test",
     "read_manifest",

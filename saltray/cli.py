@@ -24,6 +24,8 @@ app = SubcommandApp()
 ensemble_app = SubcommandApp()
 console = Console(highlight=False, soft_wrap=True)
 PROBLEMS_SHOWN = 50
+TRAIN_ONLY = ("plan", "train")
+"""Verbs with the flags of a run, but not of a search."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -174,6 +176,29 @@ def run(
 
 
 @app.command
+def plan(
+    flags: Annotated[TrainFlags, arg(name="")],
+    *,
+    on: Path | None = None,
+    images_per_second: float | None = None,
+    like: str | None = None,
+    price: float | None = None,
+) -> None:
+    """Tell what `train` would run, on what, how long and for how much; nothing is started.
+
+    Args:
+        flags: The run.
+        on: A cluster.yaml, whose machines count as possible; else the cluster that is connected, or this machine.
+        images_per_second: Images that one GPU trains in a second.
+        like: Name of a run of this store, to take that from.
+        price: Of a GPU for an hour, in any currency.
+    """
+    planned = saltray.plan(flags.config(), on=on, images_per_second=images_per_second, like=like)
+    for label, value in planned.rows(price):
+        console.print(Text(f"{label:<16} {value}"))
+
+
+@app.command
 def status(*, store: str = "saltray-store", run: str | None = None) -> None:
     """Tell from the store alone how far a run is, fold by fold; without --run, which runs there are.
 
@@ -303,7 +328,7 @@ def main() -> None:
 def _with_files(args: list[str]) -> list[str]:
     """The arguments, with what the files of --config say as flags before the others; of a flag the last one counts."""
     verb, own = args[0] if args else "", args[1:]
-    if verb not in ("train", "tune", "run"):
+    if verb not in (*TRAIN_ONLY, "tune", "run"):
         return args
     settings: dict[str, Any] = {}
     for flag, after in zip(own, [*own[1:], ""], strict=True):
@@ -318,7 +343,7 @@ def _flags(verb: str, settings: dict[str, Any], *, searched: bool) -> list[str]:
     """Settings of a file as flags of a verb.
 
     Args:
-        verb: one of those with --config; what is of a search says nothing to `train`.
+        verb: one of those with --config; what is of a search says nothing to some of them.
         settings: by dotted name.
         searched: whether the command line says itself what to search, for --search adds up.
     """
@@ -328,10 +353,10 @@ def _flags(verb: str, settings: dict[str, Any], *, searched: bool) -> list[str]:
     for name, value in settings.items():
         section, _, key = name.rpartition(".")
         if name.startswith(SPACE):
-            flags += [] if verb == "train" or searched else [f"--search={name.removeprefix(SPACE)}={value}"]
+            flags += [] if verb in TRAIN_ONLY or searched else [f"--search={name.removeprefix(SPACE)}={value}"]
             continue
         if section == "search":
-            if verb == "train":
+            if verb in TRAIN_ONLY:
                 continue
             section, key = "", f"search_{key}" if key in ("name", "seed", "epochs") else key
         start = "--" if section in ("", "cluster") else f"--{section}."

@@ -45,7 +45,7 @@ paxos propose interval = 0.05
 mon data avail warn = 1
 mon data avail crit = 1
 [client.rgw]
-rgw frontends = beast endpoint=127.0.0.1:{port} ssl_endpoint=127.0.0.1:{tls_port} ssl_certificate={folder}/tls.pem
+rgw frontends = beast endpoint={address}:{port} ssl_endpoint=127.0.0.1:{tls_port} ssl_certificate={folder}/tls.pem
 rgw thread pool size = 32
 """
 
@@ -64,6 +64,7 @@ class Ceph:
 
     Args:
         folder: an empty folder, for all that it writes.
+        address: of this machine, which the gateway listens on.
 
     Attributes:
         endpoint, tls_endpoint: URLs of its S3.
@@ -71,12 +72,13 @@ class Ceph:
         access_key, secret_key: credentials of its one user.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, address: str = "127.0.0.1") -> None:
         self._folder = folder
+        self._address = address
         self._config = folder / "ceph.conf"
         self._daemons: dict[str, subprocess.Popen[bytes]] = {}
         self._port, self._tls_port, self._mon_port = free_ports(3)
-        self.endpoint = f"http://127.0.0.1:{self._port}"
+        self.endpoint = f"http://{address}:{self._port}"
         self.tls_endpoint = f"https://127.0.0.1:{self._tls_port}"
         self.certificate = folder / "tls.pem"
         self.access_key = f"test-access-{uuid.uuid4().hex}"
@@ -107,7 +109,12 @@ class Ceph:
     def _start(self) -> None:
         fsid, disk = str(uuid.uuid4()), str(uuid.uuid4())
         config = CONFIG.format(
-            fsid=fsid, mon_port=self._mon_port, port=self._port, tls_port=self._tls_port, folder=self._folder
+            fsid=fsid,
+            mon_port=self._mon_port,
+            address=self._address,
+            port=self._port,
+            tls_port=self._tls_port,
+            folder=self._folder,
         )
         self._config.write_text(config)
         for name in ("mon", "osd", "rgw"):
@@ -167,7 +174,7 @@ class Ceph:
             sleep(0.1)
 
     def _answers(self) -> bool:
-        connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=5)
+        connection = http.client.HTTPConnection(self._address, self._port, timeout=5)
         try:
             connection.request("GET", "/")
             connection.getresponse().read()

@@ -8,10 +8,13 @@ if TYPE_CHECKING:
     from saltray.data.census import Census as Census
     from saltray.data.census import check as check
     from saltray.data.folds import assign_folds as assign_folds
+    from saltray.data.folds import check_count as check_count
     from saltray.data.folds import chi2 as chi2
     from saltray.data.folds import fold_balance as fold_balance
     from saltray.data.folds import strata as strata
     from saltray.data.packing import Dataset as Dataset
+    from saltray.data.packing import Extent as Extent
+    from saltray.data.packing import extent_of as extent_of
     from saltray.data.packing import load_tiles as load_tiles
     from saltray.data.packing import pack as pack
     from saltray.data.raw import list_images as list_images
@@ -26,12 +29,15 @@ _HOME = {
     "Augmenter": "augment",
     "Census": "census",
     "Dataset": "packing",
+    "Extent": "packing",
     "Tiles": "tiles",
     "assign_folds": "folds",
     "check": "census",
+    "check_count": "folds",
     "chi2": "folds",
     "decode_rle": "rle",
     "encode_rle": "rle",
+    "extent_of": "packing",
     "fold_balance": "folds",
     "list_images": "raw",
     "load_tiles": "packing",
@@ -45,12 +51,15 @@ __all__ = [
     "Augmenter",
     "Census",
     "Dataset",
+    "Extent",
     "Tiles",
     "assign_folds",
     "check",
+    "check_count",
     "chi2",
     "decode_rle",
     "encode_rle",
+    "extent_of",
     "fold_balance",
     "list_images",
     "load_tiles",

@@ -32,8 +32,7 @@ def assign_folds(ids: Sequence[str], masks: NDArray[np.uint8], folds: FoldConfig
     Raises:
         ConfigError: there are not enough tiles for every fold to get one, or the seed does not suit the scheme.
     """
-    if folds.count > len(ids):
-        raise ConfigError(f"folds.count is {folds.count}, but there are only {len(ids)} tiles; use fewer folds")
+    check_count(folds, len(ids))
     fold_of = _deal(ids, masks, folds) if folds.scheme == "coverage" else _slice(ids, masks, folds)
     tiles = np.bincount(fold_of, minlength=folds.count)
     if not tiles.all():
@@ -42,6 +41,12 @@ def assign_folds(ids: Sequence[str], masks: NDArray[np.uint8], folds: FoldConfig
             f"by scheme {folds.scheme}; use fewer folds"
         )
     return fold_of
+
+
+def check_count(folds: FoldConfig, tiles: int) -> None:
+    """Raise ConfigError where there are fewer tiles than folds."""
+    if folds.count > tiles:
+        raise ConfigError(f"folds.count is {folds.count}, but there are only {tiles} tiles; use fewer folds")
 
 
 def strata(masks: NDArray[np.uint8], scheme: Scheme) -> NDArray[np.int64]:

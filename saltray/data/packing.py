@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from saltray.data.inspection import inspect
 from saltray.data.layout import find_layout, refuse
+from saltray.data.raw import list_images, read_image
 from saltray.data.source import Source
 from saltray.data.statistics import statistics_of
 from saltray.data.tiles import Tiles
@@ -38,6 +39,39 @@ class Dataset:
 
     name: str
     manifest: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Extent:
+    """How much the labelled part of a data set is."""
+
+    count: int
+    height: int
+    width: int
+
+    @property
+    def packed_bytes(self) -> int:
+        """Bytes of all images and masks as training holds them, a byte a pixel each."""
+        return 2 * self.count * self.height * self.width
+
+
+def extent_of(uri: str, store: Store) -> Extent:
+    """How many labelled tiles a data set has, and their size by the first of them; a raw one is listed, not read.
+
+    Args:
+        uri: as for `load_tiles`.
+        store: where packed data sets are kept; nothing is written there.
+
+    Raises:
+        DataError: there are no tiles, or the first is none.
+        StorageError: the source or the store cannot be reached.
+    """
+    if home := _packed_at(uri, store):
+        manifest = _read_manifest(home)
+        return Extent(manifest["tiles"], manifest["height"], manifest["width"])
+    names = list_images(uri, "train")
+    height, width = read_image(uri, names[0]).shape
+    return Extent(len(names), height, width)
 
 
 def pack(uri: str, store: Store) -> Dataset:

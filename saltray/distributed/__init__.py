@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from saltray.distributed.cross_validation import train as train
     from saltray.distributed.demonstration import demo as demo
+    from saltray.distributed.planning import RunPlan as RunPlan
+    from saltray.distributed.planning import plan as plan
     from saltray.distributed.prediction import Prediction as Prediction
     from saltray.distributed.prediction import predict as predict
     from saltray.distributed.progress import FoldStatus as FoldStatus
@@ -28,6 +30,7 @@ _HOME = {
     "FoldStatus": "progress",
     "Prediction": "prediction",
     "RangeTest": "search.ranging",
+    "RunPlan": "planning",
     "RunStatus": "progress",
     "RunSummary": "progress",
     "SearchResult": "search.tuning",
@@ -37,6 +40,7 @@ _HOME = {
     "list_runs": "progress",
     "loguniform": "search.space",
     "parse_space": "search.space",
+    "plan": "planning",
     "predict": "prediction",
     "range_test": "search.ranging",
     "run": "search.pipeline",
@@ -49,6 +53,7 @@ __all__ = [
     "FoldStatus",
     "Prediction",
     "RangeTest",
+    "RunPlan",
     "RunStatus",
     "RunSummary",
     "SearchResult",
@@ -58,6 +63,7 @@ __all__ = [
     "list_runs",
     "loguniform",
     "parse_space",
+    "plan",
     "predict",
     "range_test",
     "run",

@@ -17,7 +17,8 @@ def machines(path: Path) -> list[tuple[str, Node]]:
     """Type and resources of each machine of the cluster at its largest, the head first.
 
     Types whose resources the file does not tell, as with Ray's provider `local`, are left out. Where all types together
-    may have more machines than the whole cluster, those with the most GPUs count.
+    may have more machines than the whole cluster, those with the most GPUs count, and of equals those of the highest
+    priority, as in Ray's autoscaler.
 
     Args:
         path: a cluster.yaml.
@@ -29,8 +30,8 @@ def machines(path: Path) -> list[tuple[str, Node]]:
         record = yaml.safe_load(path.expanduser().read_text())
         types: Mapping[str, Any] = record["available_node_types"]
         head, limit = record["head_node_type"], int(record["max_workers"])
-        found: list[tuple[str, Node]] = [
-            (name, {str(kind): float(count) for kind, count in described["resources"].items() if _is_number(count)})
+        found = [
+            (int(described.get("priority", 0)), name, _counts(described["resources"]))
             for name, described in types.items()
             if described.get("resources")
             for _ in range(1 if name == head else int(described.get("max_workers", limit)))
@@ -45,14 +46,11 @@ def machines(path: Path) -> list[tuple[str, Node]]:
             f"{path} describes no cluster ({type(error).__name__}: {error}); it needs available_node_types, "
             "head_node_type and max_workers, as saltray's own cluster.yaml has them"
         ) from error
-    heads = [machine for machine in found if machine[0] == head]
-    workers = sorted((machine for machine in found if machine[0] != head), key=_size, reverse=True)
-    return heads + workers[:limit]
+    heads = [(name, node) for _, name, node in found if name == head]
+    ranked = sorted(found, key=lambda one: (one[2].get("GPU", 0), one[2].get("CPU", 0), one[0]), reverse=True)
+    return heads + [(name, node) for _, name, node in ranked if name != head][:limit]
 
 
-def _is_number(count: Any) -> bool:
-    return isinstance(count, int | float) and not isinstance(count, bool)
-
-
-def _size(machine: tuple[str, Node]) -> tuple[float, float]:
-    return machine[1].get("GPU", 0), machine[1].get("CPU", 0)
+def _counts(resources: Mapping[str, Any]) -> Node:
+    """The resources that are counts."""
+    return {str(kind): float(count) for kind, count in resources.items() if isinstance(count, int | float)}

@@ -6,9 +6,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from saltray.config import check_name
 from saltray.distributed.history import KEY, epochs_of, read_lines
-from saltray.distributed.run_records import CHECKPOINTS, ERROR, RESULT, finished
+from saltray.distributed.run_records import CHECKPOINTS, ERROR, RESULT, find_run, finished
 from saltray.ensemble import FoldResult, Manifest
 from saltray.ensemble.versions import versions_of
 from saltray.errors import IntegrityError, NotFoundError
@@ -92,13 +91,8 @@ def status(*, store: str, run: str) -> RunStatus:
         StorageError: the store cannot be reached.
     """
     root = open_store(store)
-    home = root.sub(f"runs/{check_name(run, 'run')}")
-    try:
-        summary, epochs, keys = _summary(home, run)
-    except NotFoundError as error:
-        names = ", ".join(root.folders("runs"))
-        remedy = f"there are {names}" if names else "there is none yet; `saltray train` makes one"
-        raise NotFoundError(f"no run {run} in {root.uri}; {remedy}") from error
+    home = find_run(root, run)
+    summary, epochs, keys = _summary(home, run)
     live = summary.state == "running"
     folds = tuple(_fold(home, fold, _below(keys, f"fold-{fold}/"), epochs, live) for fold in range(summary.count))
     published = _published(root, run, [fold.result for fold in folds]) if summary.done == summary.count else None

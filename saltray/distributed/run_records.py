@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from saltray.config import Config, digest, to_dict
+from saltray.config import Config, check_name, digest, to_dict
 from saltray.data import Tiles, fold_balance
 from saltray.ensemble import FoldResult, provenance
 from saltray.errors import ConfigError, IntegrityError, NotFoundError
@@ -38,6 +38,20 @@ class TrainResult:
     """URI of the published version."""
     report: str
     """URI of the run's HTML page."""
+
+
+def find_run(root: Store, run: str) -> Store:
+    """A run's part of a store.
+
+    Raises:
+        NotFoundError: there is no such run; the message tells which there are.
+    """
+    home = root.sub(f"runs/{check_name(run, 'run')}")
+    if not home.exists("manifest.json"):
+        names = ", ".join(root.folders("runs"))
+        remedy = f"there are {names}" if names else "there is none yet; `saltray train` makes one"
+        raise NotFoundError(f"no run {run} in {root.uri}; {remedy}")
+    return home
 
 
 def begin(

@@ -66,20 +66,21 @@ def ray_cluster(*, num_cpus: int | None = None) -> Iterator[str]:
     settle()
     import ray
 
+    where = f"the Ray cluster at {os.environ['RAY_ADDRESS']}" if joins_cluster() else "Ray on this machine"
     if ray.is_initialized():
-        yield "the Ray that this process is connected to"
+        yield where
         return
     if joins_cluster():
         _connect()
         try:
-            yield f"the Ray cluster at {os.environ['RAY_ADDRESS']}"
+            yield where
         finally:
             ray.shutdown()
         return
     with fork_server() as python:
         _connect(address="local", num_cpus=num_cpus, include_dashboard=False, runtime_env={"py_executable": python})
         try:
-            yield "Ray on this machine"
+            yield where
         finally:
             ray.shutdown()
 

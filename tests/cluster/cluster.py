@@ -1,0 +1,203 @@
+"""A Ray cluster on several hosts, as `ray up` makes it from the project's own cluster.yaml."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import urllib.request
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from queue import Empty, Queue
+from time import monotonic, sleep
+from types import TracebackType
+from typing import Any, NamedTuple, Self
+
+import pytest
+import yaml
+
+from .hosts import Host, Hosts, end, free_port
+
+BIN = Path(sys.executable).parent
+SHIPPED = Path(__file__).parents[2] / "cluster.yaml"
+CPUS = 5
+"""Logical CPUs of a worker: of three folds of two ranks, one has its ranks on two hosts."""
+
+
+class Cluster:
+    """Context manager: a Ray cluster of a head and workers.
+
+    Args:
+        hosts: the head first; this boots them.
+        environment: what every login shell on the hosts has in its environment.
+
+    Attributes:
+        address: of the Jobs API, through a tunnel, as a user reaches it.
+    """
+
+    def __init__(self, hosts: Hosts, environment: Mapping[str, str]) -> None:
+        self.hosts = hosts
+        self._file = hosts.folder / "cluster.yaml"
+        self._environment = dict(environment)
+        self._home = hosts.folder / "user"
+        self._port = free_port()
+        self.address = f"http://127.0.0.1:{self._port}"
+        self._tunnel: subprocess.Popen[str] | None = None
+
+    def __enter__(self) -> Self:
+        self._home.mkdir()
+        for number, host in enumerate(self.hosts):
+            resources = {"CPU": CPUS} if number else {"CPU": 0, "fold_driver": 100}
+            override = {"RAY_OVERRIDE_RESOURCES": json.dumps(resources)}  # as the autoscaler does it on AWS
+            self.hosts.boot(host, {"GLOO_SOCKET_IFNAME": "eth0", **override, **self._environment})
+        self._file.write_text(yaml.safe_dump(self._config()))
+        self.ray("get-auth-token", "--generate")
+        self.ray("up", "--yes", str(self._file))
+        self._tunnel = self.start("dashboard", str(self._file), "--port", str(self._port))
+        try:
+            self._wait_for_workers()
+        except BaseException:
+            self._end_tunnel()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._end_tunnel()
+
+    def down(self) -> None:
+        """`ray down`, once the user has ended the tunnel."""
+        self._end_tunnel()
+        self.ray("down", "--yes", str(self._file))
+
+    def _end_tunnel(self) -> None:
+        if self._tunnel is not None:
+            os.killpg(self._tunnel.pid, signal.SIGINT)  # Ctrl-C, as a user does it
+            self._tunnel.wait(20)
+            self._tunnel = None
+
+    def _config(self) -> dict[str, Any]:
+        """The project's cluster.yaml with these hosts in place of AWS's machines, and no containers."""
+        config: dict[str, Any] = yaml.safe_load(SHIPPED.read_text())
+        for key in ("available_node_types", "head_node_type", "docker", "initialization_commands", "max_workers"):
+            del config[key]
+        head, *workers = (host.address for host in self.hosts)
+        # Ray's autoscaler counts the head as one of this provider's workers, and so starts one of them less.
+        spare = head.rpartition(".")[0] + ".250"
+        config["provider"] = {"type": "local", "head_ip": head, "worker_ips": [*workers, spare]}
+        config["auth"] = {"ssh_user": "root", "ssh_private_key": str(self.hosts.key)}
+        return config
+
+    def _wait_for_workers(self) -> None:
+        limit = monotonic() + 120
+        while len(self.table("nodes")) < len(list(self.hosts)):
+            assert monotonic() < limit, f"not all nodes have joined:\n{self.table('nodes')}"
+            sleep(1)
+
+    def environment(self, *, token: bool = True) -> dict[str, str]:
+        """What a user's shell has: the token's mode, and a home folder that holds it."""
+        mine = {"HOME": str(self._home), "TMPDIR": str(self._home), "RAY_USAGE_STATS_ENABLED": "0"}
+        mine["PATH"] = f"{BIN}:{os.environ['PATH']}"
+        mine["RAY_AUTH_MODE"] = "token" if token else "disabled"
+        return {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"} | mine
+
+    def start(self, *args: str, token: bool = True) -> "subprocess.Popen[str]":
+        """`ray ARGS` in the background."""
+        return subprocess.Popen(
+            [str(BIN / "ray"), *args],
+            env=self.environment(token=token),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+
+    def ray(self, *args: str) -> str:
+        """`ray ARGS`, to its end; what it printed."""
+        process = self.start(*args)
+        out, _ = process.communicate(timeout=300)
+        assert process.returncode == 0, out
+        return out
+
+    def table(self, kind: str) -> list[dict[str, Any]]:
+        """Ray's state of nodes, actors or placement_groups; an empty list while the head does not answer."""
+        request = urllib.request.Request(f"{self.address}/api/v0/{kind}?limit=1000")
+        request.add_header("Authorization", f"Bearer {(self._home / '.ray/auth_token').read_text()}")
+        try:
+            with urllib.request.urlopen(request, timeout=30) as reply:
+                rows: list[dict[str, Any]] = json.load(reply)["data"]["result"]["result"]
+        except OSError:
+            return []
+        return rows
+
+    def submit(self, name: str, *args: object) -> "Job":
+        """`ray job submit -- saltray ARGS`, followed to its end."""
+        command = ("job", "submit", "--address", self.address, "--submission-id", name, "--", "saltray")
+        return Job(name, self.start(*command, *map(str, args)))
+
+    def stop(self, name: str) -> None:
+        """`ray job stop`."""
+        self.ray("job", "stop", "--address", self.address, name)
+
+    def host_at(self, address: str) -> Host:
+        """The host of an address."""
+        return next(host for host in self.hosts if host.address == address)
+
+
+class Line(NamedTuple):
+    """A line of a job's log, and when it came."""
+
+    at: float
+    text: str
+
+
+class Job:
+    """A submitted job, and its log so far."""
+
+    def __init__(self, name: str, process: "subprocess.Popen[str]") -> None:
+        self.name = name
+        self.lines: list[Line] = []
+        self._process = process
+        self._queue: Queue[Line] = Queue()
+        threading.Thread(target=self._read, daemon=True).start()
+
+    def _read(self) -> None:
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            self._queue.put(Line(monotonic(), line.rstrip()))
+
+    @property
+    def log(self) -> str:
+        """All lines so far."""
+        return "\n".join(line.text for line in self.lines)
+
+    def wait_until(self, holds: Callable[[], bool], what: str, seconds: float = 400) -> None:
+        """Read its log until `holds`, which looks at the lines so far."""
+        limit = monotonic() + seconds
+        while not holds():
+            try:
+                self.lines.append(self._queue.get(timeout=0.2))
+            except Empty:
+                if monotonic() > limit or (self._process.poll() is not None and self._queue.empty()):
+                    pytest.fail(f"no {what} in:\n{self.log}")
+
+    def wait_for(self, text: str, seconds: float = 400) -> str:
+        """The next line of its log that holds `text`."""
+        seen = len(self.lines)
+        self.wait_until(lambda: len(self.lines) > seen and text in self.lines[-1].text, repr(text), seconds)
+        return self.lines[-1].text
+
+    def wait(self, seconds: float = 600) -> int:
+        """Wait for its end; the exit code of `ray job submit`."""
+        try:
+            code = self._process.wait(seconds)
+        finally:
+            if self._process.poll() is None:
+                end(self._process)
+            sleep(0.5)
+            while not self._queue.empty():
+                self.lines.append(self._queue.get())
+        return code

@@ -1,0 +1,160 @@
+"""A cluster of several hosts, made by `ray up`, used by `ray job submit`, and taken down by `ray down`."""
+
+import re
+import time
+from pathlib import Path
+
+import boto3
+import pytest
+
+import saltray
+from saltray.distributed.history import read_history
+from saltray.storage import open_store
+
+from .cluster import Cluster, Job
+
+pytestmark = pytest.mark.cluster
+
+THIN = (
+    *("--model.num-filters", "4", "--model.encoder-width", "8", "--train.batch-size", "4", "--train.precision", "fp32"),
+    *("--optim.ema-decay", "0.5", "--train.checkpoint-every", "0", "--workers-per-fold", "2"),
+)
+PLACES = re.compile(r"fold (\d)  runs on (.*)")
+EPOCH = re.compile(r"fold (\d)  epoch +(\d+)/")
+DONE = re.compile(r"fold (\d)  done")
+EPOCHS = 20
+OF_RAY = {"JobSupervisor", "_AutoscalingCoordinatorActor"}
+"""Actors that outlive what they were made for: of this job for a moment, and one a cluster for all jobs."""
+
+
+class Seen:
+    """What a job's log tells of its folds."""
+
+    def __init__(self, job: Job) -> None:
+        self.starts: dict[int, list[set[str]]] = {}
+        """Addresses of the hosts of each fold, once for each time that it was started."""
+        self.epochs: dict[int, int] = {}
+        self.done: set[int] = set()
+        for line in job.lines:
+            if match := PLACES.match(line.text):
+                self.starts.setdefault(int(match[1]), []).append(set(match[2].split(", ")))
+            elif match := EPOCH.match(line.text):
+                self.epochs[int(match[1])] = int(match[2])
+            elif match := DONE.match(line.text):
+                self.done.add(int(match[1]))
+
+    def carried_by(self, address: str) -> set[int]:
+        """Folds that train on a host."""
+        return {fold for fold, starts in self.starts.items() if address in starts[-1]} - self.done
+
+    def may_lose(self, address: str) -> bool:
+        """Whether all folds train, some of them on this host and with a checkpoint, and some elsewhere."""
+        hit = self.carried_by(address)
+        others = set(self.starts) - self.done - hit
+        return len(self.starts) == 5 and bool(hit and others) and all(self.epochs.get(fold, 0) >= 2 for fold in hit)
+
+
+def upload(folder: Path, uri: str) -> None:
+    bucket, _, prefix = uri.removeprefix("s3://").partition("/")
+    client = boto3.session.Session().client("s3")
+    for path in folder.rglob("*.*"):
+        client.upload_file(str(path), bucket, f"{prefix}/{path.relative_to(folder)}")
+
+
+def test_a_job_without_the_token_is_refused(cluster: Cluster) -> None:
+    process = cluster.start("job", "submit", "--address", cluster.address, "--", "true", token=False)
+    out, _ = process.communicate(timeout=120)
+    assert process.returncode != 0
+    assert "401" in out or "Unauthorized" in out or "token" in out
+
+
+def test_a_store_that_only_the_head_sees_is_refused(cluster: Cluster, tiles: Path) -> None:
+    # /tmp/ray is another folder on each host.
+    job = cluster.submit("blind", "train", "--data", tiles, "--store", "/tmp/ray/store", *THIN)
+    assert job.wait() != 0
+    line = next(line.text for line in job.lines if line.text.startswith("saltray: "))
+    assert "not the same folder on every node" in line
+    assert cluster.hosts[0].address not in line
+    assert "use s3://" in line
+    assert "exit code 2" in job.log
+    assert "fold 0  " not in job.log
+
+
+def test_a_stopped_search_and_a_stopped_run_go_on(cluster: Cluster, tiles: Path, in_s3: str) -> None:
+    shared = cluster.hosts.folder / "store"  # a shared folder does as the store, too
+    command = (
+        *("run", "--data", tiles, "--store", shared, "--run", "r2", "--folds.count", 2, "--train.epochs", 15),
+        *("--search", "optim.lr=1e-3,3e-3", "--no-prune", "--search-epochs", 15, *THIN),
+    )
+    first = cluster.submit("first", *command)
+    first.wait_for("trial-000  epoch   2/")
+    check_stopped(cluster, first)
+
+    second = cluster.submit("second", *command)
+    second.wait_for("begun before: ")
+    assert "(from epoch" in second.wait_for("trial-000  ")
+    second.wait_for("fold 0  epoch   2/")
+    assert "trial-001  finished after epoch 15" in second.log
+    check_stopped(cluster, second)
+
+    third = cluster.submit("third", *command)
+    assert third.wait() == 0, third.log
+    assert re.search(r"fold 0  goes on after epoch \d", third.log)
+    assert "trial-000  epoch" not in third.log
+    assert len(saltray.Ensemble.load(f"{shared}/ensembles/r2").models) == 2
+
+
+def check_stopped(cluster: Cluster, job: Job) -> None:
+    """`ray job stop` ends the job, and within moments none of its actors and placement groups is left."""
+    cluster.stop(job.name)
+    job.wait(60)
+    assert "saltray: interrupted; the same command goes on" in job.log
+    for _ in range(30):
+        actors = [row["class_name"] for row in cluster.table("actors") if row["state"] != "DEAD"]
+        groups = [row["state"] for row in cluster.table("placement_groups") if row["state"] != "REMOVED"]
+        left = [name for name in actors if name not in OF_RAY] + groups
+        if not left:
+            return
+        time.sleep(1)
+    pytest.fail(f"left of {job.name}: {left}")
+
+
+def test_folds_outlive_a_host(cluster: Cluster, tiles: Path, in_s3: str) -> None:
+    upload(tiles, f"{in_s3}/tiles")
+    command = ("train", "--data", f"{in_s3}/tiles", "--store", in_s3, "--train.epochs", EPOCHS, *THIN)
+    job = cluster.submit("train", *command)
+    victim = cluster.hosts[2]
+    job.wait_until(lambda: Seen(job).may_lose(victim.address), "folds on both workers")
+    before = Seen(job)
+    victim.kill()
+    assert job.wait() == 0, job.log
+
+    starts = Seen(job).starts
+    assert [len(starts[fold][0]) for fold in range(5)].count(2) == 1  # five places a worker, and pairs
+    assert cluster.hosts[0].address not in set().union(*(hosts for each in starts.values() for hosts in each))
+    hit = before.carried_by(victim.address)
+    for fold in range(5):
+        history = [row["epoch"] for row in read_history(open_store(f"{in_s3}/runs/r1/fold-{fold}"))]
+        assert history == list(range(1, EPOCHS + 1))
+        resumed = re.findall(rf"fold {fold}  goes on after epoch (\d+)", job.log)
+        if fold in hit:
+            assert len(starts[fold]) > 1
+            assert victim.address not in starts[fold][-1]
+            assert [int(epoch) for epoch in resumed] >= [1]
+        else:
+            assert (len(starts[fold]), resumed) == (1, [])
+    assert len(saltray.Ensemble.load(f"{in_s3}/ensembles/r1").models) == 5
+    assert saltray.status(store=in_s3, run="r1").state == "finished"
+
+
+def test_ray_down_leaves_nothing(cluster: Cluster) -> None:
+    cluster.down()
+    for _ in range(120):  # workers see after a minute that their head is gone
+        running = [command for host in cluster.hosts for command in host.processes().values()]
+        # Provider `local` keeps its machines; AWS ends them, and with them what Ray forgets: its log monitor.
+        ours = ("unshare ", "sshd")
+        left = [command for command in running if not command.startswith(ours) and "log_monitor.py" not in command]
+        if not left:
+            return
+        time.sleep(1)
+    pytest.fail(f"left: {left}")
