@@ -102,7 +102,8 @@ class RunPlan:
         if ranks > 1:
             # A ring: https://arxiv.org/abs/1802.05799
             sent = 2 * (ranks - 1) / ranks * FLOAT * self.weights
-            rows.append(("each rank sends", f"{_bytes(sent)} of gradients a step"))
+            seconds = f"{sent * 8 / 10e9:.2g} s at 10 Gbit/s"
+            rows.append(("each rank sends", f"{_bytes(sent)} of gradients a step: {seconds}, unless a step is longer"))
         kept = f"at most one in {train.checkpoint_every:g} s, the last 2 are kept"
         rows += [
             ("a checkpoint", f"{_bytes(self.checkpoint_bytes)} a fold, {kept}"),

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -23,6 +24,16 @@ BIN = Path(sys.executable).parent
 SHIPPED = Path(__file__).parents[2] / "cluster.yaml"
 CPUS = 5
 """Logical CPUs of a worker: of three folds of two ranks, one has its ranks on two hosts."""
+
+
+THIN = (
+    *("--model.num-filters", "4", "--model.encoder-width", "8", "--train.batch-size", "4", "--train.precision", "fp32"),
+    *("--optim.ema-decay", "0.5", "--train.checkpoint-every", "0", "--workers-per-fold", "2"),
+)
+"""Flags of a small network on pairs of ranks, with a checkpoint each epoch."""
+PLACES = re.compile(r"fold (\d)  runs on (.*)")
+EPOCH = re.compile(r"fold (\d)  epoch +(\d+)/")
+DONE = re.compile(r"fold (\d)  done")
 
 
 class Cluster:
@@ -49,8 +60,12 @@ class Cluster:
         self._home.mkdir()
         for number, host in enumerate(self.hosts):
             resources = {"CPU": CPUS} if number else {"CPU": 0, "fold_driver": 100}
-            override = {"RAY_OVERRIDE_RESOURCES": json.dumps(resources)}  # as the autoscaler does it on AWS
-            self.hosts.boot(host, {"GLOO_SOCKET_IFNAME": "eth0", **override, **self._environment})
+            ours = {
+                "GLOO_SOCKET_IFNAME": "eth0",  # a host's name resolves to nothing here
+                "RAY_OVERRIDE_RESOURCES": json.dumps(resources),  # as the autoscaler does it on AWS
+                "RAY_gcs_rpc_server_reconnect_timeout_s": "5",  # workers end so soon without their head, not in a minute
+            }
+            self.hosts.boot(host, ours | self._environment)
         self._file.write_text(yaml.safe_dump(self._config()))
         self.ray("get-auth-token", "--generate")
         self.ray("up", "--yes", str(self._file))
@@ -201,3 +216,30 @@ class Job:
             while not self._queue.empty():
                 self.lines.append(self._queue.get())
         return code
+
+
+class Seen:
+    """What a job's log tells of its folds."""
+
+    def __init__(self, job: Job) -> None:
+        self.starts: dict[int, list[set[str]]] = {}
+        """Addresses of the hosts of each fold, once for each time that it was started."""
+        self.epochs: dict[int, int] = {}
+        self.done: set[int] = set()
+        for line in job.lines:
+            if match := PLACES.match(line.text):
+                self.starts.setdefault(int(match[1]), []).append(set(match[2].split(", ")))
+            elif match := EPOCH.match(line.text):
+                self.epochs[int(match[1])] = int(match[2])
+            elif match := DONE.match(line.text):
+                self.done.add(int(match[1]))
+
+    def carried_by(self, address: str) -> set[int]:
+        """Folds that train on a host."""
+        return {fold for fold, starts in self.starts.items() if address in starts[-1]} - self.done
+
+    def may_lose(self, address: str) -> bool:
+        """Whether all folds train, some of them on this host and with a checkpoint, and some elsewhere."""
+        hit = self.carried_by(address)
+        others = set(self.starts) - self.done - hit
+        return len(self.starts) == 5 and bool(hit and others) and all(self.epochs.get(fold, 0) >= 2 for fold in hit)
