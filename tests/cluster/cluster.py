@@ -63,7 +63,7 @@ class Cluster:
             ours = {
                 "GLOO_SOCKET_IFNAME": "eth0",  # a host's name resolves to nothing here
                 "RAY_OVERRIDE_RESOURCES": json.dumps(resources),  # as the autoscaler does it on AWS
-                "RAY_gcs_rpc_server_reconnect_timeout_s": "5",  # workers end so soon without their head, not in a minute
+                "RAY_gcs_rpc_server_reconnect_timeout_s": "5",  # workers without a head end so soon
             }
             self.hosts.boot(host, ours | self._environment)
         self._file.write_text(yaml.safe_dump(self._config()))
@@ -148,10 +148,11 @@ class Cluster:
             return []
         return rows
 
-    def submit(self, name: str, *args: object) -> "Job":
-        """`ray job submit -- saltray ARGS`, followed to its end."""
-        command = ("job", "submit", "--address", self.address, "--submission-id", name, "--", "saltray")
-        return Job(name, self.start(*command, *map(str, args)))
+    def submit(self, name: str, *args: object, folder: Path | None = None) -> "Job":
+        """`ray job submit -- saltray ARGS`, followed to its end; in a copy of `folder`, where one is given."""
+        command = ["job", "submit", "--address", self.address, "--submission-id", name]
+        command += [] if folder is None else ["--working-dir", str(folder)]
+        return Job(name, self.start(*command, "--", "saltray", *map(str, args)))
 
     def stop(self, name: str) -> None:
         """`ray job stop`."""

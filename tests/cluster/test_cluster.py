@@ -46,24 +46,28 @@ def test_a_store_that_only_the_head_sees_is_refused(cluster: Cluster, tiles: Pat
     assert "fold 0  " not in job.log
 
 
-def test_a_stopped_search_and_a_stopped_run_go_on(cluster: Cluster, tiles: Path, in_s3: str) -> None:
+def test_a_stopped_search_and_a_stopped_run_go_on(cluster: Cluster, tiles: Path, tmp_path: Path) -> None:
     shared = cluster.hosts.folder / "store"  # a shared folder does as the store, too
-    command = (
-        *("run", "--data", tiles, "--store", shared, "--run", "r2", "--folds.count", 2, "--train.epochs", 12),
-        *("--search", "optim.lr=1e-3,3e-3", "--no-prune", "--search-epochs", 12, *THIN, "--workers-per-fold", 1),
+    (tmp_path / "job.toml").write_text(
+        f'data = "{tiles}"\nstore = "{shared}"\nrun = "r2"\n[folds]\ncount = 2\n[train]\nepochs = 12\n'
+        "[search]\nepochs = 12\nprune = false\n[search.space]\n'optim.lr' = [1e-3, 3e-3]\n"
     )
-    first = cluster.submit("first", *command)
+
+    def submit(name: str) -> Job:
+        return cluster.submit(name, "run", "--config", "job.toml", *THIN, "--workers-per-fold", 1, folder=tmp_path)
+
+    first = submit("first")
     first.wait_for("trial-000  epoch   2/")
     check_stopped(cluster, first)
 
-    second = cluster.submit("second", *command)
+    second = submit("second")
     second.wait_for("begun before: ")
     assert "(from epoch" in second.wait_for("trial-000  ")
     second.wait_for("fold 0  epoch   2/")
     assert "trial-001  finished after epoch 12" in second.log
     check_stopped(cluster, second)
 
-    third = cluster.submit("third", *command)
+    third = submit("third")
     assert third.wait() == 0, third.log
     assert re.search(r"fold 0  goes on after epoch \d", third.log)
     assert "trial-000  epoch" not in third.log
