@@ -17,15 +17,13 @@ from tyro.extras import SubcommandApp
 
 import saltray
 from saltray.config import ClusterConfig, Config
-from saltray.config_file import SPACE, read_settings
+from saltray.config_file import with_files
 from saltray.errors import ConfigError, DataError, EnsembleError, SaltrayError
 
 app = SubcommandApp()
 ensemble_app = SubcommandApp()
 console = Console(highlight=False, soft_wrap=True)
 PROBLEMS_SHOWN = 50
-TRAIN_ONLY = ("plan", "train")
-"""Verbs with the flags of a run, but not of a search."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -308,7 +306,7 @@ def main() -> None:
     errors = Console(stderr=True, highlight=False, soft_wrap=True)
     signal.signal(signal.SIGTERM, _terminate)  # what `ray job stop` sends
     try:
-        app.cli(prog="saltray", description=saltray.__doc__, args=_with_files(sys.argv[1:]))
+        app.cli(prog="saltray", description=saltray.__doc__, args=with_files(sys.argv[1:]))
     except SaltrayError as error:
         if isinstance(error, DataError):
             for problem in error.problems[:PROBLEMS_SHOWN]:
@@ -323,50 +321,6 @@ def main() -> None:
     except BrokenPipeError:  # `saltray ... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
-
-
-def _with_files(args: list[str]) -> list[str]:
-    """The arguments, with what the files of --config say as flags before the others; of a flag the last one counts."""
-    verb, own = args[0] if args else "", args[1:]
-    if verb not in (*TRAIN_ONLY, "tune", "run"):
-        return args
-    settings: dict[str, Any] = {}
-    for flag, after in zip(own, [*own[1:], ""], strict=True):
-        name, _, file = flag.partition("=")
-        if name == "--config" and (file or after):
-            settings |= read_settings(file or after)
-    searched = any(flag.partition("=")[0] in ("--search", "--range-test") for flag in own)
-    return [verb, *_flags(verb, settings, searched=searched), *own]
-
-
-def _flags(verb: str, settings: dict[str, Any], *, searched: bool) -> list[str]:
-    """Settings of a file as flags of a verb.
-
-    Args:
-        verb: one of those with --config; what is of a search says nothing to some of them.
-        settings: by dotted name.
-        searched: whether the command line says itself what to search, for --search adds up.
-    """
-    if verb == "tune" and (epochs := settings.pop("search.epochs", None)) is not None:
-        settings["train.epochs"] = epochs
-    flags = []
-    for name, value in settings.items():
-        section, _, key = name.rpartition(".")
-        if name.startswith(SPACE):
-            flags += [] if verb in TRAIN_ONLY or searched else [f"--search={name.removeprefix(SPACE)}={value}"]
-            continue
-        if section == "search":
-            if verb in TRAIN_ONLY:
-                continue
-            section, key = "", f"search_{key}" if key in ("name", "seed", "epochs") else key
-        start = "--" if section in ("", "cluster") else f"--{section}."
-        if isinstance(value, bool):
-            flags.append(f"{start}{'' if value else 'no-'}{key}")
-        elif isinstance(value, tuple):
-            flags += [f"{start}{key}", *map(str, value)]
-        else:
-            flags.append(f"{start}{key}={value}")
-    return flags
 
 
 def _terminate(_signal: int, _frame: FrameType | None) -> NoReturn:

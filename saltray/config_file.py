@@ -25,6 +25,8 @@ SEARCH = {
 }
 """What `[search]` may hold beside `space`: the arguments of `saltray.tune` and `saltray.run`."""
 SPACE = "search.space."
+TRAIN_ONLY = ("plan", "train")
+"""Verbs with the settings of a run, but not of a search."""
 KINDS = {str: "text", int: "a whole number", float: "a number", bool: "true or false", type(None): "null"}
 
 
@@ -73,6 +75,56 @@ def read_settings(uri: str) -> dict[str, Any]:
             raise ConfigError(f"{uri}: {given} is {_instead(name, known)}")
         settings[name] = _convert(value, known[name], f"{uri}: {given}")
     return settings
+
+
+def with_files(args: list[str]) -> list[str]:
+    """The command line's arguments, with what the files of --config say as flags before the others.
+
+    So one parser checks both, and as of a flag the last one counts, the command line wins.
+
+    Raises:
+        as `read_settings`.
+    """
+    verb, own = args[0] if args else "", args[1:]
+    if verb not in (*TRAIN_ONLY, "tune", "run"):
+        return args
+    settings: dict[str, Any] = {}
+    for flag, after in zip(own, [*own[1:], ""], strict=True):
+        name, _, file = flag.partition("=")
+        if name == "--config" and (file or after):
+            settings |= read_settings(file or after)
+    searched = any(flag.partition("=")[0] in ("--search", "--range-test") for flag in own)
+    return [verb, *_flags(verb, settings, searched=searched), *own]
+
+
+def _flags(verb: str, settings: dict[str, Any], *, searched: bool) -> list[str]:
+    """Settings of a file as flags of a verb.
+
+    Args:
+        verb: one of those with --config; what is of a search says nothing to some of them.
+        settings: by dotted name.
+        searched: whether the command line says itself what to search, for --search adds up.
+    """
+    if verb == "tune" and (epochs := settings.pop("search.epochs", None)) is not None:
+        settings["train.epochs"] = epochs
+    flags = []
+    for name, value in settings.items():
+        section, _, key = name.rpartition(".")
+        if name.startswith(SPACE):
+            flags += [] if verb in TRAIN_ONLY or searched else [f"--search={name.removeprefix(SPACE)}={value}"]
+            continue
+        if section == "search":
+            if verb in TRAIN_ONLY:
+                continue
+            section, key = "", f"search_{key}" if key in ("name", "seed", "epochs") else key
+        start = "--" if section in ("", "cluster") else f"--{section}."
+        if isinstance(value, bool):
+            flags.append(f"{start}{'' if value else 'no-'}{key}")
+        elif isinstance(value, tuple):
+            flags += [f"{start}{key}", *map(str, value)]
+        else:
+            flags.append(f"{start}{key}={value}")
+    return flags
 
 
 def _known() -> dict[str, Any]:

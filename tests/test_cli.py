@@ -208,10 +208,10 @@ def test_unknown_flags_and_verbs(saltray: Saltray) -> None:
         assert args[-1] in answer.err
 
 
-VERBS = ["", "demo", "synth", "check", "train", "predict", "ensemble", "ensemble list", "ensemble show"]
+VERBS = ["", "demo", "synth", "check", "plan", "train", "tune", "run", "status", "predict"]
 
 
-@pytest.mark.parametrize("verb", [*VERBS, "ensemble verify"])
+@pytest.mark.parametrize("verb", [*VERBS, "ensemble", "ensemble list", "ensemble show", "ensemble verify"])
 def test_help(saltray: Saltray, verb: str) -> None:
     answer = saltray(*verb.split(), "--help")
     assert answer.code == 0

@@ -1,5 +1,6 @@
 """The records an ensemble is made of; they are JSON in the store."""
 
+import os
 import platform
 import subprocess
 from collections.abc import Mapping
@@ -127,6 +128,8 @@ def provenance() -> dict[str, Any]:
 
 
 def _commit() -> str | None:
+    if built_from := os.environ.get("SALTRAY_COMMIT"):  # an image has no checkout
+        return built_from
     root = Path(__file__).resolve().parents[2]
     if not (root / ".git").exists():
         return None

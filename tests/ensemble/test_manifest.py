@@ -82,3 +82,8 @@ def test_provenance_is_plain_json_with_the_versions_in_use() -> None:
     assert json.loads(json.dumps(record)) == record
     assert record["torch"] == torch.__version__.partition("+")[0] or record["torch"] == torch.__version__
     assert Manifest.from_json(replace(MANIFEST, provenance=record).to_json()).provenance == record
+
+
+def test_an_image_names_the_commit_that_it_was_built_from(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SALTRAY_COMMIT", "c0ffee")
+    assert provenance()["commit"] == "c0ffee"
