@@ -18,8 +18,9 @@ from PIL import Image
 
 from saltray.data import decode_rle, encode_rle, list_images, read_image
 from saltray.data.source import Source
+from saltray.distributed.admission import Node
 from saltray.distributed.console import console
-from saltray.distributed.runtime import joins_cluster, nodes_present, ray_cluster
+from saltray.distributed.runtime import joins_cluster, nodes_possible, nodes_present, ray_cluster
 from saltray.ensemble import Ensemble, read_manifest, resolve
 from saltray.errors import ConfigError, DataError, SaltrayError
 
@@ -71,10 +72,11 @@ def predict(
     with ray_cluster() as where:
         import ray
 
-        cpus, gpus = (int(sum(node.get(kind, 0) for node in nodes_present())) for kind in ("CPU", "GPU"))
-        actors = min(workers or gpus or max(cpus, 1), -(-len(names) // BATCH))
+        cpus, ready = (_total(nodes_present(), kind) for kind in ("CPU", "GPU"))
+        gpus = max(ready, _total(nodes_possible(), "GPU"))  # a cluster that grows from nothing starts a machine for us
+        actors = min(workers or ready or (1 if gpus else max(cpus, 1)), -(-len(names) // BATCH))
         if gpus and actors > gpus:
-            raise ConfigError(f"{actors} workers need a GPU each, but the cluster has {gpus}; lower --workers")
+            raise ConfigError(f"{actors} workers need a GPU each, but the cluster has at most {gpus}; lower --workers")
         device = "GPU" if gpus else "CPU"
         console.print(
             f"predicting {len(names)} tiles with {manifest.name} {manifest.version} on {where}: {actors} {device}"
@@ -102,6 +104,10 @@ def predict(
             return _write(rows, shape, Path(out), _path(masks), _path(probabilities))
         except Exception as error:
             raise _mendable(error) from error
+
+
+def _total(nodes: Iterable[Node], kind: str) -> int:
+    return int(sum(node.get(kind, 0) for node in nodes))
 
 
 def _path(name: str | Path | None) -> Path | None:

@@ -46,7 +46,7 @@ def main() -> None:
             print(f"without a loss: {duration(whole):.0f} s")
             lost = cluster.submit("lost", "train", *flags, "--run", "lost")
             victim = hosts[2]
-            lost.wait_until(lambda: Seen(lost).may_lose(victim.address), "folds on both workers")
+            lost.wait_until(lambda: Seen(lost).may_lose(victim.address, EPOCHS - 3), "folds on both workers")
             before = Seen(lost)
             killed = lost.lines[-1].at
             victim.kill()

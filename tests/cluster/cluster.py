@@ -239,8 +239,14 @@ class Seen:
         """Folds that train on a host."""
         return {fold for fold, starts in self.starts.items() if address in starts[-1]} - self.done
 
-    def may_lose(self, address: str) -> bool:
-        """Whether all folds train, some of them on this host and with a checkpoint, and some elsewhere."""
+    def may_lose(self, address: str, before: int) -> bool:
+        """Whether folds train both here, each with a checkpoint and far from its end, and elsewhere; one on both hosts.
+
+        Args:
+            address: of a host.
+            before: an epoch that no fold there has reached.
+        """
         hit = self.carried_by(address)
         others = set(self.starts) - self.done - hit
-        return len(self.starts) == 5 and bool(hit and others) and all(self.epochs.get(fold, 0) >= 2 for fold in hit)
+        spread = any(len(starts[0]) == 2 for starts in self.starts.values())
+        return spread and bool(hit and others) and all(2 <= self.epochs.get(fold, 0) < before for fold in hit)
