@@ -11,6 +11,8 @@ from time import monotonic, sleep
 from types import TracebackType
 from typing import Self
 
+from command import s3_environment
+
 PROGRAMS = ("ceph", "ceph-mon", "ceph-osd", "monmaptool", "openssl", "radosgw", "radosgw-admin", "setpriv")
 INSTALL = "apt-get install --no-install-recommends ceph-mon ceph-osd openssl radosgw"
 START_S = 60
@@ -54,9 +56,10 @@ class StartError(RuntimeError):
     """The server did not start, and what its programs said."""
 
 
-def missing_programs() -> list[str]:
-    """Those of Ceph's programs that this machine has not."""
-    return [name for name in PROGRAMS if shutil.which(name) is None]
+def missing() -> str | None:
+    """What this machine lacks, with the remedy; None where nothing is missing."""
+    programs = [name for name in PROGRAMS if shutil.which(name) is None]
+    return f"no {', '.join(programs)} on this machine; {INSTALL}" if programs else None
 
 
 class Ceph:
@@ -70,6 +73,7 @@ class Ceph:
         endpoint, tls_endpoint: URLs of its S3.
         certificate: file with what the second one is to be trusted by.
         access_key, secret_key: credentials of its one user.
+        environment: AWS_* variables for it.
     """
 
     def __init__(self, folder: Path, *, address: str = "127.0.0.1") -> None:
@@ -83,6 +87,7 @@ class Ceph:
         self.certificate = folder / "tls.pem"
         self.access_key = f"test-access-{uuid.uuid4().hex}"
         self.secret_key = f"test-secret-{uuid.uuid4().hex}"
+        self.environment = s3_environment(self.endpoint, self.access_key, self.secret_key)
 
     def __enter__(self) -> Self:
         try:

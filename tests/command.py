@@ -1,4 +1,4 @@
-"""`saltray ARGS` for tests: in this process, or as a process with all that belongs to it."""
+"""`saltray ARGS` for tests: in this process, or as a process with all that belongs to it; and what both need."""
 
 import os
 import signal
@@ -6,12 +6,13 @@ import subprocess
 import sys
 import threading
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from queue import Empty, Queue
 from time import monotonic, sleep
 from typing import NamedTuple
 
+import boto3
 import pytest
 
 COMMAND = str(Path(sys.executable).with_name("saltray"))
@@ -26,6 +27,43 @@ class Answer(NamedTuple):
 
 
 Saltray = Callable[..., Answer]
+
+
+def require(reason: str | None) -> None:
+    """Skip the test where something is missing on this machine; with SALTRAY_TEST_ALL set, fail it."""
+    if reason is not None:
+        (pytest.fail if os.environ.get("SALTRAY_TEST_ALL") else pytest.skip)(reason)
+
+
+def s3_environment(endpoint: str, access_key: str, secret_key: str) -> dict[str, str]:
+    """The AWS_* variables for a server of this machine."""
+    host = endpoint.partition("://")[2].rpartition(":")[0]
+    return {
+        "AWS_ENDPOINT_URL_S3": endpoint,
+        "AWS_ACCESS_KEY_ID": access_key,
+        "AWS_SECRET_ACCESS_KEY": secret_key,
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_CONFIG_FILE": "/dev/null",
+        "AWS_SHARED_CREDENTIALS_FILE": "/dev/null",
+        "AWS_EC2_METADATA_DISABLED": "true",
+        "NO_PROXY": f"127.0.0.1,{host}",
+    }
+
+
+def point_to(patch: pytest.MonkeyPatch, environment: Mapping[str, str]) -> None:
+    """Let the AWS_* variables be these, and no others."""
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        patch.delenv(name)
+    for name, value in environment.items():
+        patch.setenv(name, value)
+
+
+def upload(folder: Path, uri: str) -> None:
+    """Copy a folder's files below s3://bucket/prefix."""
+    bucket, _, prefix = uri.removeprefix("s3://").partition("/")
+    client = boto3.session.Session().client("s3")
+    for path in folder.rglob("*.*"):
+        client.upload_file(str(path), bucket, f"{prefix}/{path.relative_to(folder)}")
 
 
 def check_refusal(answer: Answer, *named: str) -> None:
@@ -61,12 +99,15 @@ class Live:
             start_new_session=True,
         )
         self.lines: Queue[str] = Queue()
+        self.seen: list[str] = []
+        """All lines that it printed, so far."""
         self._family: set[Process] = set()
         threading.Thread(target=self._read, daemon=True).start()
 
     def _read(self) -> None:
         assert self.process.stdout is not None
         for line in self.process.stdout:
+            self.seen.append(line)
             self.lines.put(line)
 
     def wait_for(self, text: str, seconds: float = 400) -> str:

@@ -1,7 +1,6 @@
 """Fixtures that several rooms use: S3 servers on this machine, a store of each kind, and the command line."""
 
 import logging
-import os
 import signal
 import sys
 import uuid
@@ -10,8 +9,8 @@ from pathlib import Path
 
 import boto3
 import pytest
-from ceph import INSTALL, Ceph, missing_programs
-from command import Answer, Live, Saltray
+from ceph import Ceph, missing
+from command import Answer, Live, Saltray, point_to, require, s3_environment
 from moto.server import ThreadedMotoServer
 
 from saltray import cli
@@ -28,7 +27,7 @@ def s3_server() -> Iterator[str]:
     host, port = server.get_host_and_port()
     endpoint = f"http://{host}:{port}"
     with pytest.MonkeyPatch.context() as patch:
-        point_to(patch, endpoint, "test-access-key", "test-secret-key")
+        point_to(patch, s3_environment(endpoint, "test-access-key", "test-secret-key"))
         boto3.session.Session().client("s3").create_bucket(Bucket=BUCKET)
         yield endpoint
     server.stop()
@@ -37,12 +36,10 @@ def s3_server() -> Iterator[str]:
 @pytest.fixture(scope="session")
 def ceph_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ceph]:
     """A server that checks signatures, checksums and clocks, with an empty bucket `saltray-test`."""
-    missing = missing_programs()
-    if missing:
-        pytest.skip(f"no {', '.join(missing)} on this machine; {INSTALL}")
+    require(missing())
     with Ceph(tmp_path_factory.mktemp("ceph")) as server:
         with pytest.MonkeyPatch.context() as patch:
-            point_to(patch, server.endpoint, server.access_key, server.secret_key)
+            point_to(patch, server.environment)
             boto3.session.Session().client("s3").create_bucket(Bucket=BUCKET)
         yield server
 
@@ -50,22 +47,8 @@ def ceph_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ceph]:
 @pytest.fixture
 def ceph(ceph_server: Ceph, monkeypatch: pytest.MonkeyPatch) -> Ceph:
     """The same, and the AWS_* variables of this test pointing to it."""
-    point_to(monkeypatch, ceph_server.endpoint, ceph_server.access_key, ceph_server.secret_key)
+    point_to(monkeypatch, ceph_server.environment)
     return ceph_server
-
-
-def point_to(patch: pytest.MonkeyPatch, endpoint: str, access_key: str, secret_key: str) -> None:
-    """Let the AWS_* variables name this server and these credentials, and nothing else."""
-    for name in [name for name in os.environ if name.startswith("AWS_")]:
-        patch.delenv(name)
-    patch.setenv("AWS_ENDPOINT_URL_S3", endpoint)
-    patch.setenv("AWS_ACCESS_KEY_ID", access_key)
-    patch.setenv("AWS_SECRET_ACCESS_KEY", secret_key)
-    patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-    patch.setenv("AWS_CONFIG_FILE", "/dev/null")
-    patch.setenv("AWS_SHARED_CREDENTIALS_FILE", "/dev/null")
-    patch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-    patch.setenv("NO_PROXY", "127.0.0.1")
 
 
 @pytest.fixture(params=["folder", "s3"])

@@ -11,8 +11,9 @@ from command import Saltray, check_refusal
 from conftest import BUCKET
 
 import saltray as library
+from saltray.cli import SearchFlags
 from saltray.config import ClusterConfig, Config, ModelConfig, OptimConfig, TrainConfig, to_dict
-from saltray.config_file import load_config
+from saltray.config_file import SEARCH, load_config
 from saltray.distributed import loguniform
 from saltray.errors import ConfigError, NotFoundError
 from saltray.storage import open_store
@@ -230,3 +231,8 @@ def test_a_file_that_cannot_be_read(
 def test_only_the_verbs_that_train_have_it(saltray: Saltray, job: Path) -> None:
     assert "--config" in saltray("check", "x", "--config", job).err
     assert saltray("train", "--config").code == 2
+
+
+def test_a_search_has_the_settings_of_its_flags() -> None:
+    flags = {field.name.removeprefix("search_") for field in dataclasses.fields(SearchFlags)}
+    assert set(SEARCH) == flags - {"search"} | {"name", "epochs"}

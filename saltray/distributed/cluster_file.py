@@ -13,28 +13,32 @@ ON_HEAD = Path("~/ray_bootstrap_config.yaml")
 """Where `ray up` leaves the file on the head, completed by what it knows of the types of machines."""
 
 
-def machines(path: Path) -> list[tuple[str, Node]]:
+def machines(path: Path, *, complete: bool = True) -> list[tuple[str, Node]]:
     """Type and resources of each machine of the cluster at its largest, the head first.
 
-    Types whose resources the file does not tell, as with Ray's provider `local`, are left out. Where all types together
-    may have more machines than the whole cluster, those with the most GPUs count, and of equals those of the highest
-    priority, as in Ray's autoscaler.
+    Where all types together may have more machines than the whole cluster, those with the most GPUs count, and of
+    equals those of the highest priority, as in Ray's autoscaler.
 
     Args:
         path: a cluster.yaml.
+        complete: whether it must tell the resources of every type; else the others are left out, as with Ray's provider
+            `local`, which tells none.
 
     Raises:
-        ConfigError: there is no such file, or it describes no cluster.
+        ConfigError: there is no such file, it describes no cluster, or a type tells no resources.
     """
     try:
         record = yaml.safe_load(path.expanduser().read_text())
         types: Mapping[str, Any] = record["available_node_types"]
         head, limit = record["head_node_type"], int(record["max_workers"])
+        unknown = [name for name, described in types.items() if not described.get("resources")]
+        if head not in types:
+            raise KeyError(f"no node type {head}")
         found = [
             (int(described.get("priority", 0)), name, _counts(described["resources"]))
             for name, described in types.items()
             if described.get("resources")
-            for _ in range(1 if name == head else int(described.get("max_workers", limit)))
+            for _ in range(1 if name == head else min(limit, int(described.get("max_workers", limit))))
         ]
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not text"
@@ -46,6 +50,11 @@ def machines(path: Path) -> list[tuple[str, Node]]:
             f"{path} describes no cluster ({type(error).__name__}: {error}); it needs available_node_types, "
             "head_node_type and max_workers, as saltray's own cluster.yaml has them"
         ) from error
+    if complete and unknown:
+        raise ConfigError(
+            f"{path} tells no resources of {', '.join(unknown)}; write there what such a machine has, for instance "
+            "resources: {CPU: 4, GPU: 1}"
+        )
     heads = [(name, node) for _, name, node in found if name == head]
     ranked = sorted(found, key=lambda one: (one[2].get("GPU", 0), one[2].get("CPU", 0), one[0]), reverse=True)
     return heads + [(name, node) for _, name, node in ranked if name != head][:limit]

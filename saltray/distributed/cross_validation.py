@@ -10,11 +10,11 @@ from rich.table import Table
 
 from saltray.config import Config, to_dict
 from saltray.data import Tiles, assign_folds, fold_balance, load_tiles
-from saltray.distributed.admission import admit, demand_of, slots
 from saltray.distributed.console import console
 from saltray.distributed.history import read_history
+from saltray.distributed.room import check_folder, find_room
 from saltray.distributed.run_records import OOF, TrainResult, begin, finished, initial_weights, out_of_fold
-from saltray.distributed.runtime import nodes_possible, nodes_present, ray_cluster
+from saltray.distributed.runtime import ray_cluster
 from saltray.distributed.search.origin import with_best
 from saltray.ensemble import Choice, FoldResult, choose_threshold, provenance, publish
 from saltray.errors import FoldsFailedError, RunLockedError
@@ -42,6 +42,7 @@ def train(config: Config, *, lr_from: str | None = None) -> TrainResult:
         FoldsFailedError: some folds failed; the others are finished and kept.
         StorageError: the store cannot be reached or written.
     """
+    check_folder(config.store)
     store = open_store(config.store)
     store.check_writable()
     origin = None
@@ -83,23 +84,18 @@ def _train_missing(
 
         from saltray.distributed.folds import fit_folds
         from saltray.distributed.jobs import Job
-        from saltray.distributed.sharing import check_on_every_node
 
-        check_on_every_node(run)
-        present = nodes_present()
-        possible = nodes_possible() or present
-        demand = demand_of(config.cluster, present, possible, at_once=config.folds.count)
-        at_once = admit(demand, len(missing), present, possible)
-        waiting = f", {len(missing) - at_once} wait in line" if at_once < len(missing) else ""
-        console.print(f"on {where}: a fold takes {demand}; {at_once} of {len(missing)} folds at once{waiting}")
-        if (room := slots(demand, present)) < at_once:
-            console.print(
-                f"there is room for {room} now; the cluster starts machines for the others, which takes minutes"
-            )
+        room = find_room(config.cluster, run, jobs=len(missing), sharing=config.folds.count)
+        waiting = f", {len(missing) - room.at_once} wait in line" if room.at_once < len(missing) else ""
+        console.print(
+            f"on {where}: a fold takes {room.demand}; {room.at_once} of {len(missing)} folds at once{waiting}"
+        )
+        if room.now < room.at_once:
+            console.print(f"there is room for {room.now} now; the cluster takes some minutes to grow")
         shared = ray.put(tiles)
         weights = None if initial is None else ray.put(initial)
         jobs = [Job(config, f"fold-{fold}", (fold,), shared, fold_of, run, weights) for fold in missing]
-        outcomes = fit_folds(jobs, demand, at_once, lambda: _still_ours(lock))
+        outcomes = fit_folds(jobs, room.demand, room.at_once, lambda: _still_ours(lock))
     failures = {outcome.fold: outcome.failure for outcome in outcomes if outcome.failure is not None}
     if failures:
         for fold, reason in sorted(failures.items()):

@@ -1,5 +1,6 @@
 """Several folds at once: each its own TorchTrainer, started when it fits, watched from one thread of the driver."""
 
+import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,6 +17,8 @@ from saltray.ensemble import FoldResult
 from saltray.errors import StorageError
 
 POLL_S = 0.5
+PATIENCE_S = 300.0
+"""Time without a line of a fold after which the user is told that it waits, and again after as long."""
 
 
 @dataclass(frozen=True)
@@ -85,12 +88,21 @@ class _Progress:
         self._label = f"fold {job.folds[0]}"
         # Epochs of an earlier attempt were shown then.
         self._shown = {record["at"] for record in self._read()}
+        self._started = time.monotonic()
+        self._told = self._started
+        self._begun = False
 
     def show(self) -> None:
         for record in self._read():
             if record["at"] not in self._shown:
                 self._shown.add(record["at"])
+                self._begun = True
                 console.print(self._line(record))
+        now = time.monotonic()
+        if not self._begun and now - self._told > PATIENCE_S:
+            self._told = now
+            waited = f"{(now - self._started) / 60:.0f} min"
+            console.print(f"{self._label}  has waited {waited} for its machines; `ray status` on the head tells why")
 
     def _read(self) -> list[dict[str, Any]]:
         try:

@@ -86,7 +86,12 @@ class RunPlan:
 
         Args:
             price: of a GPU for an hour.
+
+        Raises:
+            ConfigError: the price is impossible.
         """
+        if price is not None and not 0 <= price < math.inf:
+            raise ConfigError(f"the price is {price}; use 0 or more")
         config, demand, ranks = self.config, self.demand, self.demand.ranks
         folds, train = config.folds.count, config.train
         pairs = f"{folds} folds x {ranks} rank{'s' * (ranks > 1)}"
@@ -113,14 +118,15 @@ class RunPlan:
 
     def _cost(self, price: float | None) -> list[tuple[str, str]]:
         if self.rank_hours is None or self.hours is None:
-            return [("GPU-hours", "unknown; give --images-per-second of one GPU, or --like a run of this store")]
+            return [("hours and cost", "unknown; give --images-per-second of one GPU, or --like a run of this store")]
         unit = "GPU" if self.demand.gpus else "rank"
         rows = [
             (f"{unit}-hours", f"{self.rank_hours:.3g} at {self.pace:.0f} images/s a {unit}, {self.pace_from}"),
             ("time", f"{_span(self.hours)} with {_at_once(self.at_once, self.config.folds.count)}, start-up left out"),
         ]
         if price is not None:
-            rows.append(("cost", f"{self.rank_hours * price:.2f} at {price:g} a {unit}-hour, without the head"))
+            cost = f"{self.rank_hours * price:.2f} at {price:g} a {unit}-hour"
+            rows.append(("cost", f"{cost}, without start-up, idle machines and the head"))
         return rows
 
 
@@ -133,8 +139,8 @@ def plan(
         config: the run.
         on: a cluster.yaml, whose machines count as possible; else those of the cluster that this process belongs to,
             or this machine.
-        images_per_second: images that one rank trains a second, as `train` prints them for a whole fold.
-        like: name of a run in the same store, whose measured pace is taken instead.
+        images_per_second: images that one rank trains a second: what `train` prints for a fold, divided by its ranks.
+        like: name of a run in the same store, whose measured pace, validation included, is taken instead.
 
     Raises:
         ResourceError: not even one fold can ever run there.

@@ -21,7 +21,7 @@ PACE_EPOCHS = 5
 QUIET_EPOCHS, QUIET_S = 3, 60.0
 """A fold without a new line for so many epochs, and so many seconds, is not taken to be training."""
 
-RunState = Literal["running", "finished", "stopped", "gone"]
+RunState = Literal["running", "finished", "stopped", "gone", "unreadable"]
 FoldState = Literal["done", "training", "waiting", "failed", "unfinished", "not begun"]
 
 
@@ -57,7 +57,8 @@ class RunSummary:
     uri: str
     state: RunState
     """running: its owner shows life. finished: the ensemble is published and the report written. stopped: the owner
-    gave it up before that. gone: the owner shows no life, and has not given it up."""
+    gave it up before that. gone: the owner shows no life, and has not given it up. unreadable: its manifest is
+    damaged."""
     owner: Owner | None
     """The process that works on it, or did last."""
     done: int
@@ -116,6 +117,9 @@ def list_runs(store: str) -> list[RunSummary]:
             found.append(_summary(root.sub(f"runs/{name}"), name)[0])
         except NotFoundError:  # its first process is about to write the manifest, or died before
             continue
+        except IntegrityError:
+            uri = f"{root.uri}/runs/{name}"
+            found.append(RunSummary(run=name, uri=uri, state="unreadable", owner=None, done=0, count=0))
     return found
 
 
@@ -125,7 +129,7 @@ def _summary(home: Store, run: str) -> tuple[RunSummary, int, set[str]]:
     try:
         epochs, count = manifest["config"]["train"]["epochs"], manifest["config"]["folds"]["count"]
     except (KeyError, TypeError) as error:
-        raise IntegrityError(f"{home.uri}/manifest.json is no run's manifest; choose another --run") from error
+        raise IntegrityError(f"{home.uri}/manifest.json is no run's manifest; restore it, or delete the run") from error
     keys = {entry.key for entry in home.list()}
     owner = owner_of(home)
     done = sum(f"fold-{fold}/{RESULT}" in keys for fold in range(count))
@@ -157,10 +161,10 @@ def _fold(run: Store, fold: int, keys: set[str], of: int, live: bool) -> FoldSta
     state: FoldState
     if result is not None:
         state = "done"
+    elif ERROR in keys:  # of its last attempt: the next one deletes it first
+        state = "failed"
     elif live and at is not None and quiet < max(QUIET_EPOCHS * pace, QUIET_S):
         state = "training"
-    elif ERROR in keys:
-        state = "failed"
     elif live:
         state = "waiting"
     else:
@@ -174,8 +178,17 @@ def _fold(run: Store, fold: int, keys: set[str], of: int, live: bool) -> FoldSta
         checkpoint=max((int(match[1]) for key in keys if (match := CHECKPOINT.fullmatch(key))), default=None),
         at=at,
         left=max(0.0, (of - len(epochs)) * pace - quiet) if state == "training" and epochs else None,
-        error=home.get(ERROR).decode(errors="replace").strip().splitlines()[-1] if state == "failed" else None,
+        error=_last_line(home) if state == "failed" else None,
     )
+
+
+def _last_line(home: Store) -> str:
+    """Of what went wrong."""
+    try:
+        lines = home.get(ERROR).decode(errors="replace").strip().splitlines()
+    except NotFoundError:  # the fold was started again just now
+        lines = []
+    return lines[-1] if lines else "no reason is told"
 
 
 def _published(root: Store, run: str, results: list[FoldResult | None]) -> Manifest | None:

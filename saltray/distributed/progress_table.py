@@ -17,6 +17,7 @@ STYLES = {
     "done": "green",
     "failed": "red",
     "gone": "red",
+    "unreadable": "red",
     "waiting": "dim",
     "not begun": "dim",
 }

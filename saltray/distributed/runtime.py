@@ -11,6 +11,7 @@ from typing import Any
 from saltray.distributed.admission import Node
 from saltray.distributed.cluster_file import ON_HEAD, machines
 from saltray.distributed.fork_server import fork_server
+from saltray.errors import ConfigError
 
 SETTINGS = {
     # OpenMP threads that wait asleep, so that ranks can share cores.
@@ -36,7 +37,7 @@ SETTINGS = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "RAY_AIR_NEW_OUTPUT": "0",
 }
-CLUSTER_ONLY = {"RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"}
+ALONE_ONLY = {"RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"}
 
 
 def joins_cluster() -> bool:
@@ -48,7 +49,7 @@ def settle() -> None:
     """Set what Ray reads from the environment of this process, where the user has not."""
     joins = joins_cluster()
     for name, value in SETTINGS.items():
-        if not (joins and name in CLUSTER_ONLY):
+        if not (joins and name in ALONE_ONLY):
             os.environ.setdefault(name, value)
 
 
@@ -71,6 +72,11 @@ def ray_cluster(*, num_cpus: int | None = None) -> Iterator[str]:
         yield where
         return
     if joins_cluster():
+        if "://" in os.environ["RAY_ADDRESS"]:
+            raise ConfigError(
+                f"RAY_ADDRESS is {os.environ['RAY_ADDRESS']}, which is for `ray job submit`; unset it to run here, or "
+                "submit this command as a job"
+            )
         _connect()
         try:
             yield where
@@ -113,7 +119,7 @@ def nodes_possible() -> list[Node]:
     """
     if not joins_cluster() or not ON_HEAD.expanduser().exists():
         return []
-    return [node for _, node in machines(ON_HEAD)]
+    return [node for _, node in machines(ON_HEAD, complete=False)]
 
 
 def driver_node() -> str:

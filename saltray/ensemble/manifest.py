@@ -3,6 +3,7 @@
 import os
 import platform
 import subprocess
+import sysconfig
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
@@ -128,9 +129,9 @@ def provenance() -> dict[str, Any]:
 
 
 def _commit() -> str | None:
-    if built_from := os.environ.get("SALTRAY_COMMIT"):  # an image has no checkout
-        return built_from
     root = Path(__file__).resolve().parents[2]
+    if root == Path(sysconfig.get_path("purelib")).resolve():
+        return os.environ.get("SALTRAY_COMMIT")  # of the image that this is installed in
     if not (root / ".git").exists():
         return None
     command = ["git", "-C", str(root), "rev-parse", "HEAD"]

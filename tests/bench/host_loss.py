@@ -29,17 +29,10 @@ def main() -> None:
     folder = Path(tempfile.mkdtemp(prefix="saltray-bench-"))
     (folder / "ceph").mkdir()
     with Hosts(folder, 3) as hosts, Ceph(folder / "ceph", address=hosts.gateway) as s3:
-        environment = {
-            "AWS_ENDPOINT_URL_S3": s3.endpoint,
-            "AWS_ACCESS_KEY_ID": s3.access_key,
-            "AWS_SECRET_ACCESS_KEY": s3.secret_key,
-            "AWS_DEFAULT_REGION": "us-east-1",
-            "NO_PROXY": f"127.0.0.1,{hosts.gateway}",
-        }
-        os.environ.update(environment)
+        os.environ.update(s3.environment)
         boto3.session.Session().client("s3").create_bucket(Bucket="bench")
         tiles = synth(folder / "tiles", tiles=40, seed=1, test_tiles=2)
-        with Cluster(hosts, environment) as cluster:
+        with Cluster(hosts, s3.environment) as cluster:
             flags = ("--data", tiles, "--store", "s3://bench/store", "--train.epochs", EPOCHS, *THIN)
             whole = cluster.submit("whole", "train", *flags, "--run", "whole")
             assert whole.wait() == 0, whole.log

@@ -17,8 +17,9 @@ from typing import Any, NamedTuple, Self
 
 import pytest
 import yaml
+from ceph import free_ports
 
-from .hosts import Host, Hosts, end, free_port
+from .hosts import Host, Hosts, end
 
 BIN = Path(sys.executable).parent
 SHIPPED = Path(__file__).parents[2] / "cluster.yaml"
@@ -52,7 +53,7 @@ class Cluster:
         self._file = hosts.folder / "cluster.yaml"
         self._environment = dict(environment)
         self._home = hosts.folder / "user"
-        self._port = free_port()
+        (self._port,) = free_ports(1)
         self.address = f"http://127.0.0.1:{self._port}"
         self._tunnel: subprocess.Popen[str] | None = None
 
@@ -63,6 +64,7 @@ class Cluster:
             ours = {
                 "GLOO_SOCKET_IFNAME": "eth0",  # a host's name resolves to nothing here
                 "RAY_OVERRIDE_RESOURCES": json.dumps(resources),  # as the autoscaler does it on AWS
+                "RAY_JOB_STOP_WAIT_TIME_S": "30",  # as in cluster.yaml
                 "RAY_gcs_rpc_server_reconnect_timeout_s": "5",  # workers without a head end so soon
             }
             self.hosts.boot(host, ours | self._environment)

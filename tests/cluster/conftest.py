@@ -4,8 +4,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import boto3
+import ceph
 import pytest
-from ceph import INSTALL, Ceph, missing_programs
+from command import point_to, require
 
 from saltray.data import synth
 
@@ -19,8 +20,7 @@ WORKERS = 2
 @pytest.fixture(scope="session")
 def hosts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hosts]:
     """A head and two workers, not booted yet."""
-    if reason := missing():
-        pytest.skip(reason)
+    require(missing())
     with Hosts(tmp_path_factory.mktemp("hosts"), 1 + WORKERS) as hosts:
         yield hosts
 
@@ -28,28 +28,18 @@ def hosts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hosts]:
 @pytest.fixture(scope="session")
 def s3(hosts: Hosts, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mapping[str, str]]:
     """AWS_* variables for a server that the hosts reach, with an empty bucket `saltray-test`."""
-    if programs := missing_programs():
-        pytest.skip(f"no {', '.join(programs)} on this machine; {INSTALL}")
-    with Ceph(tmp_path_factory.mktemp("ceph"), address=hosts.gateway) as server:
-        environment = {
-            "AWS_ENDPOINT_URL_S3": server.endpoint,
-            "AWS_ACCESS_KEY_ID": server.access_key,
-            "AWS_SECRET_ACCESS_KEY": server.secret_key,
-            "AWS_DEFAULT_REGION": "us-east-1",
-            "NO_PROXY": f"127.0.0.1,{hosts.gateway}",
-        }
+    require(ceph.missing())
+    with ceph.Ceph(tmp_path_factory.mktemp("ceph"), address=hosts.gateway) as server:
         with pytest.MonkeyPatch.context() as patch:
-            for name, value in environment.items():
-                patch.setenv(name, value)
+            point_to(patch, server.environment)
             boto3.session.Session().client("s3").create_bucket(Bucket=BUCKET)
-        yield environment
+        yield server.environment
 
 
 @pytest.fixture
 def in_s3(s3: Mapping[str, str], monkeypatch: pytest.MonkeyPatch) -> str:
     """URI of the bucket, and this test's AWS_* variables point to its server."""
-    for name, value in s3.items():
-        monkeypatch.setenv(name, value)
+    point_to(monkeypatch, s3)
     return f"s3://{BUCKET}"
 
 

@@ -9,7 +9,6 @@ import os
 import shlex
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -31,8 +30,9 @@ def missing() -> str | None:
     packages = [package for program, package in NEEDED.items() if shutil.which(program, path=path) is None]
     if packages:
         return f"no {', '.join(packages)}; apt-get install --no-install-recommends {' '.join(NEEDED.values())}"
-    tried = subprocess.run(["unshare", "--net", "--pid", "--fork", "true"], capture_output=True, check=False)
-    return None if tried.returncode == 0 else "this machine allows no network namespaces; run where CAP_SYS_ADMIN is"
+    bridge = ["unshare", "--net", "--pid", "--fork", "ip", "link", "add", "salt", "type", "bridge"]
+    tried = subprocess.run(bridge, capture_output=True, text=True, check=False)
+    return f"no network namespaces here: {tried.stderr.strip()}; allow them" if tried.returncode else None
 
 
 class Host:
@@ -194,13 +194,6 @@ def run(*command: str) -> str:
     if done.returncode != 0:
         raise RuntimeError(f"{shlex.join(command)}: {done.stderr.strip()}")
     return done.stdout
-
-
-def free_port() -> int:
-    """A port of this machine that nobody listens on."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port: int = listener.getsockname()[1]
-    return port
 
 
 def end(process: subprocess.Popen[str], seconds: float = 20) -> None:

@@ -4,8 +4,8 @@ import re
 import time
 from pathlib import Path
 
-import boto3
 import pytest
+from command import upload
 
 import saltray
 from saltray.distributed.history import read_history
@@ -18,13 +18,6 @@ pytestmark = pytest.mark.cluster
 EPOCHS = 24
 OF_RAY = {"JobSupervisor", "_AutoscalingCoordinatorActor"}
 """Actors that outlive what they were made for: of this job for a moment, and one a cluster for all jobs."""
-
-
-def upload(folder: Path, uri: str) -> None:
-    bucket, _, prefix = uri.removeprefix("s3://").partition("/")
-    client = boto3.session.Session().client("s3")
-    for path in folder.rglob("*.*"):
-        client.upload_file(str(path), bucket, f"{prefix}/{path.relative_to(folder)}")
 
 
 def test_a_job_without_the_token_is_refused(cluster: Cluster) -> None:
@@ -49,8 +42,8 @@ def test_a_store_that_only_the_head_sees_is_refused(cluster: Cluster, tiles: Pat
 def test_a_stopped_search_and_a_stopped_run_go_on(cluster: Cluster, tiles: Path, tmp_path: Path) -> None:
     shared = cluster.hosts.folder / "store"  # a shared folder does as the store, too
     (tmp_path / "job.toml").write_text(
-        f'data = "{tiles}"\nstore = "{shared}"\nrun = "r2"\n[folds]\ncount = 2\n[train]\nepochs = 12\n'
-        "[search]\nepochs = 12\nprune = false\n[search.space]\n'optim.lr' = [1e-3, 3e-3]\n"
+        f'data = "{tiles}"\nstore = "{shared}"\nrun = "r2"\n[folds]\ncount = 2\n[train]\nepochs = 60\n'
+        "[search]\nepochs = 60\nprune = false\n[search.space]\n'optim.lr' = [1e-3, 3e-3]\n"
     )
 
     def submit(name: str) -> Job:
@@ -64,7 +57,7 @@ def test_a_stopped_search_and_a_stopped_run_go_on(cluster: Cluster, tiles: Path,
     second.wait_for("begun before: ")
     assert "(from epoch" in second.wait_for("trial-000  ")
     second.wait_for("fold 0  epoch   2/")
-    assert "trial-001  finished after epoch 12" in second.log
+    assert "trial-001  finished after epoch 60" in second.log
     check_stopped(cluster, second)
 
     third = submit("third")
@@ -96,6 +89,7 @@ def test_folds_outlive_a_host(cluster: Cluster, tiles: Path, in_s3: str) -> None
     victim = cluster.hosts[2]
     job.wait_until(lambda: Seen(job).may_lose(victim.address, EPOCHS - 3), "folds on both workers")
     before = Seen(job)
+    saved = {fold.fold: fold.checkpoint for fold in saltray.status(store=in_s3, run="r1").folds}
     victim.kill()
     assert job.wait() == 0, job.log
 
@@ -114,7 +108,7 @@ def test_folds_outlive_a_host(cluster: Cluster, tiles: Path, in_s3: str) -> None
         else:
             assert (len(starts[fold]), resumed) == (1, [])
         if fold in before.carried_by(victim.address):
-            assert resumed[0] >= before.epochs[fold] - 3  # a checkpoint each epoch, and the log lags a little
+            assert resumed[0] >= (saved[fold] or 1)
     assert len(saltray.Ensemble.load(f"{in_s3}/ensembles/r1").models) == 5
     assert saltray.status(store=in_s3, run="r1").state == "finished"
 

@@ -10,6 +10,8 @@ import boto3
 import pytest
 from cluster_yaml.cloud import ROOT, TOKEN, Autoscaler, Cloud
 
+from saltray.distributed.runtime import nodes_possible
+
 
 def until(condition: Callable[[], bool], step: Callable[[], None] = lambda: None) -> None:
     deadline = time.monotonic() + 60
@@ -102,6 +104,15 @@ def test_five_folds_get_their_machines_each_with_the_token(
 
 def listed(value: str | list[str]) -> list[str]:
     return [value] if isinstance(value, str) else value
+
+
+def test_a_job_on_the_head_knows_how_far_the_cluster_grows(
+    autoscaler: Autoscaler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
+    head, *workers = nodes_possible()  # by the file that `ray up` has sent there
+    assert (head["CPU"], head["fold_driver"]) == (0, 100)
+    assert [(node["CPU"], node["GPU"]) for node in workers] == [(4, 1)] * 10
 
 
 def test_idle_machines_are_ended(cloud: Cloud, autoscaler: Autoscaler) -> None:

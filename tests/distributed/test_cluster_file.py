@@ -17,7 +17,6 @@ FILE: dict[str, Any] = {
         "one": {"resources": {"CPU": 4, "GPU": 1}, "max_workers": 3},
         "head": {"resources": {"CPU": 0, "fold_driver": 100}, "max_workers": 0},
         "four": {"resources": {"CPU": 48, "GPU": 4, "accelerator_type:L4": 1}, "max_workers": 2},
-        "unknown": {"resources": {}, "max_workers": 9},
     },
 }
 
@@ -35,6 +34,14 @@ def test_the_largest_of_what_the_whole_cluster_may_have(tmp_path: Path) -> None:
     assert found[-1][1] == {"CPU": 4, "GPU": 1}
 
 
+def test_a_type_that_tells_no_resources(tmp_path: Path) -> None:
+    types = FILE["available_node_types"] | {"other": {"resources": {}, "max_workers": 9}, "third": {}}
+    path = write(tmp_path, FILE | {"available_node_types": types})
+    with pytest.raises(ConfigError, match="no resources of other, third; write"):
+        machines(path)
+    assert machines(path, complete=False) == machines(write(tmp_path, FILE))
+
+
 def test_a_type_without_a_limit_of_its_own_has_that_of_the_cluster(tmp_path: Path) -> None:
     types = {"head": {"resources": {"CPU": 0}}, "one": {"resources": {"GPU": 1}}}
     assert len(machines(write(tmp_path, FILE | {"available_node_types": types}))) == 1 + 4
@@ -46,6 +53,7 @@ def test_a_type_without_a_limit_of_its_own_has_that_of_the_cluster(tmp_path: Pat
         ("a: [", "not YAML"),
         ("[]", "describes no cluster"),
         ("a: 1", "available_node_types"),
+        ("available_node_types: {}\nhead_node_type: head\nmax_workers: 1", "no node type head"),
         ("available_node_types: 7\nhead_node_type: a\nmax_workers: 1", "describes no cluster"),
     ],
 )

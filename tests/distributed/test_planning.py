@@ -59,7 +59,7 @@ def test_the_size_of_what_moves(tiles_folder: Path, tmp_path: Path) -> None:
     rows = dict(plan.rows())
     # 2 (n - 1) / n is 1 for a pair.
     assert rows["each rank sends"].startswith(f"{4 * weights / 1e6:.3g} MB of gradients a step: ")
-    assert "unknown" in rows["GPU-hours"]
+    assert "unknown" in rows["hours and cost"]
 
 
 def test_folds_that_wait_in_line_take_their_time(tiles_folder: Path, tmp_path: Path) -> None:
@@ -118,3 +118,11 @@ def test_the_command_refuses_what_can_never_run(saltray: Saltray, tiles_folder: 
     check_refusal(saltray(*flags, "--workers-per-fold", 16), "16 ranks of 1 GPU", "at most 10 GPUs")
     check_refusal(saltray(*flags, "--folds.count", 25), "folds.count is 25", "24 tiles")
     check_refusal(saltray("plan", "--data", "nowhere", "--on", SHIPPED), "nowhere")
+    check_refusal(saltray(*flags, "--price", -1), "price is -1")
+
+
+def test_the_address_of_the_jobs_api_is_no_cluster_to_join(
+    saltray: Saltray, tiles_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "http://127.0.0.1:8265")
+    check_refusal(saltray("plan", "--data", tiles_folder), "RAY_ADDRESS is http://127.0.0.1:8265", "unset it")

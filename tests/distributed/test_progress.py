@@ -264,14 +264,14 @@ def test_a_fold_that_failed_says_why(root: Store) -> None:
         assert (other.state, other.error) == ("waiting" if live else "not begun", None)
 
 
-def test_an_error_of_an_earlier_attempt_is_past_when_new_lines_come_or_the_fold_is_done(root: Store) -> None:
+def test_a_fold_that_failed_a_moment_ago_does_not_train(root: Store) -> None:
     run = begun(root)
     own(run)
     for fold in range(2):
-        run.put(f"fold-{fold}/error.txt", b"RuntimeError\n")
+        run.put(f"fold-{fold}/error.txt", b"\n")
     train(run, 0, epoch(1))
     finish(run, 1)
-    assert [(fold.state, fold.error) for fold in folds_of(root)] == [("training", None), ("done", None)]
+    assert [(fold.state, fold.error) for fold in folds_of(root)] == [("failed", "no reason is told"), ("done", None)]
 
 
 # The verb
@@ -321,6 +321,9 @@ def test_the_verb_lists_runs_and_says_what_is_missing(root: Store, saltray: Salt
     ]
     check_refusal(saltray("status", "--store", root.uri, "--run", "r9"), "r9", "there are r1, r2")
     check_refusal(saltray("status", "--store", "gs://bucket"), "gs://")
+    root.put_json("runs/r0/manifest.json", {})
+    assert saltray("status", "--store", root.uri).out.splitlines()[2].split()[:2] == ["r0", "unreadable"]
+    check_refusal(saltray("status", "--store", root.uri, "--run", "r0"), "r0/manifest.json")
 
 
 def test_the_function_is_public(root: Store) -> None:

@@ -2,9 +2,11 @@
 
 import json
 from dataclasses import asdict, replace
+from pathlib import Path
 
 import pytest
 
+from saltray import ensemble
 from saltray.config import Config, ModelConfig, to_dict
 from saltray.ensemble import FoldResult, Manifest
 from saltray.ensemble.manifest import Member, provenance
@@ -86,4 +88,6 @@ def test_provenance_is_plain_json_with_the_versions_in_use() -> None:
 
 def test_an_image_names_the_commit_that_it_was_built_from(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SALTRAY_COMMIT", "c0ffee")
+    assert provenance()["commit"] != "c0ffee"  # this is a checkout
+    monkeypatch.setattr("sysconfig.get_path", lambda _: str(Path(ensemble.__file__).parents[2]))
     assert provenance()["commit"] == "c0ffee"

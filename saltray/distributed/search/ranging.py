@@ -9,10 +9,10 @@ from rich.table import Table
 
 from saltray.config import Config, check_name, to_dict
 from saltray.data import Tiles, assign_folds, load_tiles
-from saltray.distributed.admission import admit, demand_of
 from saltray.distributed.console import console
+from saltray.distributed.room import check_folder, find_room
 from saltray.distributed.run_records import initial_weights
-from saltray.distributed.runtime import nodes_possible, nodes_present, ray_cluster
+from saltray.distributed.runtime import ray_cluster
 from saltray.errors import ConfigError, SearchFailedError
 from saltray.report import draw_range_test
 from saltray.storage import RunLock, Store, open_store
@@ -67,6 +67,7 @@ def range_test(
         raise ConfigError(f"steps is {steps}; use 2 or more")
     if fold not in range(config.folds.count):
         raise ConfigError(f"there is no fold {fold}; the split has folds 0 to {config.folds.count - 1}")
+    check_folder(config.store)
     store = open_store(config.store)
     store.check_writable()
     tiles, _ = load_tiles(config.data, store)
@@ -94,10 +95,7 @@ def _sweep(
         from saltray.distributed.worker import RangeTest as Loop
         from saltray.training import Sweep
 
-        present = nodes_present()
-        possible = nodes_possible() or present
-        demand = demand_of(config.cluster, present, possible, at_once=1)
-        admit(demand, 1, present, possible)
+        demand = find_room(config.cluster, store.sub(FOLDER), jobs=1, sharing=1).demand
         console.print(f"on {where}: it takes {demand}")
         weights = None if initial is None else ray.put(initial)
         job = Job(config, "job", (fold,), ray.put(tiles), fold_of, store.sub(FOLDER), weights)

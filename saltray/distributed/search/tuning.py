@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 
 from saltray.config import Config
 from saltray.data import Tiles, assign_folds, load_tiles
-from saltray.distributed.admission import admit, demand_of, slots
 from saltray.distributed.console import console
+from saltray.distributed.room import check_folder, find_room
 from saltray.distributed.run_records import digest_of, initial_weights
-from saltray.distributed.runtime import nodes_possible, nodes_present, ray_cluster
+from saltray.distributed.runtime import ray_cluster
 from saltray.distributed.search.plan import Plan, Sampler
 from saltray.distributed.search.records import Trial, begin, clear_checkpoints, table_of, take_stock, write_results
 from saltray.distributed.search.space import Range, Space, apply, loguniform
@@ -92,6 +92,7 @@ def tune(
         concurrent=concurrent,
         seed=seed,
     )
+    check_folder(config.store)
     store = open_store(config.store)
     store.check_writable()
     tiles, dataset = load_tiles(config.data, store)
@@ -132,21 +133,16 @@ def _run_missing(
         from saltray.distributed.search.trial import Draft
         from saltray.distributed.search.tuner import run_trials
         from saltray.distributed.search.watch import Watch
-        from saltray.distributed.sharing import check_on_every_node
 
-        check_on_every_node(store)
-        present = nodes_present()
-        possible = nodes_possible() or present
-        demand = demand_of(plan.config.cluster, present, possible, at_once=1)
-        room = admit(demand, plan.concurrent or count, present, possible)
-        at_once = min(room, count) if plan.concurrent else min(max(1, slots(demand, present)), room)
-        console.print(f"on {where}: a trial takes {demand}; {at_once} at once")
+        room = find_room(plan.config.cluster, store, jobs=plan.concurrent or count, sharing=1)
+        at_once = min(room.at_once, count) if plan.concurrent else min(max(1, room.now), room.at_once)
+        console.print(f"on {where}: a trial takes {room.demand}; {at_once} at once")
         weights = None if initial is None else ray.put(initial)
         job = Job(plan.config, "", plan.folds, ray.put(tiles), fold_of, store, weights)
         watch = Watch(plan, store, known, lock)
         try:
             with watch.showing():
-                run_trials(plan, Draft(job, demand), watch, count, at_once, lock)
+                run_trials(plan, Draft(job, room.demand), watch, count, at_once, lock)
         except BaseException:
             # Ctrl-C, or a lost lock: no trial may train on unwatched, also where the caller connected to Ray.
             ray.shutdown()
