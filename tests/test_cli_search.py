@@ -101,7 +101,7 @@ def test_an_interrupted_and_a_killed_search_go_on(start: Callable[..., Live], sa
     assert values(search) | begun == values(search)
     assert all(search.get_json(f"{name}/result.json")["status"] == "finished" for name in now)
     assert search.get_json("best.json")["trial"] in now
-    assert live.left(seconds=60) == set()  # two of Ray's own look for a minute for the server that was killed
+    assert live.left(seconds=150) == set()  # two of Ray's own look for a minute for the server that was killed
 
 
 def wait_for_checkpoint(search: Store) -> None:
