@@ -82,6 +82,13 @@ class Process(NamedTuple):
     pid: int
     started: str
 
+    def title(self) -> str:
+        """Its command line; empty once it has ended."""
+        try:
+            return Path(f"/proc/{self.pid}/cmdline").read_bytes().replace(b"\0", b" ").decode().strip()
+        except OSError:
+            return ""
+
 
 class Live:
     """`saltray ARGS` as a process with a session of its own, and all the processes that belong to it."""
@@ -143,12 +150,12 @@ class Live:
         self.process.kill()
         self.process.wait(timeout=30)
 
-    def left(self, seconds: int = 10) -> set[Process]:
-        """What still lives of it, once those that are ending had the time for it."""
-        for _ in range(10 * seconds):
-            left = (self._family & set(table())) | self.family()
+    def left(self, *spared: str) -> set[str]:
+        """What still lives of it, but for these titles, once those that are ending had the time for it."""
+        for _ in range(100):
+            left = {process.title() for process in (self._family & set(table())) | self.family()} - {"", *spared}
             if not left:
-                return left
+                break
             sleep(0.1)
         return left
 

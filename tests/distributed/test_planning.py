@@ -1,9 +1,11 @@
 """What a run would take, worked by hand."""
 
+import os
+import subprocess
 from pathlib import Path
 
 import pytest
-from command import Saltray, check_refusal
+from command import COMMAND, Answer, Saltray, check_refusal
 
 import saltray as library
 from saltray.config import ClusterConfig, Config, ModelConfig, TrainConfig
@@ -121,8 +123,10 @@ def test_the_command_refuses_what_can_never_run(saltray: Saltray, tiles_folder: 
     check_refusal(saltray(*flags, "--price", -1), "price is -1")
 
 
-def test_the_address_of_the_jobs_api_is_no_cluster_to_join(
-    saltray: Saltray, tiles_folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("RAY_ADDRESS", "http://127.0.0.1:8265")
-    check_refusal(saltray("plan", "--data", tiles_folder), "RAY_ADDRESS is http://127.0.0.1:8265", "unset it")
+def test_the_address_of_the_jobs_api_is_no_cluster_to_join(tiles_folder: Path) -> None:
+    # A process of its own, as one that is connected to Ray already has no need of the address.
+    environment = os.environ | {"RAY_ADDRESS": "http://127.0.0.1:8265"}
+    command = [COMMAND, "plan", "--data", str(tiles_folder)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    answer = Answer(done.returncode, done.stdout, done.stderr)
+    check_refusal(answer, "RAY_ADDRESS is http://127.0.0.1:8265", "unset it")
