@@ -4,6 +4,7 @@ import logging
 import os
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -138,13 +139,27 @@ def end_trainers() -> None:
     A thread that still waits when Ray is shut down touches it afterwards, and Ray then ends the whole process at once.
     """
     import ray
+
+    worker: Any = ray._private.worker.global_worker
+    for key in _live_actors("TrainController"):
+        worker.core_worker.kill_actor(ray.ActorID.from_hex(key), True)  # trainers give nobody a handle of theirs
+
+
+def wait_for_trainers(seconds: float) -> None:
+    """Wait until all trainers of this process have ended, also those whose trial was stopped: Ray ends them later."""
+    end = time.monotonic() + seconds
+    while _live_actors("TrainController", "RayTrainWorker") and time.monotonic() < end:
+        time.sleep(0.1)
+
+
+def _live_actors(*classes: str) -> list[str]:
+    """Ids of the actors of these classes that belong to the job of this process."""
+    import ray
     from ray._private.state import state
 
     worker: Any = ray._private.worker.global_worker
-    core = worker.core_worker
-    for key, actor in state.actor_table(None, job_id=core.get_current_job_id()).items():
-        if actor["ActorClassName"] == "TrainController" and actor["State"] != "DEAD":
-            core.kill_actor(ray.ActorID.from_hex(key), True)  # trainers give nobody a handle of their controller
+    actors = state.actor_table(None, job_id=worker.core_worker.get_current_job_id())
+    return [key for key, actor in actors.items() if actor["ActorClassName"] in classes and actor["State"] != "DEAD"]
 
 
 def free_orphans() -> None:

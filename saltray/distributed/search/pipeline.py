@@ -7,9 +7,9 @@ from saltray.config import Config
 from saltray.distributed.cross_validation import train
 from saltray.distributed.run_records import TrainResult
 from saltray.distributed.runtime import ray_cluster
-from saltray.distributed.search.plan import Sampler
+from saltray.distributed.search.plan import LEARNING_RATES, Plan, Sampler
 from saltray.distributed.search.space import Space
-from saltray.distributed.search.tuning import tune
+from saltray.distributed.search.tuning import search
 
 
 def run(
@@ -43,16 +43,17 @@ def run(
         as `tune` and `train`.
     """
     tried = config if epochs is None else replace(config, train=replace(config.train, epochs=epochs))
+    plan = Plan(
+        config=tried,
+        name=name or config.run,
+        space=LEARNING_RATES if space is None else dict(space),
+        trials=trials,
+        folds=tuple(folds),
+        sampler=sampler,
+        prune=prune,
+        concurrent=concurrent,
+        seed=seed,
+    )
     with ray_cluster():
-        found = tune(
-            tried,
-            space=space,
-            trials=trials,
-            name=name or config.run,
-            folds=folds,
-            sampler=sampler,
-            prune=prune,
-            concurrent=concurrent,
-            seed=seed,
-        )
+        found = search(plan)
         return train(config, lr_from=f"searches/{found.name}")

@@ -4,10 +4,12 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from saltray.config import Config, check_name
-from saltray.distributed.search.space import Space, apply, check_space, draw
+from saltray.distributed.search.space import Space, apply, check_space, draw, loguniform
 from saltray.errors import ConfigError
 
 Sampler = Literal["quasirandom", "tpe"]
+LEARNING_RATES: Space = {"optim.lr": loguniform(1e-5, 1e-2)}
+"""What is searched where nothing else is asked for."""
 REDUCTION = 3
 """Of the trials that reach a rung, one in so many goes on; rungs lie so many times further apart each."""
 

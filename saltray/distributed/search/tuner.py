@@ -10,7 +10,7 @@ from ray import tune
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler
 
 from saltray.distributed.objective import OBJECTIVE, best_epoch, objective
-from saltray.distributed.runtime import driver_node
+from saltray.distributed.runtime import driver_node, wait_for_trainers
 from saltray.distributed.search.plan import REDUCTION, Plan
 from saltray.distributed.search.proposals import Proposals
 from saltray.distributed.search.records import Trial
@@ -19,6 +19,9 @@ from saltray.distributed.search.trial import Draft, run_trial
 from saltray.distributed.search.watch import Watch
 from saltray.errors import RunLockedError
 from saltray.storage import RunLock
+
+END_S = 10.0
+"""Longest wait for the workers of trials that were stopped."""
 
 
 def run_trials(plan: Plan, draft: Draft, watch: Watch, count: int, at_once: int, lock: RunLock) -> None:
@@ -60,6 +63,7 @@ def run_trials(plan: Plan, draft: Draft, watch: Watch, count: int, at_once: int,
             ),
         )
         tuner.fit()
+    wait_for_trainers(END_S)  # those of a trial that was stopped may still write a checkpoint
     if lock.lost.is_set():
         raise RunLockedError(
             f"{lock.what} was taken over by another process while this one was stalled; it goes on there"

@@ -15,9 +15,9 @@ from saltray.distributed.console import console
 from saltray.distributed.room import check_folder, find_room
 from saltray.distributed.run_records import digest_of, initial_weights
 from saltray.distributed.runtime import ray_cluster
-from saltray.distributed.search.plan import Plan, Sampler
+from saltray.distributed.search.plan import LEARNING_RATES, Plan, Sampler
 from saltray.distributed.search.records import Trial, begin, clear_checkpoints, table_of, take_stock, write_results
-from saltray.distributed.search.space import Range, Space, apply, loguniform
+from saltray.distributed.search.space import Range, Space, apply
 from saltray.distributed.search.table import trials_table, values_text
 from saltray.errors import SearchFailedError
 from saltray.report import draw_search
@@ -84,7 +84,7 @@ def tune(
     plan = Plan(
         config=config,
         name=name,
-        space={"optim.lr": loguniform(1e-5, 1e-2)} if space is None else dict(space),
+        space=LEARNING_RATES if space is None else dict(space),
         trials=trials,
         folds=tuple(folds),
         sampler=sampler,
@@ -92,6 +92,12 @@ def tune(
         concurrent=concurrent,
         seed=seed,
     )
+    return search(plan)
+
+
+def search(plan: Plan) -> SearchResult:
+    """`tune` of a plan that is checked."""
+    config = plan.config
     check_folder(config.store)
     store = open_store(config.store)
     store.check_writable()
@@ -99,8 +105,8 @@ def tune(
     assert tiles.masks is not None
     fold_of = assign_folds(tiles.ids, tiles.masks, config.folds)
     initial = initial_weights(config) if config.model.weights else None
-    part = store.sub(f"searches/{name}")
-    with RunLock(part, f"search {name}") as lock:
+    part = store.sub(f"searches/{plan.name}")
+    with RunLock(part, f"search {plan.name}") as lock:
         if lock.taken_from is not None:
             console.print(f"took over the lock of {lock.taken_from}, which is gone")
         begin(part, plan, dataset, digest_of(initial))
