@@ -42,8 +42,8 @@ def test_a_store_that_only_the_head_sees_is_refused(cluster: Cluster, tiles: Pat
 def test_a_stopped_search_and_a_stopped_run_go_on(cluster: Cluster, tiles: Path, tmp_path: Path) -> None:
     shared = cluster.hosts.folder / "store"  # a shared folder does as the store, too
     (tmp_path / "job.toml").write_text(
-        f'data = "{tiles}"\nstore = "{shared}"\nrun = "r2"\n[folds]\ncount = 2\n[train]\nepochs = 60\n'
-        "[search]\nepochs = 60\nprune = false\n[search.space]\n'optim.lr' = [1e-3, 3e-3]\n"
+        f'data = "{tiles}"\nstore = "{shared}"\nrun = "r2"\n[folds]\ncount = 2\n[train]\nepochs = 30\n'
+        "[search]\nepochs = 30\nprune = false\n[search.space]\n'optim.lr' = [1e-3, 3e-3]\n"
     )
 
     def submit(name: str) -> Job:
@@ -57,7 +57,7 @@ def test_a_stopped_search_and_a_stopped_run_go_on(cluster: Cluster, tiles: Path,
     second.wait_for("begun before: ")
     assert "(from epoch" in second.wait_for("trial-000  ")
     second.wait_for("fold 0  epoch   2/")
-    assert "trial-001  finished after epoch 60" in second.log
+    assert "trial-001  finished after epoch 30" in second.log
     check_stopped(cluster, second)
 
     third = submit("third")
