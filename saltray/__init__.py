@@ -12,44 +12,44 @@ if TYPE_CHECKING:
     from saltray.config import OptimConfig as OptimConfig
     from saltray.config import TrainConfig as TrainConfig
     from saltray.config_file import load_config as load_config
-    from saltray.data import Census as Census
-    from saltray.data import Tiles as Tiles
-    from saltray.data import check as check
-    from saltray.data import read_tiles as read_tiles
-    from saltray.data import synth as synth
-    from saltray.distributed import FoldStatus as FoldStatus
-    from saltray.distributed import Prediction as Prediction
-    from saltray.distributed import RangeTest as RangeTest
-    from saltray.distributed import RunPlan as RunPlan
-    from saltray.distributed import RunStatus as RunStatus
-    from saltray.distributed import RunSummary as RunSummary
-    from saltray.distributed import SearchResult as SearchResult
-    from saltray.distributed import TrainResult as TrainResult
-    from saltray.distributed import choice as choice
-    from saltray.distributed import demo as demo
-    from saltray.distributed import list_runs as list_runs
-    from saltray.distributed import loguniform as loguniform
-    from saltray.distributed import parse_space as parse_space
-    from saltray.distributed import plan as plan
-    from saltray.distributed import predict as predict
-    from saltray.distributed import range_test as range_test
-    from saltray.distributed import run as run
-    from saltray.distributed import status as status
-    from saltray.distributed import train as train
-    from saltray.distributed import tune as tune
-    from saltray.distributed import uniform as uniform
-    from saltray.ensemble import Ensemble as Ensemble
-    from saltray.ensemble import list_ensembles as list_ensembles
-    from saltray.ensemble import model_card as model_card
-    from saltray.ensemble import read_manifest as read_manifest
-    from saltray.ensemble import verify as verify
+    from saltray.data.raw import read_tiles as read_tiles
+    from saltray.data.summary import DatasetSummary as DatasetSummary
+    from saltray.data.summary import check as check
+    from saltray.data.synthetic import synth as synth
+    from saltray.data.tiles import Tiles as Tiles
+    from saltray.distributed.cross_validation import train as train
+    from saltray.distributed.demonstration import demo as demo
+    from saltray.distributed.planning import RunPlan as RunPlan
+    from saltray.distributed.planning import plan as plan
+    from saltray.distributed.prediction import Prediction as Prediction
+    from saltray.distributed.prediction import predict as predict
+    from saltray.distributed.progress import FoldStatus as FoldStatus
+    from saltray.distributed.progress import RunStatus as RunStatus
+    from saltray.distributed.progress import RunSummary as RunSummary
+    from saltray.distributed.progress import list_runs as list_runs
+    from saltray.distributed.progress import status as status
+    from saltray.distributed.run_records import TrainResult as TrainResult
+    from saltray.distributed.search.pipeline import run as run
+    from saltray.distributed.search.ranging import RangeTest as RangeTest
+    from saltray.distributed.search.ranging import range_test as range_test
+    from saltray.distributed.search.space import choice as choice
+    from saltray.distributed.search.space import loguniform as loguniform
+    from saltray.distributed.search.space import parse_space as parse_space
+    from saltray.distributed.search.space import uniform as uniform
+    from saltray.distributed.search.tuning import SearchResult as SearchResult
+    from saltray.distributed.search.tuning import tune as tune
+    from saltray.ensemble.load import Ensemble as Ensemble
+    from saltray.ensemble.publishing import model_card as model_card
+    from saltray.ensemble.versions import list_ensembles as list_ensembles
+    from saltray.ensemble.versions import read_manifest as read_manifest
+    from saltray.ensemble.versions import verify as verify
     from saltray.errors import SaltrayError as SaltrayError
-    from saltray.models import AlbuNet as AlbuNet
+    from saltray.models.albunet import AlbuNet as AlbuNet
 
 _HOME = {
     "AlbuNet": "models",
     "AugmentConfig": "config",
-    "Census": "data",
+    "DatasetSummary": "data",
     "ClusterConfig": "config",
     "Config": "config",
     "Ensemble": "ensemble",
@@ -92,7 +92,7 @@ _HOME = {
 __all__ = [
     "AlbuNet",
     "AugmentConfig",
-    "Census",
+    "DatasetSummary",
     "ClusterConfig",
     "Config",
     "Ensemble",

@@ -167,7 +167,7 @@ class ClusterConfig:
     """What a fold runs on. None of it changes the numbers, only how fast they come."""
 
     workers_per_fold: int = 1
-    """Ranks of one fold's DistributedDataParallel job; must divide train.batch_size."""
+    """ProcessGroup of one fold's DistributedDataParallel job; must divide train.batch_size."""
     gpus_per_worker: float | None = None
     """GPUs a rank: 1, a fraction such as 0.2 for ranks that share one, 0 for the CPU. Unset: 1 where there are any."""
     cpus_per_worker: float | None = None

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from saltray.config import Config, from_dict
 from saltray.errors import ConfigError
-from saltray.storage import open_store
+from saltray.storage.names import open_store
 
 SEARCH = {
     "name": str,

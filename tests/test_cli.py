@@ -14,10 +14,10 @@ from command import COMMAND, Answer, Live, Saltray, check_refusal
 from PIL import Image
 
 from saltray.config import Config, to_dict
-from saltray.data import synth
-from saltray.ensemble import provenance
-from saltray.ensemble.manifest import Manifest, Member
-from saltray.storage import Store, open_store
+from saltray.data.synthetic import synth
+from saltray.ensemble.manifest import Manifest, Member, provenance
+from saltray.storage.base import Store
+from saltray.storage.names import open_store
 
 SMALL = (
     *("--model.num-filters", "4", "--model.encoder-width", "8", "--train.epochs", "200", "--train.batch-size", "4"),

@@ -12,8 +12,9 @@ from time import sleep
 import pytest
 from command import Live, Saltray, check_refusal
 
-from saltray.data import synth
-from saltray.storage import Store, open_store
+from saltray.data.synthetic import synth
+from saltray.storage.base import Store
+from saltray.storage.names import open_store
 
 README = Path(__file__).resolve().parents[1] / "README.md"
 SMALL = (

@@ -14,9 +14,9 @@ import saltray as library
 from saltray.cli import SearchFlags
 from saltray.config import ClusterConfig, Config, ModelConfig, OptimConfig, TrainConfig, to_dict
 from saltray.config_file import SEARCH, load_config
-from saltray.distributed import loguniform
+from saltray.distributed.search.space import loguniform
 from saltray.errors import ConfigError, NotFoundError
-from saltray.storage import open_store
+from saltray.storage.names import open_store
 
 JOB = """
 data = "tiles"

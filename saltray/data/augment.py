@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from saltray.config import AugmentConfig
-from saltray.data.keyed import keyed_uniform
+from saltray.data.random import random_uniform
 from saltray.errors import ConfigError
 
 
@@ -66,7 +66,7 @@ class Augmenter:
         Raises:
             ConfigError: the tiles are larger than `size`.
         """
-        draws = keyed_uniform(keys[:, None], self.seed, epoch, torch.arange(7, device=keys.device))
+        draws = random_uniform(keys[:, None], self.seed, epoch, torch.arange(7, device=keys.device))
         flip, rotate, scale, shift_y, shift_x, brightness, contrast = draws.t()[..., None, None]
         y, x = self._source(
             images.shape[1], images.shape[2], _both(rotate), _both(scale), _both(shift_y), _both(shift_x)

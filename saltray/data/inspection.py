@@ -16,7 +16,7 @@ from saltray.data.source import Source
 from saltray.data.tables import check_masks_table, read_depths
 from saltray.data.tiles import Tiles
 from saltray.errors import DataError
-from saltray.storage import Entry
+from saltray.storage.base import Entry
 
 T = TypeVar("T")
 

@@ -8,7 +8,7 @@ from typing import Literal
 from saltray.data.png import check_bytes
 from saltray.data.source import Source
 from saltray.errors import DataError
-from saltray.storage import Entry
+from saltray.storage.base import Entry
 
 Part = Literal["train", "test"]
 EXPECTED = (

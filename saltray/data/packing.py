@@ -26,7 +26,8 @@ from saltray.data.source import Source
 from saltray.data.statistics import statistics_of
 from saltray.data.tiles import Tiles
 from saltray.errors import DataError, IntegrityError
-from saltray.storage import Store, open_store
+from saltray.storage.base import Store
+from saltray.storage.names import open_store
 
 FORMAT = 1
 SHARD_BYTES = 64 * 2**20
@@ -42,7 +43,7 @@ class Dataset:
 
 
 @dataclass(frozen=True)
-class Extent:
+class DatasetSize:
     """How much the labelled part of a data set is."""
 
     count: int
@@ -55,7 +56,7 @@ class Extent:
         return 2 * self.count * self.height * self.width
 
 
-def extent_of(uri: str, store: Store) -> Extent:
+def dataset_size(uri: str, store: Store) -> DatasetSize:
     """How many labelled tiles a data set has, and their size by the first of them; a raw one is listed, not read.
 
     Args:
@@ -68,10 +69,10 @@ def extent_of(uri: str, store: Store) -> Extent:
     """
     if home := _packed_at(uri, store):
         manifest = _read_manifest(home)
-        return Extent(manifest["tiles"], manifest["height"], manifest["width"])
+        return DatasetSize(manifest["tiles"], manifest["height"], manifest["width"])
     names = list_images(uri, "train")
     height, width = read_image(uri, names[0]).shape
-    return Extent(len(names), height, width)
+    return DatasetSize(len(names), height, width)
 
 
 def pack(uri: str, store: Store) -> Dataset:

@@ -9,7 +9,8 @@ from urllib.parse import unquote
 
 from saltray.data.png import check_bytes
 from saltray.errors import DataError, NotFoundError
-from saltray.storage import Entry, Store, open_store
+from saltray.storage.base import Entry, Store
+from saltray.storage.names import open_store
 
 # Kaggle's archives: where their members belong, and the folders that say that they lie there unpacked already.
 _ARCHIVES = {

@@ -16,7 +16,8 @@ from ray.train import Checkpoint
 
 from saltray.distributed.run_records import CHECKPOINTS
 from saltray.errors import IntegrityError, NotFoundError
-from saltray.storage import Store, arrow_filesystem
+from saltray.storage.arrow import arrow_filesystem
+from saltray.storage.base import Store
 
 STATE = "state.pt"
 

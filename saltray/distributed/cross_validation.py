@@ -9,18 +9,25 @@ from numpy.typing import NDArray
 from rich.table import Table
 
 from saltray.config import Config, to_dict
-from saltray.data import Tiles, assign_folds, fold_balance, load_tiles
+from saltray.data.folds import assign_folds, fold_balance
+from saltray.data.packing import load_tiles
+from saltray.data.tiles import Tiles
 from saltray.distributed.console import console
 from saltray.distributed.history import read_history
 from saltray.distributed.room import check_folder, find_room
 from saltray.distributed.run_records import OOF, TrainResult, begin, finished, initial_weights, out_of_fold
 from saltray.distributed.runtime import ray_cluster
 from saltray.distributed.search.origin import with_best
-from saltray.ensemble import Choice, FoldResult, choose_threshold, provenance, publish
+from saltray.ensemble.manifest import FoldResult, provenance
+from saltray.ensemble.publishing import publish
+from saltray.ensemble.threshold import Choice, choose_threshold
 from saltray.errors import FoldsFailedError, RunLockedError
-from saltray.report import draw_examples, render_run
-from saltray.storage import RunLock, Store, open_store
-from saltray.training import score_at_thresholds
+from saltray.report.demo import draw_examples
+from saltray.report.page import render_run
+from saltray.storage.base import Store
+from saltray.storage.lock import RunLock
+from saltray.storage.names import open_store
+from saltray.training.metrics import score_at_thresholds
 
 
 def train(config: Config, *, lr_from: str | None = None) -> TrainResult:

@@ -5,14 +5,15 @@ from pathlib import Path
 import numpy as np
 
 from saltray.config import AugmentConfig, Config, ModelConfig, OptimConfig, TrainConfig
-from saltray.data import load_tiles, synth
+from saltray.data.packing import load_tiles
+from saltray.data.synthetic import synth
 from saltray.distributed.console import console
 from saltray.distributed.cross_validation import train
 from saltray.distributed.prediction import predict
 from saltray.distributed.run_records import OOF, TrainResult
 from saltray.distributed.runtime import ray_cluster
-from saltray.report import draw_demo
-from saltray.storage import open_store
+from saltray.report.demo import draw_demo
+from saltray.storage.names import open_store
 
 SHOWN = 8
 

@@ -13,7 +13,7 @@ from saltray.distributed.jobs import Job, Stopped
 from saltray.distributed.run_records import ERROR
 from saltray.distributed.trainers import Ended, Team, keep_reason, reason
 from saltray.distributed.worker import run
-from saltray.ensemble import FoldResult
+from saltray.ensemble.manifest import FoldResult
 from saltray.errors import StorageError
 
 POLL_S = 0.5

@@ -11,7 +11,7 @@ from contextlib import suppress
 from typing import Any
 
 from saltray.errors import NotFoundError, StorageError
-from saltray.storage import Store
+from saltray.storage.base import Store
 
 KEY = "history.jsonl"
 PAUSE_S = 1.0

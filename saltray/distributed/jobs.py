@@ -8,8 +8,8 @@ import ray
 from numpy.typing import NDArray
 
 from saltray.config import Config
-from saltray.data import Tiles
-from saltray.storage import Store
+from saltray.data.tiles import Tiles
+from saltray.storage.base import Store
 
 
 @dataclass(frozen=True)

@@ -8,14 +8,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from saltray.config import Config
-from saltray.data import Extent, check_count, extent_of
+from saltray.data.folds import check_count
+from saltray.data.packing import DatasetSize, dataset_size
 from saltray.distributed.admission import Demand, Node, admit, demand_of, slots
 from saltray.distributed.cluster_file import machines
 from saltray.distributed.history import read_history
 from saltray.distributed.run_records import find_run
 from saltray.distributed.runtime import joins_cluster, nodes_possible, nodes_present, ray_cluster
 from saltray.errors import ConfigError, NotFoundError
-from saltray.storage import Store, open_store
+from saltray.storage.base import Store
+from saltray.storage.names import open_store
 
 FLOAT = 4
 """Bytes of a weight."""
@@ -26,7 +28,7 @@ class RunPlan:
     """What a run would take."""
 
     config: Config
-    tiles: Extent
+    tiles: DatasetSize
     demand: Demand
     """What one fold takes."""
     present: str
@@ -157,7 +159,7 @@ def plan(
     pace, source = images_per_second, "as given"
     if like is not None:
         pace, source = _pace_of(store, like), f"as in run {like}"
-    tiles = extent_of(config.data, store)
+    tiles = dataset_size(config.data, store)
     check_count(config.folds, tiles.count)
     present, here = _present(connected=on is None or joins_cluster())
     file = machines(Path(on)) if on is not None else []
@@ -209,7 +211,7 @@ def _weights(config: Config) -> int:
     """Parameters and buffers of the network, which is not built for it."""
     import torch
 
-    from saltray.models import build_model
+    from saltray.models.build import build_model
 
     with torch.device("meta"):
         return sum(tensor.numel() for tensor in build_model(config.model).state_dict().values())

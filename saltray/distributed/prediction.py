@@ -16,12 +16,14 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from PIL import Image
 
-from saltray.data import decode_rle, encode_rle, list_images, read_image
+from saltray.data.raw import list_images, read_image
+from saltray.data.rle import decode_rle, encode_rle
 from saltray.data.source import Source
 from saltray.distributed.admission import Node
 from saltray.distributed.console import console
 from saltray.distributed.runtime import joins_cluster, nodes_possible, nodes_present, ray_cluster
-from saltray.ensemble import Ensemble, read_manifest, resolve
+from saltray.ensemble.load import Ensemble
+from saltray.ensemble.versions import read_manifest, resolve
 from saltray.errors import ConfigError, DataError, SaltrayError
 
 BATCH = 64

@@ -8,11 +8,12 @@ from typing import Any, Literal
 
 from saltray.distributed.history import KEY, epochs_of, read_lines
 from saltray.distributed.run_records import CHECKPOINTS, ERROR, RESULT, find_run, finished
-from saltray.ensemble import FoldResult, Manifest
+from saltray.ensemble.manifest import FoldResult, Manifest
 from saltray.ensemble.versions import versions_of
 from saltray.errors import IntegrityError, NotFoundError
-from saltray.storage import Store, open_store
+from saltray.storage.base import Store
 from saltray.storage.lock import Owner, owner_of
+from saltray.storage.names import open_store
 
 REPORT = "report.html"
 CHECKPOINT = re.compile(rf"{CHECKPOINTS}/epoch-(\d+)/manifest\.json")

@@ -8,7 +8,7 @@ from saltray.distributed.admission import Demand, admit, demand_of, slots
 from saltray.distributed.console import console
 from saltray.distributed.runtime import joins_cluster, nodes_possible, nodes_present
 from saltray.errors import ConfigError, SaltrayError
-from saltray.storage import Store
+from saltray.storage.base import Store
 
 LOOK_S = 120.0
 """Longest wait for a machine to look for the store."""

@@ -8,10 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from saltray.config import Config, check_name, digest, to_dict
-from saltray.data import Tiles, fold_balance
-from saltray.ensemble import FoldResult, provenance
+from saltray.data.folds import fold_balance
+from saltray.data.tiles import Tiles
+from saltray.ensemble.manifest import FoldResult, provenance
 from saltray.errors import ConfigError, IntegrityError, NotFoundError
-from saltray.storage import Store
+from saltray.storage.base import Store
 
 RESULT = "result.json"
 WEIGHTS = "model.safetensors"
@@ -109,8 +110,8 @@ def initial_weights(config: Config) -> dict[str, Any]:
     Raises:
         ModelError, StorageError: the weights cannot be had, or do not fit.
     """
-    from saltray.models import load_encoder_weights
-    from saltray.training import initial_model
+    from saltray.models.weights import load_encoder_weights
+    from saltray.training.state import initial_model
 
     assert config.model.weights is not None
     model = initial_model(config)

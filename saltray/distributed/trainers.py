@@ -16,7 +16,7 @@ from saltray.distributed.admission import Demand
 from saltray.distributed.jobs import Job
 from saltray.distributed.run_records import ERROR
 from saltray.distributed.runtime import end_trainers, free_orphans, joins_cluster
-from saltray.storage import arrow_filesystem
+from saltray.storage.arrow import arrow_filesystem
 
 Loop = Callable[[dict[str, Any]], Any]
 """What each rank runs; it gets the job as `job`."""

@@ -20,29 +20,24 @@ from ray.train import Checkpoint, CheckpointUploadMode
 from safetensors.torch import save_file
 
 from saltray.config import Config
-from saltray.data import Tiles
+from saltray.data.tiles import Tiles
 from saltray.distributed import checkpoints
 from saltray.distributed.history import History
 from saltray.distributed.jobs import Job, Stopped, Tried
 from saltray.distributed.objective import OBJECTIVE, best_epoch, objective
 from saltray.distributed.run_records import OOF, RESULT, WEIGHTS
 from saltray.distributed.runtime import nodes_present
-from saltray.ensemble import FoldResult
+from saltray.ensemble.manifest import FoldResult
 from saltray.errors import ConfigError, DivergedError, ModelError
-from saltray.storage import Store
-from saltray.training import (
-    Counts,
-    FitState,
-    Ranks,
-    Sweep,
-    TileTensors,
-    fit,
-    initial_model,
-    mean_metrics,
-    predict,
-    resolve_precision,
-    sweep,
-)
+from saltray.storage.base import Store
+from saltray.training.engine import fit, mean_metrics
+from saltray.training.inference import predict_probabilities
+from saltray.training.lr_range_test import LRRangeTest, lr_range_test
+from saltray.training.metrics import Counts
+from saltray.training.precision import resolve_precision
+from saltray.training.process_group import ProcessGroup
+from saltray.training.state import FitState, initial_model
+from saltray.training.tile_tensors import TileTensors
 
 Answer = TypeVar("Answer")
 
@@ -57,14 +52,14 @@ class Fold:
     state: FitState
 
 
-def ranks_of(config: Config) -> Ranks:
+def ranks_of(config: Config) -> ProcessGroup:
     """This rank, as Ray Train made it."""
     context = ray.train.get_context()
     device = ray.train.torch.get_device()
     if device.type == "cpu":
         # More threads than the rank's own share make ranks on shared cores wait for each other.
         torch.set_num_threads(max(1, int(config.cluster.cpus_per_worker or 1)))
-    return Ranks(rank=context.get_world_rank(), size=context.get_world_size(), device=device)
+    return ProcessGroup(rank=context.get_world_rank(), size=context.get_world_size(), device=device)
 
 
 def run(loop_config: dict[str, Any]) -> FoldResult | Stopped | None:
@@ -87,17 +82,17 @@ class RangeTest:
     high: float
     steps: int
 
-    def __call__(self, loop_config: dict[str, Any]) -> Sweep | Stopped:
+    def __call__(self, loop_config: dict[str, Any]) -> LRRangeTest | Stopped:
         job: Job = loop_config["job"]
         return stopping(self._sweep, job, ranks_of(job.config))
 
-    def _sweep(self, job: Job, ranks: Ranks) -> Sweep:
+    def _sweep(self, job: Job, ranks: ProcessGroup) -> LRRangeTest:
         check_shared(job.run, ranks)
         fold = prepare(job, job.folds[0], ranks)
-        return sweep(fold.state, fold.train, job.config, ranks, low=self.low, high=self.high, steps=self.steps)
+        return lr_range_test(fold.state, fold.train, job.config, ranks, low=self.low, high=self.high, steps=self.steps)
 
 
-def stopping(body: Callable[[Job, Ranks], Answer], job: Job, ranks: Ranks) -> Answer | Stopped:
+def stopping(body: Callable[[Job, ProcessGroup], Answer], job: Job, ranks: ProcessGroup) -> Answer | Stopped:
     """`body`'s result, or what stopped it where that would happen again on every retry; it is raised on all ranks."""
     try:
         return body(job, ranks)
@@ -105,7 +100,7 @@ def stopping(body: Callable[[Job, Ranks], Answer], job: Job, ranks: Ranks) -> An
         return Stopped(str(error), diverged=isinstance(error, DivergedError))
 
 
-def _run(job: Job, ranks: Ranks) -> FoldResult | None:
+def _run(job: Job, ranks: ProcessGroup) -> FoldResult | None:
     check_shared(job.run, ranks)
     fold = prepare(job, job.folds[0], ranks)
     records = _train(job, [fold], ranks)
@@ -116,12 +111,12 @@ def _run(job: Job, ranks: Ranks) -> FoldResult | None:
     return _finish(job, fold, probabilities, records)
 
 
-def _try_out(job: Job, ranks: Ranks) -> Tried:
+def _try_out(job: Job, ranks: ProcessGroup) -> Tried:
     check_shared(job.run, ranks)
     return Tried(tuple(_train(job, [prepare(job, fold, ranks) for fold in job.folds], ranks)))
 
 
-def prepare(job: Job, fold: int, ranks: Ranks) -> Fold:
+def prepare(job: Job, fold: int, ranks: ProcessGroup) -> Fold:
     """The tiles of one fold on this rank's device, and the state before the first step."""
     tiles: Tiles = ray.get(job.tiles)
     held_out = tiles.select(np.flatnonzero(job.fold_of == fold))
@@ -133,7 +128,7 @@ def prepare(job: Job, fold: int, ranks: Ranks) -> Fold:
     return Fold(held_out, train, TileTensors.create(held_out, ranks.device), state)
 
 
-def _train(job: Job, folds: list[Fold], ranks: Ranks) -> list[dict[str, Any]]:
+def _train(job: Job, folds: list[Fold], ranks: ProcessGroup) -> list[dict[str, Any]]:
     """Train to the end from the last checkpoint, and report each epoch; the history, on rank 0."""
     states = [fold.state for fold in folds]
     lines, notes = _resume(states, job.home, ranks)
@@ -154,7 +149,7 @@ def _train(job: Job, folds: list[Fold], ranks: Ranks) -> list[dict[str, Any]]:
         return history.epochs if history is not None else []
 
 
-def check_shared(run: Store, ranks: Ranks) -> None:
+def check_shared(run: Store, ranks: ProcessGroup) -> None:
     """Raise ConfigError, on all ranks alike, unless each of them sees the driver's store."""
     blind = ranks.sum(torch.tensor(float(not run.exists("manifest.json")), device=ranks.device))
     if blind > 0:
@@ -164,7 +159,7 @@ def check_shared(run: Store, ranks: Ranks) -> None:
         )
 
 
-def _resume(states: list[FitState], store: Store, ranks: Ranks) -> tuple[list[dict[str, Any]], list[str]]:
+def _resume(states: list[FitState], store: Store, ranks: ProcessGroup) -> tuple[list[dict[str, Any]], list[str]]:
     """Load the newest whole checkpoint of the job, if there is one; rank 0 says which.
 
     Returns:
@@ -184,7 +179,7 @@ def _resume(states: list[FitState], store: Store, ranks: Ranks) -> tuple[list[di
     return lines, notes
 
 
-def _places(ranks: Ranks) -> list[str]:
+def _places(ranks: ProcessGroup) -> list[str]:
     """Address of each rank's machine."""
     places: list[Any] = [ray.util.get_node_ip_address()] * ranks.size  # type: ignore[no-untyped-call]
     if ranks.size > 1:
@@ -192,7 +187,7 @@ def _places(ranks: Ranks) -> list[str]:
     return places
 
 
-def _agree(value: str | None, ranks: Ranks) -> str | None:
+def _agree(value: str | None, ranks: ProcessGroup) -> str | None:
     """Rank 0's value, on every rank."""
     if ranks.size == 1:
         return value
@@ -202,7 +197,9 @@ def _agree(value: str | None, ranks: Ranks) -> str | None:
 
 
 @contextmanager
-def _history(store: Store, lines: list[dict[str, Any]], notes: list[str], ranks: Ranks) -> Iterator[History | None]:
+def _history(
+    store: Store, lines: list[dict[str, Any]], notes: list[str], ranks: ProcessGroup
+) -> Iterator[History | None]:
     """Rank 0's history, going on after `lines`, with what there is to note."""
     if ranks.rank != 0:
         yield None
@@ -245,9 +242,11 @@ class _Reporter:
         return old and self.states[0].epoch < train.epochs and (self.upload is None or self.upload.done.is_set())
 
 
-def _out_of_fold(state: FitState, valid: TileTensors, config: Config, ranks: Ranks) -> NDArray[np.float16] | None:
+def _out_of_fold(
+    state: FitState, valid: TileTensors, config: Config, ranks: ProcessGroup
+) -> NDArray[np.float16] | None:
     """Probabilities of the held-out tiles, [N, H, W], on rank 0; each rank predicts every size-th tile."""
-    mine = predict(
+    mine = predict_probabilities(
         state.ema,
         valid.images[ranks.rank :: ranks.size],
         input_size=config.train.input_size,

@@ -11,11 +11,11 @@ from safetensors.torch import load
 from torch import nn
 
 from saltray.config import Config, from_dict
-from saltray.ensemble.manifest import Manifest
+from saltray.ensemble.manifest import EnsembleManifest
 from saltray.ensemble.versions import resolve
 from saltray.errors import EnsembleError
-from saltray.models import build_model
-from saltray.training import predict
+from saltray.models.build import build_model
+from saltray.training.inference import predict_probabilities
 
 
 def choose_device(device: str | torch.device | None) -> torch.device:
@@ -32,7 +32,7 @@ class Ensemble:
         device: where the models are.
     """
 
-    def __init__(self, manifest: Manifest, models: Sequence[nn.Module], device: torch.device) -> None:
+    def __init__(self, manifest: EnsembleManifest, models: Sequence[nn.Module], device: torch.device) -> None:
         self.manifest = manifest
         self.device = device
         self.models = list(models)
@@ -47,7 +47,7 @@ class Ensemble:
             IntegrityError: a member is not the one that was published.
         """
         store = resolve(uri)
-        manifest = Manifest.from_json(store.get_json("manifest.json"))
+        manifest = EnsembleManifest.from_json(store.get_json("manifest.json"))
         target = choose_device(device)
         models = []
         for member in manifest.members:
@@ -85,7 +85,7 @@ class Ensemble:
         tensor = torch.from_numpy(np.ascontiguousarray(images)).to(self.device)
         total = torch.zeros(images.shape, dtype=torch.float32)
         for model in self.models:
-            total += predict(
+            total += predict_probabilities(
                 model,
                 tensor,
                 input_size=self._train.input_size,
@@ -96,5 +96,5 @@ class Ensemble:
         return (total / len(self.models)).numpy()
 
 
-def _config(manifest: Manifest) -> Config:
+def _config(manifest: EnsembleManifest) -> Config:
     return from_dict(manifest.config)

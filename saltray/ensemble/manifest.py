@@ -66,7 +66,7 @@ class Member:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Manifest:
+class EnsembleManifest:
     """An ensemble, whole: `ensembles/<name>/<version>/manifest.json`, written last and never changed."""
 
     name: str

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from saltray.config import Config, check_name, to_dict
-from saltray.ensemble.manifest import FoldResult, Manifest, Member, provenance
-from saltray.ensemble.threshold import Choice
+from saltray.ensemble.manifest import EnsembleManifest, FoldResult, Member, provenance
+from saltray.ensemble.threshold import ThresholdChoice
 from saltray.ensemble.versions import number, versions_of
 from saltray.errors import EnsembleError
-from saltray.storage import Store
+from saltray.storage.base import Store
 
 
 def publish(
@@ -22,12 +22,12 @@ def publish(
     *,
     config: Config,
     results: list[FoldResult],
-    choice: Choice,
+    choice: ThresholdChoice,
     score: float,
     floor: float,
     dataset: dict[str, Any],
     origin: dict[str, Any] | None = None,
-) -> Manifest:
+) -> EnsembleManifest:
     """Publish the finished folds of a run as the next version of the ensemble that bears the run's name.
 
     A run whose very models are already published gives that version back, so the same command twice publishes once.
@@ -58,7 +58,7 @@ def publish(
         )
         for result in sorted(results, key=lambda result: result.fold)
     )
-    draft = Manifest(
+    draft = EnsembleManifest(
         name=name,
         version="v0",
         members=members,
@@ -103,7 +103,7 @@ def _copy(source: Store, key: str, home: Store, member: Member) -> None:
         home.put_file(member.key, path)
 
 
-def model_card(manifest: Manifest) -> str:
+def model_card(manifest: EnsembleManifest) -> str:
     """What a person needs to know before using the ensemble, as Markdown."""
     model, train = manifest.config["model"], manifest.config["train"]
     folds = "\n".join(f"| {member.fold} | {member.score:.4f} | `{member.sha256[:12]}` |" for member in manifest.members)
@@ -127,7 +127,7 @@ def model_card(manifest: Manifest) -> str:
 """
 
 
-def _origin(manifest: Manifest) -> str:
+def _origin(manifest: EnsembleManifest) -> str:
     if manifest.origin is None:
         return ""
     values = ", ".join(f"{field} {value}" for field, value in manifest.origin["values"].items())

@@ -5,13 +5,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from saltray.training import score_at_thresholds
+from saltray.training.metrics import score_at_thresholds
 
 GRID = tuple(round(0.20 + 0.02 * step, 2) for step in range(31))
 
 
 @dataclass(frozen=True)
-class Choice:
+class ThresholdChoice:
     """A threshold and the scores it was chosen by."""
 
     threshold: float
@@ -24,7 +24,7 @@ class Choice:
 
 def choose_threshold(
     probabilities: NDArray[np.floating], masks: NDArray[np.uint8], thresholds: tuple[float, ...] = GRID
-) -> Choice:
+) -> ThresholdChoice:
     """The threshold of the highest competition score on out-of-fold predictions.
 
     Args:
@@ -34,4 +34,4 @@ def choose_threshold(
     """
     scores = tuple(float(score) for score in score_at_thresholds(probabilities, masks, thresholds))
     best = max(range(len(thresholds)), key=lambda at: (scores[at], -abs(thresholds[at] - 0.5)))
-    return Choice(thresholds[best], scores[best], thresholds, scores)
+    return ThresholdChoice(thresholds[best], scores[best], thresholds, scores)

@@ -7,9 +7,10 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from saltray.ensemble.manifest import Manifest
+from saltray.ensemble.manifest import EnsembleManifest
 from saltray.errors import EnsembleError, IntegrityError, NotFoundError
-from saltray.storage import Store, open_store
+from saltray.storage.base import Store
+from saltray.storage.names import open_store
 
 VERSION = re.compile(r"v([1-9][0-9]*)")
 
@@ -20,7 +21,7 @@ class Version:
 
     name: str
     version: str
-    manifest: Manifest | None
+    manifest: EnsembleManifest | None
 
 
 def number(version: str) -> int:
@@ -65,15 +66,15 @@ def resolve(uri: str) -> Store:
     raise EnsembleError(f"no complete ensemble at {uri}; `saltray ensemble list` shows what a store holds")
 
 
-def read_manifest(uri: str) -> Manifest:
+def read_manifest(uri: str) -> EnsembleManifest:
     """The manifest of the ensemble at `uri`, as `resolve` finds it."""
-    return Manifest.from_json(resolve(uri).get_json("manifest.json"))
+    return EnsembleManifest.from_json(resolve(uri).get_json("manifest.json"))
 
 
 def verify(uri: str) -> Iterator[tuple[str, str | None]]:
     """Check the digest of every member; yields (key, None where it is right, else what is wrong with it)."""
     store = resolve(uri)
-    for member in Manifest.from_json(store.get_json("manifest.json")).members:
+    for member in EnsembleManifest.from_json(store.get_json("manifest.json")).members:
         try:
             store.get(member.key, sha256=member.sha256)
         except (NotFoundError, IntegrityError) as error:
@@ -82,8 +83,8 @@ def verify(uri: str) -> Iterator[tuple[str, str | None]]:
             yield member.key, None
 
 
-def _manifest(store: Store) -> Manifest | None:
+def _manifest(store: Store) -> EnsembleManifest | None:
     try:
-        return Manifest.from_json(store.get_json("manifest.json"))
+        return EnsembleManifest.from_json(store.get_json("manifest.json"))
     except (NotFoundError, IntegrityError, EnsembleError):
         return None

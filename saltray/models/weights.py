@@ -121,7 +121,7 @@ def _read(weights: str, backbone: str) -> Mapping[Any, Any]:
 
 
 def _fetch(uri: str) -> Mapping[Any, Any]:
-    from saltray.storage import open_store
+    from saltray.storage.names import open_store
 
     cut = uri.rindex("/") + 1
     folder, name = uri[:cut], unquote(uri[cut:]) if uri.startswith("file:") else uri[cut:]

@@ -19,10 +19,10 @@ from saltray.training.losses import tile_losses
 from saltray.training.metrics import Counts
 from saltray.training.norm import average_buffers
 from saltray.training.precision import autocast
-from saltray.training.ranks import Ranks
+from saltray.training.process_group import ProcessGroup
 from saltray.training.schedule import lr_at
 from saltray.training.state import FitState
-from saltray.training.tiles import TileTensors
+from saltray.training.tile_tensors import TileTensors
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ def mean_metrics(parts: Sequence[EpochMetrics]) -> EpochMetrics:
 
 
 def fit(
-    state: FitState, train: TileTensors, valid: TileTensors, config: Config, ranks: Ranks
+    state: FitState, train: TileTensors, valid: TileTensors, config: Config, ranks: ProcessGroup
 ) -> Iterator[EpochMetrics]:
     """Train from `state.epoch` to `config.train.epochs`, and yield after each epoch.
 
@@ -89,11 +89,11 @@ def fit(
             the epoch's end, and `state` is then useless.
     """
     settings, device = config.train, ranks.device
-    share = share_of(settings.batch_size, ranks)
+    share = rank_slice(settings.batch_size, ranks)
     steps = train.steps(settings.batch_size)
     augment = Augmenter(config.augment, settings.input_size, settings.seed)
     averager = WeightAverager(state.ema, state.model, config.optim.ema_decay)
-    network = parallel(state.model, ranks)
+    network = wrap_ddp(state.model, ranks)
 
     for epoch in range(state.epoch, settings.epochs):
         started = time.perf_counter()
@@ -102,7 +102,7 @@ def fit(
         for step, index in enumerate(train.epoch_order(settings.seed, epoch, settings.batch_size)[:, share]):
             images, masks = augment(train.images[index], train.masks[index], train.keys[index], epoch)
             # Stays on the device: reading it here would make the CPU wait for the GPU at every step.
-            losses[step] = learn(network, state.optimizer, images, masks, config, _lr(state.step, steps, config))
+            losses[step] = train_step(network, state.optimizer, images, masks, config, _lr(state.step, steps, config))
             averager.update(state.step)
             state.step += 1
         loss_mean = _checked_mean(losses, epoch, config, ranks)
@@ -128,7 +128,7 @@ def fit(
         )
 
 
-def learn(
+def train_step(
     network: nn.Module, optimizer: torch.optim.Optimizer, images: Tensor, masks: Tensor, config: Config, lr: float
 ) -> Tensor:
     """One step on a batch.
@@ -157,7 +157,7 @@ def learn(
     return torch.where(norm.isfinite(), loss.detach(), math.nan)
 
 
-def evaluate(model: nn.Module, tiles: TileTensors, config: Config, ranks: Ranks) -> dict[str, float]:
+def evaluate(model: nn.Module, tiles: TileTensors, config: Config, ranks: ProcessGroup) -> dict[str, float]:
     """Score, IoU and Dice at a threshold of 0.5, and the mean loss, on the tiles at their own size."""
     settings, size = config.train, ranks.size
     counts = Counts.zero(ranks.device)
@@ -174,7 +174,7 @@ def evaluate(model: nn.Module, tiles: TileTensors, config: Config, ranks: Ranks)
     return {"score": counts.score, "iou": counts.iou, "dice": counts.dice, "valid_loss": valid_loss}
 
 
-def share_of(batch_size: int, ranks: Ranks) -> slice:
+def rank_slice(batch_size: int, ranks: ProcessGroup) -> slice:
     """This rank's part of each global batch."""
     if batch_size % ranks.size:
         raise ConfigError(
@@ -185,7 +185,7 @@ def share_of(batch_size: int, ranks: Ranks) -> slice:
     return slice(ranks.rank * each, (ranks.rank + 1) * each)
 
 
-def parallel(model: nn.Module, ranks: Ranks) -> nn.Module:
+def wrap_ddp(model: nn.Module, ranks: ProcessGroup) -> nn.Module:
     """`model` itself, or wrapped so that the gradients are averaged over the ranks."""
     if ranks.device.type == "cuda":
         torch.backends.cudnn.benchmark = True  # every batch has the same shape
@@ -208,7 +208,7 @@ def _lr(step: int, steps: int, config: Config) -> float:
     return lr_at(step, total=config.train.epochs * steps, warmup=warmup, config=config.optim)
 
 
-def _checked_mean(losses: Tensor, epoch: int, config: Config, ranks: Ranks) -> float:
+def _checked_mean(losses: Tensor, epoch: int, config: Config, ranks: ProcessGroup) -> float:
     """Mean of the epoch's losses over steps and ranks; every rank sees every other's, so all raise alike."""
     values = (ranks.sum(losses) / ranks.size).tolist()
     for step, value in enumerate(values):

@@ -30,7 +30,7 @@ def tile_logits(model: nn.Module, images: Tensor, input_size: int, precision: Pr
     return crop_from(logits[:, 0].float(), images.shape[1], images.shape[2])
 
 
-def predict(
+def predict_probabilities(
     model: nn.Module, images: Tensor, *, input_size: int, batch_size: int, precision: Precision, tta: bool = True
 ) -> Tensor:
     """Probability of salt at each pixel.

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from saltray.training.ranks import Ranks
+from saltray.training.process_group import ProcessGroup
 
 _TWENTIETHS = range(10, 20)
 """The ten IoU thresholds, in twentieths."""
@@ -52,7 +52,7 @@ class Counts:
     def __add__(self, other: "Counts") -> "Counts":
         return Counts(self.sums + other.sums)
 
-    def all_reduce(self, ranks: Ranks) -> "Counts":
+    def all_reduce(self, ranks: ProcessGroup) -> "Counts":
         """The counts of all ranks together."""
         return Counts(ranks.sum(self.sums.clone()))
 

@@ -5,10 +5,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from saltray.training.ranks import Ranks
+from saltray.training.process_group import ProcessGroup
 
 
-def synchronise(model: nn.Module, ranks: Ranks) -> nn.Module:
+def synchronise(model: nn.Module, ranks: ProcessGroup) -> nn.Module:
     """Let every BatchNorm2d inside `model` use the statistics of all ranks; parameters and state-dict keys stay.
 
     On CUDA these are torch's own nn.SyncBatchNorm, which refuses tensors of the CPU.
@@ -23,7 +23,7 @@ def synchronise(model: nn.Module, ranks: Ranks) -> nn.Module:
 
 
 @torch.no_grad()
-def average_buffers(model: nn.Module, ranks: Ranks) -> None:
+def average_buffers(model: nn.Module, ranks: ProcessGroup) -> None:
     """Replace the running statistics by their mean over the ranks: where each kept its own, one model comes of it."""
     for buffer in model.buffers():
         if buffer.is_floating_point():
@@ -33,10 +33,10 @@ def average_buffers(model: nn.Module, ranks: Ranks) -> None:
 class _CrossRankBatchNorm(nn.BatchNorm2d):
     """nn.BatchNorm2d over equal batches of all ranks: two all-reduces forward, two backward."""
 
-    ranks: Ranks
+    ranks: ProcessGroup
 
     @classmethod
-    def like(cls, norm: nn.BatchNorm2d, ranks: Ranks) -> "_CrossRankBatchNorm":
+    def like(cls, norm: nn.BatchNorm2d, ranks: ProcessGroup) -> "_CrossRankBatchNorm":
         """The same layer: it shares its parameters and buffers with `norm`."""
         assert norm.affine
         assert norm.track_running_stats
@@ -79,7 +79,7 @@ class _AllReduce(torch.autograd.Function):
     """Sum over the ranks; its gradient is the sum of the ranks' gradients."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, ranks: Ranks) -> Tensor:
+    def forward(ctx: Any, x: Tensor, ranks: ProcessGroup) -> Tensor:
         ctx.ranks = ranks
         return ranks.sum(x.clone())
 

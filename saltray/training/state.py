@@ -9,9 +9,9 @@ import torch
 from torch import nn
 
 from saltray.config import Config, OptimConfig
-from saltray.models import build_model
+from saltray.models.build import build_model
 from saltray.training.norm import synchronise
-from saltray.training.ranks import Ranks
+from saltray.training.process_group import ProcessGroup
 
 
 @dataclass(eq=False)
@@ -33,7 +33,7 @@ class FitState:
     """Finished steps."""
 
     @classmethod
-    def create(cls, config: Config, ranks: Ranks, model: nn.Module | None = None) -> "FitState":
+    def create(cls, config: Config, ranks: ProcessGroup, model: nn.Module | None = None) -> "FitState":
         """The state before the first step.
 
         Args:

@@ -12,7 +12,7 @@ import time
 import torch
 
 from saltray.config import ClusterConfig, Config, TrainConfig
-from saltray.distributed import train
+from saltray.distributed.cross_validation import train
 
 
 def main() -> None:

@@ -18,7 +18,7 @@ from ceph import Ceph
 from cluster.cluster import THIN, Cluster, Job, Seen
 from cluster.hosts import Hosts, missing
 
-from saltray.data import synth
+from saltray.data.synthetic import synth
 
 EPOCHS = 20
 

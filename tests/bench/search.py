@@ -11,7 +11,7 @@ from pathlib import Path
 
 import saltray
 from saltray.config import AugmentConfig, ClusterConfig, Config, ModelConfig, OptimConfig, TrainConfig
-from saltray.data import synth
+from saltray.data.synthetic import synth
 from saltray.distributed.runtime import ray_cluster
 
 LOW, HIGH = 1e-5, 1e-1

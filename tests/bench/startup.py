@@ -12,8 +12,8 @@ from pathlib import Path
 from statistics import median
 
 from saltray.config import Config, ModelConfig, TrainConfig
-from saltray.data import synth
-from saltray.distributed import train
+from saltray.data.synthetic import synth
+from saltray.distributed.cross_validation import train
 from saltray.distributed.runtime import SETTINGS, ray_cluster
 
 

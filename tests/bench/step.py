@@ -16,9 +16,13 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 
 from saltray.config import Config, ModelConfig, TrainConfig
-from saltray.data import Tiles
-from saltray.models import build_model
-from saltray.training import FitState, Ranks, TileTensors, fit, resolve_precision
+from saltray.data.tiles import Tiles
+from saltray.models.build import build_model
+from saltray.training.engine import fit
+from saltray.training.precision import resolve_precision
+from saltray.training.process_group import ProcessGroup
+from saltray.training.state import FitState
+from saltray.training.tile_tensors import TileTensors
 
 GFLOP_PER_IMAGE = 19.88
 SIZE = 128
@@ -36,7 +40,7 @@ def our_loop(device: torch.device, batch: int, steps: int) -> Iterator[float]:
     images, masks = noise(batch * steps)
     train = TrainConfig(epochs=FOREVER, eval_every=FOREVER, batch_size=batch, input_size=SIZE)
     config = Config(data="unused", model=ModelConfig(), train=train)
-    ranks = Ranks.single(device)
+    ranks = ProcessGroup.single(device)
     tiles = TileTensors.create(Tiles(tuple(f"{i:06}" for i in range(len(images))), images, masks), device)
     for metrics in fit(FitState.create(config, ranks), tiles, tiles, config, ranks):
         yield metrics.images_per_second

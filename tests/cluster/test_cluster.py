@@ -9,7 +9,7 @@ from command import upload
 
 import saltray
 from saltray.distributed.history import read_history
-from saltray.storage import open_store
+from saltray.storage.names import open_store
 
 from .cluster import THIN, Cluster, Job, Seen
 

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from saltray.storage import open_store
+from saltray.storage.names import open_store
 
 Array = NDArray[np.uint8]
 HEIGHT, WIDTH = 9, 13

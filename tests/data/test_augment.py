@@ -10,7 +10,7 @@ from torch import Tensor
 
 from saltray.config import AugmentConfig
 from saltray.data.augment import Augmenter, crop_from, pad_to
-from saltray.data.keyed import keyed_uniform, keys_of
+from saltray.data.random import random_uniform, tile_keys
 from saltray.errors import ConfigError
 
 STILL = AugmentConfig(flip=0, rotate=0, scale=0, shift=0, brightness=0, contrast=0)
@@ -22,7 +22,7 @@ def batch(count: int, height: int, width: int) -> tuple[Tensor, Tensor, Tensor]:
     draw = np.random.default_rng(count * height + width)
     images = torch.from_numpy(draw.integers(0, 256, (count, height, width), dtype=np.uint8))
     masks = torch.from_numpy(draw.integers(0, 2, (count, height, width), dtype=np.uint8))
-    return images, masks, keys_of(f"tile{i}" for i in range(count))
+    return images, masks, tile_keys(f"tile{i}" for i in range(count))
 
 
 def numpy_padded(tiles: Tensor, size: int) -> NDArray[np.uint8]:
@@ -65,7 +65,7 @@ def test_image_and_mask_move_alike() -> None:
     for i in range(8):
         blocks[i, 10 * i : 10 * i + 25, 20:70] = 1
     config = AugmentConfig(rotate=40, scale=0.4, shift=0.3, brightness=0, contrast=0)
-    images, masks = Augmenter(config, 128, 1)(blocks * 255, blocks, keys_of("abcdefgh"), 0)
+    images, masks = Augmenter(config, 128, 1)(blocks * 255, blocks, tile_keys("abcdefgh"), 0)
     assert torch.equal(images > 0.5, masks > 0.5)
     assert not torch.equal(masks, pad_to(blocks, 128)[:, None].float())
 
@@ -100,7 +100,7 @@ def test_all_changes_together_by_a_slow_sampler(height: int, width: int, size: i
     images, masks, keys = batch(6, height, width)
     config = AugmentConfig(flip=0.5, rotate=30, scale=0.3, shift=0.2, brightness=0.3, contrast=0.4)
     changed, moved = Augmenter(config, size, 7)(images, masks, keys, 3)
-    draws = keyed_uniform(keys[:, None], 7, 3, torch.arange(7)).tolist()
+    draws = random_uniform(keys[:, None], 7, 3, torch.arange(7)).tolist()
     assert {draw[0] < 0.5 for draw in draws} == {True, False}
     plain = AugmentConfig(flip=0.5, rotate=30, scale=0.3, shift=0.2, brightness=0, contrast=0)
     for i in range(6):
@@ -123,7 +123,7 @@ def test_a_tile_is_changed_alike_in_any_batch() -> None:
 
 def test_each_epoch_seed_and_tile_draws_anew() -> None:
     image = torch.arange(100, dtype=torch.uint8).view(1, 10, 10).expand(2, 10, 10).contiguous()
-    keys = keys_of(["a", "b"])
+    keys = tile_keys(["a", "b"])
     results = [
         row
         for seed, epoch in [(0, 0), (0, 1), (1, 0)]

@@ -7,19 +7,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from saltray.data import Census, check, read_tiles
+from saltray.data.raw import read_tiles
+from saltray.data.summary import DatasetSummary, check
 from saltray.errors import DataError
 
 from .mini import HEIGHT, WIDTH, Mini, png, png_header, put, rgb, upload
 
 
-def expected(mini: Mini) -> Census:
+def expected(mini: Mini) -> DatasetSummary:
     """Counted by eye from how `Mini` is made, the means by plain arithmetic."""
     salt = [int(mask.sum()) for mask in mini.masks]
     some = sorted(count for count in salt if count)
     pixels = mini.images.ravel().tolist()
     mean = sum(pixels) / len(pixels)
-    return Census(
+    return DatasetSummary(
         train_tiles=12,
         test_tiles=5,
         height=HEIGHT,

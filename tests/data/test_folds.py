@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from saltray.config import FoldConfig
-from saltray.data import assign_folds, chi2, fold_balance, strata
+from saltray.data.folds import assign_folds, chi2, fold_balance, strata
 from saltray.errors import ConfigError
 
 Array = NDArray[np.uint8]

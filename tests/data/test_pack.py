@@ -10,9 +10,12 @@ import pyarrow as pa
 import pytest
 
 import saltray.data.packing
-from saltray.data import Tiles, check, load_tiles, pack
+from saltray.data.packing import load_tiles, pack
+from saltray.data.summary import check
+from saltray.data.tiles import Tiles
 from saltray.errors import DataError, IntegrityError
-from saltray.storage import Store, open_store
+from saltray.storage.base import Store
+from saltray.storage.names import open_store
 
 from .mini import Mini, put, upload, zip_folder
 

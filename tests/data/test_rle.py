@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 from numpy.typing import NDArray
 
-from saltray.data import decode_rle, encode_rle
+from saltray.data.rle import decode_rle, encode_rle
 from saltray.errors import DataError
 
 from .mini import slow_rle

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from saltray.data import list_images, read_image, read_tiles
 from saltray.data.png import MAX_BYTES
+from saltray.data.raw import list_images, read_image, read_tiles
 from saltray.errors import ConfigError, DataError
 
 from .mini import Mini, kaggle_zips, png, put, zip_folder

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from saltray.data import Tiles
+from saltray.data.tiles import Tiles
 
 IMAGES = np.arange(3 * 2 * 5, dtype=np.uint8).reshape(3, 2, 5)
 TILES = Tiles(("a", "b", "c"), IMAGES, IMAGES % 2)

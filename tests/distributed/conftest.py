@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from saltray.config import AugmentConfig, ClusterConfig, Config, FoldConfig, ModelConfig, OptimConfig, TrainConfig
-from saltray.data import synth
+from saltray.data.synthetic import synth
 
 
 @pytest.fixture(scope="session")

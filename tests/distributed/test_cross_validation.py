@@ -15,10 +15,10 @@ import pytest
 
 import saltray
 from saltray.config import ClusterConfig, Config
-from saltray.data import read_tiles
+from saltray.data.raw import read_tiles
 from saltray.distributed.history import read_history
 from saltray.errors import ConfigError, FoldsFailedError, ResourceError
-from saltray.storage import open_store
+from saltray.storage.names import open_store
 
 Small = Callable[..., Config]
 
@@ -156,7 +156,7 @@ def check_prediction(tiles_folder: Path, result: saltray.TrainResult, out: Path)
     import pandas as pd
     from PIL import Image
 
-    from saltray.data import decode_rle
+    from saltray.data.rle import decode_rle
 
     sample = pd.read_csv(tiles_folder / "sample_submission.csv")
     rows = pd.read_csv(out / "submission.csv", keep_default_na=False)

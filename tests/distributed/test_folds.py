@@ -10,7 +10,7 @@ from saltray.config import Config
 from saltray.distributed import folds
 from saltray.distributed.history import History
 from saltray.distributed.jobs import Job
-from saltray.storage import open_store
+from saltray.storage.names import open_store
 
 
 def test_a_fold_without_machines_says_that_it_waits(

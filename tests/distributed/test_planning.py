@@ -9,11 +9,11 @@ from command import COMMAND, Answer, Saltray, check_refusal
 
 import saltray as library
 from saltray.config import ClusterConfig, Config, ModelConfig, TrainConfig
-from saltray.data import pack
+from saltray.data.packing import pack
 from saltray.distributed.history import History
 from saltray.errors import ConfigError, NotFoundError, ResourceError
-from saltray.models import build_model
-from saltray.storage import open_store
+from saltray.models.build import build_model
+from saltray.storage.names import open_store
 
 SHIPPED = Path(__file__).parents[2] / "cluster.yaml"
 

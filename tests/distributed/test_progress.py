@@ -14,14 +14,17 @@ from command import Saltray, check_refusal
 
 import saltray as library
 from saltray.config import Config, FoldConfig, TrainConfig
-from saltray.data import Tiles
+from saltray.data.tiles import Tiles
 from saltray.distributed.history import History
 from saltray.distributed.progress import FoldStatus, list_runs, status
 from saltray.distributed.run_records import begin
-from saltray.ensemble import Choice, FoldResult, publish
+from saltray.ensemble.manifest import FoldResult
+from saltray.ensemble.publishing import publish
+from saltray.ensemble.threshold import Choice
 from saltray.errors import ConfigError, IntegrityError, NotFoundError
-from saltray.storage import RunLock, Store, open_store
-from saltray.storage.lock import owner_of
+from saltray.storage.base import Store
+from saltray.storage.lock import RunLock, owner_of
+from saltray.storage.names import open_store
 
 DATASET = {"digest": "d" * 64, "height": 2, "width": 3}
 EPOCHS = 20

@@ -11,7 +11,7 @@ from command import Live, upload
 
 import saltray
 from saltray.config import Config, to_dict
-from saltray.storage import open_store
+from saltray.storage.names import open_store
 
 pytestmark = pytest.mark.ray
 

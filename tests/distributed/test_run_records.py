@@ -15,13 +15,14 @@ from numpy.typing import NDArray
 from ray.train import Checkpoint
 
 from saltray.config import ClusterConfig, Config, FoldConfig, OptimConfig, TrainConfig
-from saltray.data import Tiles
+from saltray.data.tiles import Tiles
 from saltray.distributed.checkpoints import Upload, detach, load, name_of, newest
 from saltray.distributed.history import KEY, History, read_history, read_lines
 from saltray.distributed.run_records import begin, finished, out_of_fold
-from saltray.ensemble import FoldResult
+from saltray.ensemble.manifest import FoldResult
 from saltray.errors import ConfigError, IntegrityError, NotFoundError, StorageError
-from saltray.storage import Store, open_store
+from saltray.storage.base import Store
+from saltray.storage.names import open_store
 
 
 @pytest.fixture

@@ -9,9 +9,12 @@ import torch
 from safetensors.torch import save
 
 from saltray.config import Config, FoldConfig, ModelConfig, TrainConfig
-from saltray.ensemble import Choice, FoldResult, Manifest, publish
-from saltray.models import build_model
-from saltray.storage import Store, open_store
+from saltray.ensemble.manifest import EnsembleManifest, FoldResult
+from saltray.ensemble.publishing import publish
+from saltray.ensemble.threshold import ThresholdChoice
+from saltray.models.build import build_model
+from saltray.storage.base import Store
+from saltray.storage.names import open_store
 
 FOLDS = 2
 
@@ -73,7 +76,7 @@ def put_fold(store: Store, fold: int, data: bytes) -> FoldResult:
     )
 
 
-Publisher = Callable[[list[FoldResult]], Manifest]
+Publisher = Callable[[list[FoldResult]], EnsembleManifest]
 
 
 @pytest.fixture
@@ -81,8 +84,8 @@ def publish_run(store: Store, config: Config) -> Publisher:
     """Publishes the given results of run r1."""
     dataset: dict[str, Any] = {"height": 64, "width": 64, "digest": "d" * 64}
 
-    def run(results: list[FoldResult]) -> Manifest:
-        choice = Choice(0.44, 0.7321, (0.44, 0.5), (0.7321, 0.7123))
+    def run(results: list[FoldResult]) -> EnsembleManifest:
+        choice = ThresholdChoice(0.44, 0.7321, (0.44, 0.5), (0.7321, 0.7123))
         return publish(store, config=config, results=results, choice=choice, score=0.7123, floor=0.39, dataset=dataset)
 
     return run

@@ -7,10 +7,11 @@ from numpy.typing import NDArray
 from safetensors.torch import load, save
 
 from saltray.config import Config, ModelConfig
-from saltray.ensemble import Ensemble, FoldResult, choose_device
+from saltray.ensemble.load import Ensemble, choose_device
+from saltray.ensemble.manifest import FoldResult
 from saltray.errors import EnsembleError, IntegrityError
-from saltray.models import build_model
-from saltray.storage import Store
+from saltray.models.build import build_model
+from saltray.storage.base import Store
 
 from .conftest import Publisher, put_fold
 from .test_versions import flipped

@@ -8,8 +8,7 @@ import pytest
 
 from saltray import ensemble
 from saltray.config import Config, ModelConfig, to_dict
-from saltray.ensemble import FoldResult, Manifest
-from saltray.ensemble.manifest import Member, provenance
+from saltray.ensemble.manifest import EnsembleManifest, FoldResult, Member, provenance
 from saltray.errors import EnsembleError, IntegrityError
 
 RESULT = FoldResult(
@@ -25,7 +24,7 @@ RESULT = FoldResult(
     weights_sha256="a" * 64,
     oof_sha256="b" * 64,
 )
-MANIFEST = Manifest(
+MANIFEST = EnsembleManifest(
     name="r1",
     version="v1",
     members=tuple(Member(fold=k, key=f"fold-{k}.safetensors", sha256=f"{k}" * 64, score=k / 3) for k in range(5)),
@@ -43,7 +42,7 @@ MANIFEST = Manifest(
 
 
 def test_a_manifest_survives_json() -> None:
-    assert Manifest.from_json(json.loads(json.dumps(MANIFEST.to_json()))) == MANIFEST
+    assert EnsembleManifest.from_json(json.loads(json.dumps(MANIFEST.to_json()))) == MANIFEST
 
 
 def test_a_fold_result_survives_json() -> None:
@@ -53,7 +52,7 @@ def test_a_fold_result_survives_json() -> None:
 @pytest.mark.parametrize("number", [0, 2, "1", None])
 def test_another_format_is_refused(number: object) -> None:
     with pytest.raises(EnsembleError, match=rf"format {number!r}, this saltray reads 1; update saltray"):
-        Manifest.from_json(MANIFEST.to_json() | {"format": number})
+        EnsembleManifest.from_json(MANIFEST.to_json() | {"format": number})
 
 
 def test_what_is_no_manifest_is_refused() -> None:
@@ -62,12 +61,12 @@ def test_what_is_no_manifest_is_refused() -> None:
     strange = [whole | {"colour": "red"}, whole | {"members": [{"fold": 0}]}, whole | {"members": 5}]
     for record in without + strange:
         with pytest.raises(EnsembleError, match="not an ensemble manifest") as caught:
-            Manifest.from_json(record)
+            EnsembleManifest.from_json(record)
         assert "\n" not in str(caught.value)
     with pytest.raises(EnsembleError, match="format None"):
-        Manifest.from_json({})
+        EnsembleManifest.from_json({})
     with pytest.raises(EnsembleError, match="no JSON object"):
-        Manifest.from_json(json.loads("[1]"))
+        EnsembleManifest.from_json(json.loads("[1]"))
 
 
 def test_what_is_no_fold_result_is_refused() -> None:
@@ -83,7 +82,7 @@ def test_provenance_is_plain_json_with_the_versions_in_use() -> None:
     record = provenance()
     assert json.loads(json.dumps(record)) == record
     assert record["torch"] == torch.__version__.partition("+")[0] or record["torch"] == torch.__version__
-    assert Manifest.from_json(replace(MANIFEST, provenance=record).to_json()).provenance == record
+    assert EnsembleManifest.from_json(replace(MANIFEST, provenance=record).to_json()).provenance == record
 
 
 def test_an_image_names_the_commit_that_it_was_built_from(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,9 +7,10 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from saltray.ensemble import FoldResult, Manifest, list_ensembles, read_manifest, resolve, verify
+from saltray.ensemble.manifest import EnsembleManifest, FoldResult
+from saltray.ensemble.versions import list_ensembles, read_manifest, resolve, verify
 from saltray.errors import EnsembleError, IntegrityError, NotFoundError
-from saltray.storage import Store
+from saltray.storage.base import Store
 
 from .conftest import Publisher
 
@@ -19,7 +20,7 @@ def rescored(results: list[FoldResult], score: float) -> list[FoldResult]:
     return [dataclasses.replace(result, score=score) for result in results]
 
 
-def is_whole(store: Store, manifest: Manifest) -> bool:
+def is_whole(store: Store, manifest: EnsembleManifest) -> bool:
     checked = dict(verify(f"{store.uri}/ensembles/{manifest.name}/{manifest.version}"))
     return checked == {"fold-0.safetensors": None, "fold-1.safetensors": None}
 
@@ -85,7 +86,7 @@ def test_two_publishers_at_once_get_a_version_each(
 ) -> None:
     start = threading.Barrier(2)
 
-    def run(score: float) -> Manifest:
+    def run(score: float) -> EnsembleManifest:
         start.wait()
         return publish_run(rescored(results, score))
 

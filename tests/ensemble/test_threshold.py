@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from saltray.ensemble import choose_threshold
-from saltray.ensemble.threshold import GRID
+from saltray.ensemble.threshold import GRID, choose_threshold
 
 
 def tiles(*rows: list[float]) -> NDArray[np.float32]:

@@ -4,15 +4,16 @@ import dataclasses
 
 import pytest
 
-from saltray.ensemble import FoldResult, Manifest, list_ensembles, read_manifest, resolve, verify
+from saltray.ensemble.manifest import EnsembleManifest, FoldResult
+from saltray.ensemble.versions import list_ensembles, read_manifest, resolve, verify
 from saltray.errors import EnsembleError
-from saltray.storage import Store
+from saltray.storage.base import Store
 
 from .conftest import Publisher
 from .test_manifest import MANIFEST
 
 
-def put_version(store: Store, name: str, version: str) -> Manifest:
+def put_version(store: Store, name: str, version: str) -> EnsembleManifest:
     """Put a manifest without its members."""
     manifest = dataclasses.replace(MANIFEST, name=name, version=version)
     store.put_json(f"ensembles/{name}/{version}/manifest.json", manifest.to_json())

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from saltray.models import AlbuNet
+from saltray.models.albunet import AlbuNet
 
 
 @pytest.fixture(autouse=True)

@@ -7,7 +7,7 @@ import torchvision
 from torch import Tensor, nn
 
 from saltray.errors import ModelError
-from saltray.models import AlbuNet
+from saltray.models.albunet import AlbuNet
 
 FC = 512 * 1000 + 1000  # torchvision's classifier: in the published counts, and not in ours
 DECODER = {  # block: inputs, middle, outputs

@@ -14,7 +14,10 @@ from torch.nn.parallel import DistributedDataParallel
 
 from saltray.config import Config, ModelConfig, TrainConfig
 from saltray.errors import ConfigError, ModelError
-from saltray.models import Network, TernausNet, UNet, build_model
+from saltray.models.build import build_model
+from saltray.models.network import Network
+from saltray.models.ternausnet import TernausNet
+from saltray.models.unet import UNet
 
 ARCHITECTURES = get_args(get_type_hints(ModelConfig)["architecture"])
 

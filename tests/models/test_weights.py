@@ -12,7 +12,11 @@ import torchvision
 from torch import Tensor, nn
 
 from saltray.errors import ModelError, StorageError
-from saltray.models import AlbuNet, Network, TernausNet, UNet, load_checkpoint, load_encoder_weights, normalise_keys
+from saltray.models.albunet import AlbuNet
+from saltray.models.network import Network
+from saltray.models.ternausnet import TernausNet
+from saltray.models.unet import UNet
+from saltray.models.weights import load_checkpoint, load_encoder_weights, normalise_keys
 
 State = dict[str, Tensor]
 MODULES = {

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from saltray.report import render_run
+from saltray.report.page import render_run
 
 VOID = {"meta", "link", "img", "col"}  # and in SVG, what ends in '/>'
 HOSTILE = "<script>alert(1)</script>\"'&amp;{{ 7 * 7 }}"

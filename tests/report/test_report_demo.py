@@ -11,8 +11,19 @@ from PIL import Image
 
 from saltray.data.tiles import Tiles
 from saltray.errors import ConfigError
-from saltray.report import draw_demo, draw_examples
-from saltray.report.demo import BOTTOM, CAPTIONS, CELL, GAP, LEAST_COLUMNS, LEFT, RIGHT, TOP, pick_examples
+from saltray.report.demo import (
+    BOTTOM,
+    CAPTIONS,
+    CELL,
+    GAP,
+    LEAST_COLUMNS,
+    LEFT,
+    RIGHT,
+    TOP,
+    draw_demo,
+    draw_examples,
+    pick_examples,
+)
 
 GREY, BLUE, ORANGE = (127.5, 127.5, 127.5), (0, 114, 178), (230, 159, 0)
 

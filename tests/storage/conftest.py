@@ -7,7 +7,8 @@ import boto3
 import pytest
 from ceph import Ceph
 
-from saltray.storage import Store, open_store
+from saltray.storage.base import Store
+from saltray.storage.names import open_store
 
 from .faulty_s3 import BUCKET, FaultProxy
 

@@ -14,7 +14,9 @@ from typing import Any
 import pytest
 
 from saltray.errors import RunLockedError, StorageError
-from saltray.storage import RunLock, Store, open_store
+from saltray.storage.base import Store
+from saltray.storage.lock import RunLock
+from saltray.storage.names import open_store
 
 BEAT_S = 0.03
 FOREVER_S = 1000.0

@@ -16,8 +16,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from saltray.errors import IntegrityError, NotFoundError, StorageError
-from saltray.storage import Store, open_store
+from saltray.storage.base import Store
 from saltray.storage.files import TEMP_PREFIX
+from saltray.storage.names import open_store
 from saltray.storage.s3 import PART_BYTES
 
 MIB = 1 << 20

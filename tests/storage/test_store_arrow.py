@@ -12,7 +12,9 @@ import pytest
 from pyarrow.fs import FileSelector, FileType, LocalFileSystem, copy_files
 
 from saltray.errors import StorageError
-from saltray.storage import Store, arrow_filesystem, open_store
+from saltray.storage.arrow import arrow_filesystem
+from saltray.storage.base import Store
+from saltray.storage.names import open_store
 
 from .faulty_s3 import BUCKET, Fault, FaultProxy
 

@@ -14,7 +14,8 @@ from botocore import auth
 from ceph import Ceph
 
 from saltray.errors import StorageError
-from saltray.storage import Store, open_store
+from saltray.storage.base import Store
+from saltray.storage.names import open_store
 from saltray.storage.s3 import PART_BYTES
 
 from .faulty_s3 import BUCKET, Fault, FaultProxy

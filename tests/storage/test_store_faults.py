@@ -12,7 +12,8 @@ import boto3
 import pytest
 
 from saltray.errors import IntegrityError, NotFoundError, StorageError
-from saltray.storage import Store, open_store
+from saltray.storage.base import Store
+from saltray.storage.names import open_store
 
 from .faulty_s3 import BUCKET, Fault, FaultProxy
 

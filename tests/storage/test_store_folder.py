@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from saltray.errors import StorageError
-from saltray.storage import open_store
 from saltray.storage.files import TEMP_PREFIX, explain_os_error
+from saltray.storage.names import open_store
 
 
 @pytest.fixture

@@ -3,8 +3,8 @@ from pathlib import Path
 import pytest
 
 from saltray.errors import ConfigError, StorageError
-from saltray.storage import Store, open_store
-from saltray.storage.names import check_key
+from saltray.storage.base import Store
+from saltray.storage.names import check_key, open_store
 
 
 def test_a_folder_becomes_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

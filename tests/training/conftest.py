@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from saltray.config import AugmentConfig, Config, ModelConfig, OptimConfig, TrainConfig
-from saltray.data import Tiles
-from saltray.training import Ranks, TileTensors
+from saltray.data.tiles import Tiles
+from saltray.training.process_group import ProcessGroup
+from saltray.training.tile_tensors import TileTensors
 
 ConfigMaker = Callable[..., Config]
 
@@ -60,12 +61,12 @@ def tiles() -> Tiles:
 
 
 @pytest.fixture(scope="session")
-def single() -> Ranks:
+def single() -> ProcessGroup:
     """One rank on the CPU."""
-    return Ranks.single()
+    return ProcessGroup.single()
 
 
 @pytest.fixture(scope="session")
-def tensors(tiles: Tiles, single: Ranks) -> TileTensors:
+def tensors(tiles: Tiles, single: ProcessGroup) -> TileTensors:
     """The tiles on the CPU."""
     return TileTensors.create(tiles, single.device)

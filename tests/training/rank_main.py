@@ -15,9 +15,12 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from saltray.config import Config, from_dict
-from saltray.data import Tiles
+from saltray.data.tiles import Tiles
 from saltray.errors import DivergedError
-from saltray.training import FitState, Ranks, TileTensors, fit, initial_model
+from saltray.training.engine import fit
+from saltray.training.process_group import ProcessGroup
+from saltray.training.state import FitState, initial_model
+from saltray.training.tile_tensors import TileTensors
 
 
 class Poisoned(nn.Module):
@@ -35,7 +38,9 @@ class Poisoned(nn.Module):
         return logits * float("nan") if self.calls == 2 and self.training and self.last else logits
 
 
-def train(config: Config, train: TileTensors, valid: TileTensors, ranks: Ranks, poisoned: bool) -> dict[str, Any]:
+def train(
+    config: Config, train: TileTensors, valid: TileTensors, ranks: ProcessGroup, poisoned: bool
+) -> dict[str, Any]:
     model = initial_model(config)
     if poisoned:
         model = Poisoned(model, ranks.rank == ranks.size - 1)
@@ -47,7 +52,7 @@ def train(config: Config, train: TileTensors, valid: TileTensors, ranks: Ranks, 
     return {"metrics": metrics, "model": state.model.state_dict(), "ema": state.ema.state_dict()}
 
 
-def train_all(folder: Path, ranks: Ranks) -> dict[str, Any]:
+def train_all(folder: Path, ranks: ProcessGroup) -> dict[str, Any]:
     arrays = np.load(folder / "tiles.npz")
     tiles = Tiles(tuple(arrays["ids"].tolist()), arrays["images"], arrays["masks"])
     parts = [TileTensors.create(tiles.select(part), ranks.device) for part in (np.arange(13), np.arange(13, 20))]
@@ -61,9 +66,9 @@ def train_all(folder: Path, ranks: Ranks) -> dict[str, Any]:
 def main(folder: Path, rank: int) -> None:
     torch.set_num_threads(1)
     if rank == 0:
-        torch.save(train_all(folder, Ranks.single()), folder / "alone.pt")
+        torch.save(train_all(folder, ProcessGroup.single()), folder / "alone.pt")
     dist.init_process_group("gloo", init_method=f"file://{folder}/group", rank=rank, world_size=2)
-    torch.save(train_all(folder, Ranks(rank, 2, torch.device("cpu"))), folder / f"{rank}.pt")
+    torch.save(train_all(folder, ProcessGroup(rank, 2, torch.device("cpu"))), folder / f"{rank}.pt")
     dist.destroy_process_group()
 
 

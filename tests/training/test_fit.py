@@ -11,10 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from saltray.config import AugmentConfig, Config, OptimConfig
-from saltray.data import Tiles
+from saltray.data.tiles import Tiles
 from saltray.errors import ConfigError, DivergedError
-from saltray.training import EpochMetrics, FitState, Ranks, TileTensors, fit
-from saltray.training.engine import evaluate
+from saltray.training.engine import EpochMetrics, evaluate, fit
+from saltray.training.process_group import ProcessGroup
+from saltray.training.state import FitState
+from saltray.training.tile_tensors import TileTensors
 
 ConfigMaker = Callable[..., Config]
 STILL = AugmentConfig(flip=0, rotate=0, scale=0, shift=0, brightness=0, contrast=0)
@@ -47,7 +49,7 @@ def assert_same(a: Any, b: Any) -> None:
         assert a == b
 
 
-def test_one_tile_is_learnt_by_heart(thin: ConfigMaker, tiles: Tiles, single: Ranks) -> None:
+def test_one_tile_is_learnt_by_heart(thin: ConfigMaker, tiles: Tiles, single: ProcessGroup) -> None:
     optim = OptimConfig(lr=5e-3, warmup_epochs=10, ema_decay=0.8)
     # A decoder of four channels is born dead with some seeds.
     config = thin(augment=STILL, optim=optim, epochs=80, batch_size=1, eval_every=80, seed=2)
@@ -58,7 +60,7 @@ def test_one_tile_is_learnt_by_heart(thin: ConfigMaker, tiles: Tiles, single: Ra
     assert last.score == 1
 
 
-def test_resumed_is_as_uninterrupted(thin: ConfigMaker, tensors: TileTensors, single: Ranks) -> None:
+def test_resumed_is_as_uninterrupted(thin: ConfigMaker, tensors: TileTensors, single: ProcessGroup) -> None:
     config = thin(epochs=3)
     whole = FitState.create(config, single)
     history = [untimed(metrics) for metrics in fit(whole, tensors, tensors, config, single)]
@@ -78,7 +80,7 @@ def test_resumed_is_as_uninterrupted(thin: ConfigMaker, tensors: TileTensors, si
     assert list(fit(second, tensors, tensors, config, single)) == []
 
 
-def test_the_order_of_the_arrays_does_not_matter(thin: ConfigMaker, tensors: TileTensors, single: Ranks) -> None:
+def test_the_order_of_the_arrays_does_not_matter(thin: ConfigMaker, tensors: TileTensors, single: ProcessGroup) -> None:
     config = thin(epochs=1)
     turned = TileTensors(tensors.images.flip(0), tensors.masks.flip(0), tensors.keys.flip(0))
     results = []
@@ -88,7 +90,7 @@ def test_the_order_of_the_arrays_does_not_matter(thin: ConfigMaker, tensors: Til
     assert results[0] == results[1]
 
 
-def test_every_seed_trains_otherwise(thin: ConfigMaker, tensors: TileTensors, single: Ranks) -> None:
+def test_every_seed_trains_otherwise(thin: ConfigMaker, tensors: TileTensors, single: ProcessGroup) -> None:
     losses: set[float] = set()
     for seed in (0, 1):
         config = thin(epochs=1, seed=seed)
@@ -98,7 +100,7 @@ def test_every_seed_trains_otherwise(thin: ConfigMaker, tensors: TileTensors, si
     assert len(losses) == 2
 
 
-def test_metrics_of_an_epoch(thin: ConfigMaker, tensors: TileTensors, single: Ranks) -> None:
+def test_metrics_of_an_epoch(thin: ConfigMaker, tensors: TileTensors, single: ProcessGroup) -> None:
     config = thin(epochs=3, eval_every=2, optim=OptimConfig(lr=1e-3, warmup_epochs=2))
     state = FitState.create(config, single)
     history = list(fit(state, tensors, tensors, config, single))
@@ -112,14 +114,14 @@ def test_metrics_of_an_epoch(thin: ConfigMaker, tensors: TileTensors, single: Ra
     assert not any(p.requires_grad or p.grad is not None for p in state.ema.parameters())
 
 
-def test_a_learning_rate_too_high_is_named(thin: ConfigMaker, tensors: TileTensors, single: Ranks) -> None:
+def test_a_learning_rate_too_high_is_named(thin: ConfigMaker, tensors: TileTensors, single: ProcessGroup) -> None:
     config = thin(optim=OptimConfig(lr=1e30, warmup_epochs=0, schedule="constant", clip_norm=0))
     with pytest.raises(DivergedError, match=r"in epoch 1, step 2 of 3, at a learning rate of 1e\+30; lower optim.lr"):
         list(fit(FitState.create(config, single), tensors, tensors, config, single))
 
 
 def test_weights_spoilt_by_the_last_step_are_found_in_validation(
-    thin: ConfigMaker, tensors: TileTensors, single: Ranks
+    thin: ConfigMaker, tensors: TileTensors, single: ProcessGroup
 ) -> None:
     optim = OptimConfig(lr=1e30, warmup_epochs=0, schedule="constant", ema_decay=0)
     config = thin(optim=optim, epochs=3, batch_size=20)  # one step an epoch, whose loss is that before it
@@ -139,7 +141,7 @@ class Spike(nn.Module):
 
 
 def test_an_infinite_gradient_is_found_though_the_loss_is_finite(
-    thin: ConfigMaker, tensors: TileTensors, single: Ranks
+    thin: ConfigMaker, tensors: TileTensors, single: ProcessGroup
 ) -> None:
     config = thin(epochs=1, batch_size=20)
     with pytest.raises(DivergedError, match="in epoch 1, step 1 of 1"):
@@ -147,7 +149,7 @@ def test_an_infinite_gradient_is_found_though_the_loss_is_finite(
 
 
 @pytest.mark.parametrize("clip_norm", [0.0, 0.5])
-def test_one_step_of_plain_arithmetic(thin: ConfigMaker, tiles: Tiles, single: Ranks, clip_norm: float) -> None:
+def test_one_step_of_plain_arithmetic(thin: ConfigMaker, tiles: Tiles, single: ProcessGroup, clip_norm: float) -> None:
     """A network of one weight, one step: the loss, the clipped gradient and Adam's first move by hand."""
 
     class Gain(nn.Module):
@@ -176,7 +178,7 @@ def test_one_step_of_plain_arithmetic(thin: ConfigMaker, tiles: Tiles, single: R
     assert moment == pytest.approx(0.1 * min(gradient, clip_norm or 1), rel=1e-4)
 
 
-def test_validation_counts_the_tile_without_its_padding(thin: ConfigMaker, tiles: Tiles, single: Ranks) -> None:
+def test_validation_counts_the_tile_without_its_padding(thin: ConfigMaker, tiles: Tiles, single: ProcessGroup) -> None:
     class Constant(nn.Module):
         def forward(self, images: Tensor) -> Tensor:
             return images * 0 + 0.1  # probability 0.525: salt everywhere
@@ -190,9 +192,9 @@ def test_validation_counts_the_tile_without_its_padding(thin: ConfigMaker, tiles
     assert everything["valid_loss"] == pytest.approx(np.log1p(np.exp(0.1)) - 0.1 * salt, rel=1e-6)
 
 
-def test_impossible_settings_are_refused(thin: ConfigMaker, tensors: TileTensors, single: Ranks) -> None:
+def test_impossible_settings_are_refused(thin: ConfigMaker, tensors: TileTensors, single: ProcessGroup) -> None:
     config = thin(batch_size=7)
-    pair = Ranks(rank=0, size=2, device=single.device)
+    pair = ProcessGroup(rank=0, size=2, device=single.device)
     state = FitState.create(config, single)
     with pytest.raises(ConfigError, match=r"train.batch_size 7 does not divide among 2 ranks; use 8"):
         next(fit(state, tensors, tensors, config, pair))

@@ -8,9 +8,9 @@ from torch import Tensor, nn
 
 from saltray.config import Config
 from saltray.errors import ConfigError
-from saltray.models import build_model
-from saltray.training import TileTensors, predict
-from saltray.training.inference import evaluating
+from saltray.models.build import build_model
+from saltray.training.inference import evaluating, predict_probabilities
+from saltray.training.tile_tensors import TileTensors
 
 ConfigMaker = Callable[..., Config]
 
@@ -36,7 +36,7 @@ class Ramp(Echo):
 def test_each_pixel_keeps_its_place() -> None:
     images = torch.randint(0, 256, (5, 13, 10), dtype=torch.uint8)
     for tta in (False, True):
-        result = predict(Echo(), images, input_size=32, batch_size=2, precision="fp32", tta=tta)
+        result = predict_probabilities(Echo(), images, input_size=32, batch_size=2, precision="fp32", tta=tta)
         assert result.dtype == torch.float32
         torch.testing.assert_close(result, (images / 255).sigmoid())
 
@@ -44,9 +44,9 @@ def test_each_pixel_keeps_its_place() -> None:
 def test_mirror_images_are_averaged_as_probabilities() -> None:
     images = torch.zeros(1, 4, 8, dtype=torch.uint8)
     ramp = torch.linspace(-2, 2, 8).sigmoid()
-    plain = predict(Ramp(), images, input_size=8, batch_size=1, precision="fp32", tta=False)
+    plain = predict_probabilities(Ramp(), images, input_size=8, batch_size=1, precision="fp32", tta=False)
     torch.testing.assert_close(plain[0, 0], ramp)
-    averaged = predict(Ramp(), images, input_size=8, batch_size=1, precision="fp32")
+    averaged = predict_probabilities(Ramp(), images, input_size=8, batch_size=1, precision="fp32")
     torch.testing.assert_close(averaged[0, 0], (ramp + ramp.flip(0)) / 2)
 
 
@@ -54,7 +54,7 @@ def test_the_batch_does_not_matter_and_the_mode_is_restored(thin: ConfigMaker, t
     model = build_model(thin().model)
     before = {key: value.clone() for key, value in model.state_dict().items()}
     results = [
-        predict(model.train(mode), tensors.images, input_size=64, batch_size=batch_size, precision="fp32")
+        predict_probabilities(model.train(mode), tensors.images, input_size=64, batch_size=batch_size, precision="fp32")
         for mode in (True, False)
         for batch_size in (3, 20)
     ]
@@ -62,7 +62,7 @@ def test_the_batch_does_not_matter_and_the_mode_is_restored(thin: ConfigMaker, t
         torch.testing.assert_close(result, results[0], rtol=0, atol=1e-5)
     assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
     assert not model.training
-    predict(model.train(), tensors.images[:0], input_size=64, batch_size=2, precision="fp32")
+    predict_probabilities(model.train(), tensors.images[:0], input_size=64, batch_size=2, precision="fp32")
     assert model.training
     assert results[0].shape == tensors.images.shape
 
@@ -70,7 +70,9 @@ def test_the_batch_does_not_matter_and_the_mode_is_restored(thin: ConfigMaker, t
 def test_the_mode_is_restored_after_an_error() -> None:
     model = Echo()
     with pytest.raises(ConfigError, match=r"raise it to 13"):
-        predict(model, torch.zeros(1, 13, 10, dtype=torch.uint8), input_size=8, batch_size=1, precision="fp32")
+        predict_probabilities(
+            model, torch.zeros(1, 13, 10, dtype=torch.uint8), input_size=8, batch_size=1, precision="fp32"
+        )
     assert model.training
     with evaluating(model):
         assert not model.training

@@ -12,7 +12,8 @@ from hypothesis.extra import numpy as arrays
 from numpy.typing import NDArray
 from torch import Tensor
 
-from saltray.training import Counts, Ranks, score_at_thresholds
+from saltray.training.metrics import Counts, score_at_thresholds
+from saltray.training.process_group import ProcessGroup
 
 THRESHOLDS = [Fraction(k, 20) for k in range(10, 20)]
 
@@ -126,5 +127,5 @@ def test_counts_add_up() -> None:
     for part in (slice(0, 7), slice(7, 8), slice(8, 30)):
         total += Counts.of(torch.from_numpy(predicted[part]).float(), torch.from_numpy(truth[part]), 0.5)
     assert torch.equal(total.sums, whole.sums)
-    assert torch.equal(total.all_reduce(Ranks.single()).sums, whole.sums)
+    assert torch.equal(total.all_reduce(ProcessGroup.single()).sums, whole.sums)
     assert total.tiles == 30

@@ -5,11 +5,11 @@ import copy
 import torch
 from torch import nn
 
-from saltray.training import Ranks
 from saltray.training.norm import synchronise
+from saltray.training.process_group import ProcessGroup
 
 
-def test_on_one_rank_it_is_plain_batchnorm(single: Ranks) -> None:
+def test_on_one_rank_it_is_plain_batchnorm(single: ProcessGroup) -> None:
     torch.manual_seed(0)
     plain = nn.Sequential(nn.Conv2d(2, 3, 3), nn.Sequential(nn.BatchNorm2d(3, eps=0.1, momentum=0.3), nn.ReLU()))
     with torch.no_grad():
@@ -34,6 +34,6 @@ def test_on_one_rank_it_is_plain_batchnorm(single: Ranks) -> None:
     torch.testing.assert_close(other.eval()(x), plain.eval()(x))
 
 
-def test_half_precision_stays_half_precision(single: Ranks) -> None:
+def test_half_precision_stays_half_precision(single: ProcessGroup) -> None:
     model = synchronise(nn.Sequential(nn.BatchNorm2d(2)), single)
     assert model(torch.randn(3, 2, 4, 4, dtype=torch.bfloat16)).dtype == torch.bfloat16

@@ -8,7 +8,9 @@ import torch
 from torch import nn
 
 from saltray.config import Config, OptimConfig
-from saltray.training import FitState, Ranks, initial_model, resolve_precision
+from saltray.training.precision import resolve_precision
+from saltray.training.process_group import ProcessGroup
+from saltray.training.state import FitState, initial_model
 
 ConfigMaker = Callable[..., Config]
 
@@ -23,7 +25,7 @@ def test_the_first_weights_follow_from_the_seed_alone(thin: ConfigMaker) -> None
     assert not torch.equal(initial_model(thin(seed=1)).state_dict()["final.weight"], first["final.weight"])
 
 
-def test_the_given_model_is_trained_and_averaged(thin: ConfigMaker, single: Ranks) -> None:
+def test_the_given_model_is_trained_and_averaged(thin: ConfigMaker, single: ProcessGroup) -> None:
     config = thin(seed=4)
     given = copy.deepcopy(initial_model(config))
     state = FitState.create(thin(), single, given)
@@ -35,7 +37,7 @@ def test_the_given_model_is_trained_and_averaged(thin: ConfigMaker, single: Rank
 
 @pytest.mark.parametrize(("name", "kind"), [("adam", torch.optim.Adam), ("adamw", torch.optim.AdamW)])
 def test_vectors_are_exempt_from_the_decay(
-    thin: ConfigMaker, single: Ranks, name: str, kind: type[torch.optim.Optimizer]
+    thin: ConfigMaker, single: ProcessGroup, name: str, kind: type[torch.optim.Optimizer]
 ) -> None:
     optim = OptimConfig(optimizer=name, lr=0.25, weight_decay=0.125)  # type: ignore[arg-type]
     state = FitState.create(thin(optim=optim), single)

@@ -7,7 +7,7 @@ from tensorboardX import SummaryWriter
 from tensorboardX.summary import hparams
 
 from saltray.distributed.search.records import Trial
-from saltray.storage import Store
+from saltray.storage.base import Store
 
 SCALARS = ("loss", "valid_loss", "score", "iou", "dice", "lr", "images_per_second")
 

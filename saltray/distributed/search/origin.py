@@ -5,7 +5,7 @@ from typing import Any
 from saltray.config import Config
 from saltray.distributed.search.space import apply
 from saltray.errors import ConfigError, NotFoundError
-from saltray.storage import open_store
+from saltray.storage.names import open_store
 
 PREFIX = "searches/"
 

@@ -11,7 +11,7 @@ from saltray.distributed.search.records import Trial, propose
 from saltray.distributed.search.space import Range, Space, draw
 from saltray.distributed.search.transient import Transient
 from saltray.errors import ConfigError
-from saltray.storage import Store
+from saltray.storage.base import Store
 
 if TYPE_CHECKING:
     import optuna

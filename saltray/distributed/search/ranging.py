@@ -8,17 +8,21 @@ from numpy.typing import NDArray
 from rich.table import Table
 
 from saltray.config import Config, check_name, to_dict
-from saltray.data import Tiles, assign_folds, load_tiles
+from saltray.data.folds import assign_folds
+from saltray.data.packing import load_tiles
+from saltray.data.tiles import Tiles
 from saltray.distributed.console import console
 from saltray.distributed.room import check_folder, find_room
 from saltray.distributed.run_records import initial_weights
 from saltray.distributed.runtime import ray_cluster
 from saltray.errors import ConfigError, SearchFailedError
-from saltray.report import draw_range_test
-from saltray.storage import RunLock, Store, open_store
+from saltray.report.search import draw_range_test
+from saltray.storage.base import Store
+from saltray.storage.lock import RunLock
+from saltray.storage.names import open_store
 
 if TYPE_CHECKING:
-    from saltray.training import Sweep
+    from saltray.training.lr_range_test import LRRangeTest
 
 FOLDER, PICTURE, NUMBERS = "range-test", "range-test.png", "range-test.json"
 POLL_S = 0.5
@@ -85,7 +89,7 @@ def range_test(
 
 def _sweep(
     config: Config, store: Store, tiles: Tiles, fold_of: NDArray[np.int64], fold: int, how: tuple[float, float, int]
-) -> "Sweep":
+) -> "LRRangeTest":
     initial = initial_weights(config) if config.model.weights else None
     with ray_cluster() as where:
         import ray
@@ -93,7 +97,7 @@ def _sweep(
         from saltray.distributed.jobs import Job, Stopped
         from saltray.distributed.trainers import Team, reason
         from saltray.distributed.worker import RangeTest as Loop
-        from saltray.training import Sweep
+        from saltray.training.lr_range_test import LRRangeTest
 
         demand = find_room(config.cluster, store.sub(FOLDER), jobs=1, sharing=1).demand
         console.print(f"on {where}: it takes {demand}")
@@ -104,7 +108,7 @@ def _sweep(
             while (ended := team.wait(POLL_S)) is None:
                 pass
         match ended.answer:
-            case Sweep() as found:
+            case LRRangeTest() as found:
                 return found
             case Stopped(reason=text):
                 raise SearchFailedError(f"the range test failed: {text}", {})
@@ -114,7 +118,7 @@ def _sweep(
                 raise SearchFailedError(f"rank 0 returned {other!r} in place of a result; please report this", {})
 
 
-def _conclude(config: Config, store: Store, found: "Sweep") -> RangeTest:
+def _conclude(config: Config, store: Store, found: "LRRangeTest") -> RangeTest:
     record = {
         "rates": found.rates,
         "losses": found.losses,

@@ -18,9 +18,9 @@ from saltray.distributed.history import epochs_of, read_history
 from saltray.distributed.objective import best_epoch, objective
 from saltray.distributed.run_records import CHECKPOINTS
 from saltray.distributed.search.plan import Plan
-from saltray.ensemble import provenance
+from saltray.ensemble.manifest import provenance
 from saltray.errors import ConfigError, NotFoundError
-from saltray.storage import Store
+from saltray.storage.base import Store
 
 Status = Literal["running", "finished", "stopped", "diverged", "failed"]
 

@@ -18,7 +18,7 @@ from saltray.distributed.search.transient import Transient
 from saltray.distributed.search.trial import Draft, run_trial
 from saltray.distributed.search.watch import Watch
 from saltray.errors import RunLockedError
-from saltray.storage import RunLock
+from saltray.storage.lock import RunLock
 
 END_S = 10.0
 """Longest wait for the workers of trials that were stopped."""

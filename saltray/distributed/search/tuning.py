@@ -10,7 +10,9 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from saltray.config import Config
-from saltray.data import Tiles, assign_folds, load_tiles
+from saltray.data.folds import assign_folds
+from saltray.data.packing import load_tiles
+from saltray.data.tiles import Tiles
 from saltray.distributed.console import console
 from saltray.distributed.room import check_folder, find_room
 from saltray.distributed.run_records import digest_of, initial_weights
@@ -20,8 +22,10 @@ from saltray.distributed.search.records import Trial, begin, clear_checkpoints, 
 from saltray.distributed.search.space import Range, Space, apply
 from saltray.distributed.search.table import trials_table, values_text
 from saltray.errors import SearchFailedError
-from saltray.report import draw_search
-from saltray.storage import RunLock, Store, open_store
+from saltray.report.search import draw_search
+from saltray.storage.base import Store
+from saltray.storage.lock import RunLock
+from saltray.storage.names import open_store
 
 PICTURE = "search.png"
 

@@ -18,8 +18,9 @@ from saltray.distributed.search.records import Status, Trial, conclude
 from saltray.distributed.search.table import STYLES, trials_table, values_text
 from saltray.distributed.search.transient import Transient
 from saltray.distributed.search.trial import REASON, STATUS
-from saltray.storage import RunLock, Store
-from saltray.training import EpochMetrics
+from saltray.storage.base import Store
+from saltray.storage.lock import RunLock
+from saltray.training.engine import EpochMetrics
 
 EPOCH = tuple(field.name for field in dataclasses.fields(EpochMetrics))
 PAUSE_S = 1.0

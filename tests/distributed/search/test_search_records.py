@@ -21,7 +21,8 @@ from saltray.distributed.search.records import (
 )
 from saltray.distributed.search.space import choice, draw, loguniform
 from saltray.errors import ConfigError
-from saltray.storage import Store, open_store
+from saltray.storage.base import Store
+from saltray.storage.names import open_store
 
 DATASET = {"digest": "tiles"}
 

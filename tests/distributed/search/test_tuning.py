@@ -17,7 +17,8 @@ import saltray
 from saltray.config import ClusterConfig, Config
 from saltray.distributed.history import read_history
 from saltray.errors import ConfigError, SearchFailedError
-from saltray.storage import Store, open_store
+from saltray.storage.base import Store
+from saltray.storage.names import open_store
 
 Small = Callable[..., Config]
 PAIRS = ClusterConfig(workers_per_fold=2, cpus_per_worker=0.5, max_failures=1)

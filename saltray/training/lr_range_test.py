@@ -9,12 +9,12 @@ import torch
 
 from saltray.config import Config
 from saltray.data.augment import Augmenter
-from saltray.training.engine import learn, parallel, share_of
+from saltray.training.engine import rank_slice, train_step, wrap_ddp
 from saltray.training.losses import tile_losses
 from saltray.training.precision import autocast
-from saltray.training.ranks import Ranks
+from saltray.training.process_group import ProcessGroup
 from saltray.training.state import FitState
-from saltray.training.tiles import TileTensors
+from saltray.training.tile_tensors import TileTensors
 
 SMOOTHING = 0.9
 """Weight of the losses so far in the moving average."""
@@ -25,7 +25,7 @@ CLEARLY = 0.02
 
 
 @dataclass(frozen=True)
-class Sweep:
+class LRRangeTest:
     """Loss against learning rate, step by step."""
 
     rates: tuple[float, ...]
@@ -50,9 +50,9 @@ class Sweep:
         return self.rates[lowest] / 10 if sound[lowest] < (1 - CLEARLY) * start else None
 
 
-def sweep(
-    state: FitState, train: TileTensors, config: Config, ranks: Ranks, *, low: float, high: float, steps: int
-) -> Sweep:
+def lr_range_test(
+    state: FitState, train: TileTensors, config: Config, ranks: ProcessGroup, *, low: float, high: float, steps: int
+) -> LRRangeTest:
     """Train for `steps` steps while the rate grows from `low` to `high`, or until the loss blows up.
 
     Every rank runs this with the same tiles, and all of them get the same result. Losses differ more between batches
@@ -72,9 +72,9 @@ def sweep(
         ConfigError: the batch does not divide among the ranks, or the tiles are larger than the input size.
     """
     batch, seed = config.train.batch_size, config.train.seed
-    share = share_of(batch, ranks)
+    share = rank_slice(batch, ranks)
     augment = Augmenter(config.augment, config.train.input_size, seed)
-    network = parallel(state.model, ranks).train()
+    network = wrap_ddp(state.model, ranks).train()
     each = train.steps(batch)
     rates = [low * (high / low) ** (step / (steps - 1)) for step in range(steps)]
     untrained = state.ema.train()
@@ -87,7 +87,7 @@ def sweep(
         images, masks = augment(train.images[index], train.masks[index], train.keys[index], epoch)
         with torch.no_grad(), autocast(config.train.precision, images.device):
             reference = tile_losses(untrained(images), masks, config.train).mean()
-        loss = learn(network, state.optimizer, images, masks, config, rate)
+        loss = train_step(network, state.optimizer, images, masks, config, rate)
         values = (ranks.sum(torch.stack([loss, reference])) / ranks.size).tolist()
         if not math.isfinite(values[0]):
             break
@@ -96,7 +96,7 @@ def sweep(
         averages = smoothed(losses, before)
         if averages[-1] > BLOWN_UP * min(averages):
             break
-    return Sweep(tuple(rates[: len(losses)]), tuple(losses), tuple(averages))
+    return LRRangeTest(tuple(rates[: len(losses)]), tuple(losses), tuple(averages))
 
 
 def smoothed(losses: Sequence[float], before: Sequence[float]) -> list[float]:

@@ -4,7 +4,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from saltray.data.keyed import keyed_hash, keyed_uniform, keys_of
+from saltray.data.random import random_int64, random_uniform, tile_keys
 
 WORD = 1 << 64
 
@@ -25,14 +25,14 @@ def expected(key: int, salts: list[int]) -> int:
 @given(st.integers(-(2**63), 2**63 - 1), st.lists(st.integers(0, 2**40), min_size=1, max_size=4))
 def test_hash_is_splitmix64(key: int, salts: list[int]) -> None:
     word = expected(key % WORD, salts)
-    assert int(keyed_hash(torch.tensor([key]), *salts)) % WORD == word
+    assert int(random_int64(torch.tensor([key]), *salts)) % WORD == word
     tensors = [torch.tensor([[salt]]) for salt in salts]
-    assert int(keyed_hash(torch.tensor([[key]]), *tensors)) % WORD == word
-    assert float(keyed_uniform(torch.tensor([key]), *salts)) == (word >> 40) / 2**24
+    assert int(random_int64(torch.tensor([[key]]), *tensors)) % WORD == word
+    assert float(random_uniform(torch.tensor([key]), *salts)) == (word >> 40) / 2**24
 
 
 def test_uniform_numbers_fill_the_interval_evenly() -> None:
-    draws = keyed_uniform(torch.arange(20_000)[:, None], 0, 3, torch.arange(4))
+    draws = random_uniform(torch.arange(20_000)[:, None], 0, 3, torch.arange(4))
     assert draws.shape == (20_000, 4)
     assert float(draws.min()) >= 0
     assert float(draws.max()) < 1
@@ -44,5 +44,5 @@ def test_uniform_numbers_fill_the_interval_evenly() -> None:
 def test_keys_are_stable_and_distinct() -> None:
     # printf a | b2sum -l 64
     by_b2sum = [bytes.fromhex("40f89e395b66422f"), bytes.fromhex("8472c2e34d854f75")]
-    assert keys_of(["a", "b"]).tolist() == [int.from_bytes(digest, "little", signed=True) for digest in by_b2sum]
-    assert len(set(keys_of(f"{i:x}" for i in range(4000)).tolist())) == 4000
+    assert tile_keys(["a", "b"]).tolist() == [int.from_bytes(digest, "little", signed=True) for digest in by_b2sum]
+    assert len(set(tile_keys(f"{i:x}" for i in range(4000)).tolist())) == 4000

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from saltray.config import Config, OptimConfig, to_dict
-from saltray.data import Tiles
+from saltray.data.tiles import Tiles
 
 ConfigMaker = Callable[..., Config]
 Results = dict[str, dict[str, Any]]

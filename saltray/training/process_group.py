@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 @dataclass(frozen=True)
-class Ranks:
+class ProcessGroup:
     """This process's place among them, and its device; with `size` over 1 torch.distributed must be initialised.
 
     Args:
@@ -22,7 +22,7 @@ class Ranks:
     device: torch.device
 
     @classmethod
-    def single(cls, device: str | torch.device = "cpu") -> "Ranks":
+    def single(cls, device: str | torch.device = "cpu") -> "ProcessGroup":
         """One process alone."""
         return cls(rank=0, size=1, device=torch.device(device))
 

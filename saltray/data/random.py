@@ -25,13 +25,13 @@ _FIRST = _signed(0xBF58476D1CE4E5B9)
 _SECOND = _signed(0x94D049BB133111EB)
 
 
-def keys_of(ids: Iterable[str]) -> Tensor:
+def tile_keys(ids: Iterable[str]) -> Tensor:
     """One int64 key an id, the same on every machine: int64 [N] on the CPU."""
     digests = (hashlib.blake2b(name.encode(), digest_size=8).digest() for name in ids)
     return torch.tensor([int.from_bytes(digest, "little", signed=True) for digest in digests], dtype=torch.int64)
 
 
-def keyed_hash(keys: Tensor, *salts: int | Tensor) -> Tensor:
+def random_int64(keys: Tensor, *salts: int | Tensor) -> Tensor:
     """Uniform int64 numbers from int64 `keys` and salts (integers of 0 or more, or int64 tensors that broadcast)."""
     for salt in salts:
         step = (salt + 1) * _GOLDEN if isinstance(salt, Tensor) else _signed((salt + 1) * _GOLDEN)
@@ -39,9 +39,9 @@ def keyed_hash(keys: Tensor, *salts: int | Tensor) -> Tensor:
     return keys
 
 
-def keyed_uniform(keys: Tensor, *salts: int | Tensor) -> Tensor:
-    """Uniform float32 numbers in [0, 1), of the shape of `keyed_hash(keys, *salts)`."""
-    return _shifted(keyed_hash(keys, *salts), 40).float() * 2.0**-24
+def random_uniform(keys: Tensor, *salts: int | Tensor) -> Tensor:
+    """Uniform float32 numbers in [0, 1), of the shape of `random_int64(keys, *salts)`."""
+    return _shifted(random_int64(keys, *salts), 40).float() * 2.0**-24
 
 
 def _mix(z: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from saltray.data.statistics import Statistics, groups, statistics_of
 
 
 @dataclass(frozen=True, kw_only=True)
-class Census(Statistics):
+class DatasetSummary(Statistics):
     """Everything counted in a sound data set; the counts of `Statistics` are those of the training tiles."""
 
     test_tiles: int
@@ -42,7 +42,7 @@ class Census(Statistics):
             yield "depth", f"{self.depth_range[0]:g} to {self.depth_range[1]:g}, training"
 
 
-def check(uri: str) -> Census:
+def check(uri: str) -> DatasetSummary:
     """Read every file of a data set and count.
 
     Args:
@@ -56,7 +56,7 @@ def check(uri: str) -> Census:
     found = inspect(Source(uri), test=True)
     depths = [found.depths[tile] for tile in found.tiles.ids if tile in found.depths]
     images = [pixels_digest(image) for image in found.tiles.images]
-    return Census(
+    return DatasetSummary(
         **asdict(statistics_of(found.tiles)),
         test_tiles=len(found.test),
         masks_8bit=int((found.bits == 8).sum()),

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from saltray.data import Tiles
-from saltray.data.keyed import keyed_hash, keys_of
+from saltray.data.random import random_int64, tile_keys
+from saltray.data.tiles import Tiles
 from saltray.errors import DataError
 
 _ORDER = 1 << 32
@@ -41,7 +41,7 @@ class TileTensors:
         return cls(
             images=torch.tensor(tiles.images, device=device),
             masks=torch.tensor(tiles.masks, device=device),
-            keys=keys_of(tiles.ids).to(device),
+            keys=tile_keys(tiles.ids).to(device),
         )
 
     def __len__(self) -> int:
@@ -57,6 +57,6 @@ class TileTensors:
         A permutation of all tiles by the hash of their keys, so it does not depend on their positions; the last batch
         is filled up from the permutation's beginning.
         """
-        order = keyed_hash(self.keys, seed, epoch, _ORDER).argsort()
+        order = random_int64(self.keys, seed, epoch, _ORDER).argsort()
         filled = torch.arange(self.steps(batch_size) * batch_size, device=order.device) % len(order)
         return order[filled].view(-1, batch_size)

@@ -6,14 +6,16 @@ from collections.abc import Callable
 import pytest
 
 from saltray.config import Config
-from saltray.training import FitState, Ranks, Sweep, TileTensors, sweep
-from saltray.training.range_test import smoothed
+from saltray.training.lr_range_test import LRRangeTest, lr_range_test, smoothed
+from saltray.training.process_group import ProcessGroup
+from saltray.training.state import FitState
+from saltray.training.tile_tensors import TileTensors
 
 RATES = (1e-4, 1e-3, 1e-2, 1e-1)
 
 
 def suggestion(*smooth: float) -> float | None:
-    return Sweep(RATES[: len(smooth)], smooth, smooth).suggestion
+    return LRRangeTest(RATES[: len(smooth)], smooth, smooth).suggestion
 
 
 def test_the_suggestion_is_a_tenth_of_the_best_rate() -> None:
@@ -39,15 +41,15 @@ def test_the_average_does_not_depend_on_how_hard_a_batch_is() -> None:
 
 
 def test_a_sweep_sees_nothing_at_tiny_rates_and_a_fall_at_good_ones(
-    thin: Callable[..., Config], tensors: TileTensors, single: Ranks
+    thin: Callable[..., Config], tensors: TileTensors, single: ProcessGroup
 ) -> None:
     config = thin(batch_size=4, seed=2)
-    tiny = sweep(FitState.create(config, single), tensors, config, single, low=1e-9, high=1e-7, steps=10)
+    tiny = lr_range_test(FitState.create(config, single), tensors, config, single, low=1e-9, high=1e-7, steps=10)
     assert max(tiny.losses) > 1.01 * min(tiny.losses)
     assert max(tiny.smooth) < 1.001 * min(tiny.smooth)
     assert tiny.suggestion is None
 
-    good = sweep(FitState.create(config, single), tensors, config, single, low=1e-4, high=3e-3, steps=60)
+    good = lr_range_test(FitState.create(config, single), tensors, config, single, low=1e-4, high=3e-3, steps=60)
     assert len(good.rates) == len(good.losses) == len(good.smooth) == 60
     assert good.rates[0] == pytest.approx(1e-4)
     assert good.rates[-1] == pytest.approx(3e-3)
@@ -56,9 +58,9 @@ def test_a_sweep_sees_nothing_at_tiny_rates_and_a_fall_at_good_ones(
 
 
 def test_a_sweep_ends_where_the_loss_is_no_number(
-    thin: Callable[..., Config], tensors: TileTensors, single: Ranks
+    thin: Callable[..., Config], tensors: TileTensors, single: ProcessGroup
 ) -> None:
     config = thin(batch_size=4)
-    wild = sweep(FitState.create(config, single), tensors, config, single, low=1e-3, high=1e30, steps=10)
+    wild = lr_range_test(FitState.create(config, single), tensors, config, single, low=1e-3, high=1e30, steps=10)
     assert 0 < len(wild.losses) < 10
     assert all(map(math.isfinite, wild.losses + wild.smooth))

@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from saltray.data import Tiles
+from saltray.data.tiles import Tiles
 from saltray.errors import DataError
-from saltray.training import Ranks, TileTensors
+from saltray.training.process_group import ProcessGroup
+from saltray.training.tile_tensors import TileTensors
 
 
 def test_tensors_are_the_tiles(tiles: Tiles, tensors: TileTensors) -> None:
@@ -43,7 +44,7 @@ def test_order_follows_the_ids_not_their_positions(tiles: Tiles, tensors: TileTe
     assert chosen[part.epoch_order(3, 1, 5).flatten().numpy()].tolist() == whole
 
 
-def test_tiles_without_masks_or_without_tiles_are_refused(tiles: Tiles, single: Ranks) -> None:
+def test_tiles_without_masks_or_without_tiles_are_refused(tiles: Tiles, single: ProcessGroup) -> None:
     with pytest.raises(DataError, match="20 tiles have no masks"):
         TileTensors.create(Tiles(tiles.ids, tiles.images, None), single.device)
     with pytest.raises(DataError, match="0 tiles"):
