@@ -1,18 +1,17 @@
-"""What to train, how and on what: frozen, keyword-only dataclasses whose checks run when one is made.
+"""Every setting, once: frozen, keyword-only dataclasses whose checks run when one is made.
 
-The command line's flags are generated from these classes, and the line under a field is its help text. A recipe is a
-function that returns a `Config`.
+Flags, TOML files, search spaces and manifests follow from these classes (see `records`); the line under a field is its
+help text. A recipe is a function that returns a `Config`.
 """
 
-import dataclasses
-import hashlib
-import json
 import math
 import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from saltray.errors import ConfigError
+from saltray.records import to_record
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
@@ -37,7 +36,7 @@ def check_name(name: str, what: str) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class FoldConfig:
-    """How the tiles are split."""
+    """The stratified split into folds."""
 
     count: int = 5
     """Number of folds, 2 or more."""
@@ -53,31 +52,28 @@ class FoldConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-    """Which network."""
+    """The network."""
 
     architecture: Literal["albunet", "ternausnet11", "ternausnet16", "unet"] = "albunet"
     """albunet: U-Net on ResNet-34. ternausnet11 and ternausnet16: on VGG. unet: the plain one, with BatchNorm."""
     weights: str | None = None
-    """Encoder weights: a path or URI of a torchvision state dict, or torchvision's name for them (IMAGENET1K_V1)."""
+    """Pretrained weights: a path or URI of a torchvision encoder or of a whole network, or torchvision's name for its
+    encoder (IMAGENET1K_V1)."""
     num_filters: int = 32
     """Width of the decoder in channels; 32 is the published one."""
     encoder_width: int = 64
-    """Channels of the encoder's first stage; 64 is the published one, and the only one that pre-trained weights fit."""
+    """Channels of the encoder's first stage; 64 is the published one and what torchvision's weights fit."""
     is_deconv: bool = True
     """Upsample by transposed convolution; otherwise bilinear and a convolution."""
 
     def __post_init__(self) -> None:
         _require(self.num_filters >= 1, f"model.num_filters is {self.num_filters}; use 1 or more")
         _require(self.encoder_width >= 1, f"model.encoder_width is {self.encoder_width}; use 1 or more")
-        _require(
-            self.weights is None or self.encoder_width == 64,
-            f"model.weights fit an encoder of width 64, not {self.encoder_width}; leave model.encoder_width at 64",
-        )
 
 
 @dataclass(frozen=True, kw_only=True)
 class OptimConfig:
-    """How the weights move."""
+    """The optimizer and its learning-rate schedule."""
 
     optimizer: Literal["adam", "adamw"] = "adamw"
     """adam: weight decay as an L2 term. adamw: decoupled."""
@@ -129,7 +125,7 @@ class AugmentConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """The loop."""
+    """The training loop."""
 
     epochs: int = 60
     """Passes over a fold's training tiles."""
@@ -164,7 +160,7 @@ class TrainConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ClusterConfig:
-    """What a fold runs on. None of it changes the numbers, only how fast they come."""
+    """The hardware of one fold. It changes the speed, not the results."""
 
     workers_per_fold: int = 1
     """ProcessGroup of one fold's DistributedDataParallel job; must divide train.batch_size."""
@@ -173,7 +169,7 @@ class ClusterConfig:
     cpus_per_worker: float | None = None
     """Logical CPUs a rank. Unset: 1, or a share of the machine that lets all folds run at once without GPUs."""
     max_failures: int = 2
-    """Times that a fold may lose a worker and go on from its last checkpoint."""
+    """Times that a fold may lose a worker and resume from its last checkpoint."""
 
     def __post_init__(self) -> None:
         _require(self.workers_per_fold >= 1, f"cluster.workers_per_fold is {self.workers_per_fold}; use 1 or more")
@@ -207,11 +203,11 @@ class Config:
     model: ModelConfig = field(default_factory=ModelConfig)
     """The network."""
     optim: OptimConfig = field(default_factory=OptimConfig)
-    """The optimiser."""
+    """The optimizer."""
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     """The augmentation."""
     train: TrainConfig = field(default_factory=TrainConfig)
-    """The loop."""
+    """The training loop."""
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
     """The hardware."""
 
@@ -235,37 +231,121 @@ class Config:
     @property
     def identity(self) -> dict[str, Any]:
         """All that decides the numbers of a run: everything but where it is kept and what it runs on."""
-        record = to_dict(self)
+        record: dict[str, Any] = to_record(self)
         for name in ("data", "store", "run", "cluster"):
             del record[name]
         return record
 
 
-def to_dict(config: Any) -> dict[str, Any]:
-    """A configuration as plain JSON values, by field name."""
-    return dataclasses.asdict(config)
+@dataclass(frozen=True)
+class Range:
+    """Any number from `low` to `high`, uniform or, with `log`, log-uniform. As text: lin:LOW:HIGH or log:LOW:HIGH."""
+
+    low: float
+    high: float
+    log: bool
+
+    def __post_init__(self) -> None:
+        for end in (self.low, self.high):
+            number = isinstance(end, int | float) and not isinstance(end, bool)
+            _require(number and math.isfinite(end), f"a range ends at {end!r}, not a finite number; use one like 1e-5")
+        what = "is empty" if self.low == self.high else "has its minimum above its maximum"
+        _require(self.low < self.high, f"the range {self} {what}; give LOW:HIGH with LOW below HIGH")
+        _require(
+            not self.log or self.low > 0,
+            f"the range {self} takes the logarithm of {self.low:g}; start above 0, or use lin:",
+        )
+
+    def __str__(self) -> str:
+        return f"{'log' if self.log else 'lin'}:{self.low:g}:{self.high:g}"
 
 
-def from_dict(record: dict[str, Any]) -> Config:
-    """The inverse of `to_dict`.
+@dataclass(frozen=True)
+class Choice:
+    """One of a few values. As text: A,B,C."""
+
+    values: tuple[str | float | bool, ...]
+
+    def __post_init__(self) -> None:
+        _require(bool(self.values), "a choice has no values; give one or more, such as 16,32,64")
+        twice = [value for at, value in enumerate(self.values) if value in self.values[:at]]
+        _require(not twice, f"the choice {self} has {''.join(map(str, twice[:1]))} twice; give each value once")
+
+    def __str__(self) -> str:
+        return ",".join(map(value_text, self.values))
+
+
+Space = Mapping[str, Range | Choice]
+"""What a search varies: a field of the configuration by dotted name -> its possible values."""
+
+
+def value_text(value: float | str) -> str:
+    """A setting's value as the command line takes it."""
+    return f"{value:g}" if isinstance(value, float) else str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def loguniform(low: float, high: float) -> Range:
+    """Any number from `low` to `high`, each order of magnitude equally likely; for learning rates.
 
     Raises:
-        ConfigError: a field is unknown, missing or has an impossible value.
+        ConfigError: low is 0 or less, or not below high.
     """
-    parts = {
-        "folds": FoldConfig,
-        "model": ModelConfig,
-        "optim": OptimConfig,
-        "augment": AugmentConfig,
-        "train": TrainConfig,
-        "cluster": ClusterConfig,
-    }
-    try:
-        return Config(**{name: parts[name](**value) if name in parts else value for name, value in record.items()})
-    except TypeError as error:
-        raise ConfigError(f"not a saltray configuration: {error}; was it written by another version?") from error
+    return Range(low, high, log=True)
 
 
-def digest(record: dict[str, Any]) -> str:
-    """SHA-256, in hex, of a record of plain JSON values, whatever the order of its keys."""
-    return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
+def uniform(low: float, high: float) -> Range:
+    """Any number from `low` to `high`.
+
+    Raises:
+        ConfigError: low is not below high.
+    """
+    return Range(low, high, log=False)
+
+
+def choice(values: Iterable[str | float | bool]) -> Choice:
+    """One of these values. A space of choices alone is a grid: each combination is tried once.
+
+    Raises:
+        ConfigError: there are none, or one is there twice.
+    """
+    return Choice(tuple(values))
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchConfig:
+    """A hyperparameter search. `trials` and `concurrent` may change when it is resumed; the rest may not."""
+
+    name: str | None = None
+    """Name of the search; its results are in STORE/searches/NAME. Unset: s1, for `saltray run` the name of the run."""
+    trials: int = 16
+    """Largest number of trials."""
+    space: Space = field(default_factory=lambda: {"optim.lr": loguniform(1e-5, 1e-2)})
+    """Values to search, FIELD=log:LOW:HIGH, FIELD=lin:LOW:HIGH or FIELD=A,B,C, separated by blanks. Fields that are all
+    lists make a grid."""
+    folds: tuple[int, ...] = (0,)
+    """Folds whose held-out tiles score a trial; the mean of several."""
+    sampler: Literal["quasirandom", "tpe"] = "quasirandom"
+    """quasirandom covers the space evenly; tpe (Optuna) learns from the trials so far."""
+    prune: bool = True
+    """Stop poor trials early, by ASHA (Li et al., 2018)."""
+    concurrent: int | None = None
+    """Trials at once; more than fit makes an autoscaling cluster grow. Unset: what fits now."""
+    seed: int = 0
+    """Seed of the values to try."""
+    epochs: int | None = None
+    """Length of a trial, in epochs; train.epochs unless given."""
+
+    def __post_init__(self) -> None:
+        if self.name is not None:
+            check_name(self.name, "search")
+        _require(self.trials >= 1, f"search.trials is {self.trials}; use 1 or more")
+        _require(
+            self.concurrent is None or self.concurrent >= 1, f"search.concurrent is {self.concurrent}; use 1 or more"
+        )
+        _require(self.epochs is None or self.epochs >= 1, f"search.epochs is {self.epochs}; use 1 or more")
+        _require(self.seed >= 0, f"search.seed is {self.seed}; use 0 or more")
+        samplers = ("quasirandom", "tpe")
+        _require(self.sampler in samplers, f"search.sampler is {self.sampler!r}; use quasirandom or tpe")
+        _require(bool(self.folds), "search.folds names no fold; name one or more, such as 0")
+        folds = ", ".join(map(str, self.folds))
+        _require(len(set(self.folds)) == len(self.folds), f"search.folds {folds} name one twice; name each once")

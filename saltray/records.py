@@ -6,6 +6,7 @@ is kept in a store follow from their fields; nothing is declared a second time.
 
 import dataclasses
 import difflib
+import hashlib
 import json
 import types
 import typing
@@ -24,7 +25,7 @@ class RecordError(ValueError):
 
 def to_record(value: Any) -> Any:
     """A dataclass as plain JSON values, by field name (or by the alias that the field has in stored records)."""
-    return _adapter(type(value)).dump_python((value,), mode="json", by_alias=True)[0]
+    return _adapter(typing.cast("Any", type(value))).dump_python((value,), mode="json", by_alias=True)[0]
 
 
 def from_record(kind: type[T], record: Any) -> T:
@@ -45,10 +46,15 @@ def parse_record(kind: type[T], data: bytes | str) -> T:
     """
     text = data.decode(errors="replace") if isinstance(data, bytes) else data
     try:
-        value: T = _adapter(kind).validate_json(f"[{text}]")[0]
+        value: T = _adapter(typing.cast("Any", kind)).validate_json(f"[{text}]")[0]
     except ValidationError as error:
         raise RecordError(_first_fault(error, kind)) from None
     return value
+
+
+def digest(record: Any) -> str:
+    """SHA-256, in hex, of plain JSON values, whatever the order of their keys."""
+    return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
 
 
 def field_types(kind: type[Any], prefix: str = "") -> dict[str, Any]:

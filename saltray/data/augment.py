@@ -1,4 +1,4 @@
-"""From stored tiles to what the network sees: padding, and random changes for training. All on the tiles' device."""
+"""From stored tiles to the network's input: padding, and augmentation for training. All on the tiles' device."""
 
 import math
 from dataclasses import dataclass
@@ -13,9 +13,9 @@ from saltray.errors import ConfigError
 
 
 def pad_to(images: Tensor, size: int) -> Tensor:
-    """Pad tiles [N, H, W] to [N, size, size] by reflection about the edge pixels, as often as it takes; centred.
+    """Centre tiles [N, H, W] in [N, size, size], padded by reflection about the edge pixels, repeated if necessary.
 
-    Where the margin is odd, the extra pixel goes below and to the right (101 to 128: 13 before, 14 after).
+    If the margin is odd, the extra pixel goes below and to the right (101 to 128: 13 before, 14 after).
 
     Raises:
         ConfigError: a tile is larger than `size`.
@@ -35,16 +35,16 @@ def crop_from(padded: Tensor, height: int, width: int) -> Tensor:
 
 @dataclass(frozen=True)
 class Augmenter:
-    """Random flip, rotation, scale, shift, brightness and contrast, by one resampling of each tile.
+    """Random flip, rotation, scale, shift, brightness and contrast; each tile is resampled once.
 
-    Every draw is a hash of (tile key, seed, epoch, parameter): the same tile in the same epoch is changed alike in any
-    batch, on any rank and device (up to the rounding of the device's arithmetic). With all amounts at 0 the result is
-    `pad_to` to the bit.
+    Every random number is a hash of (tile key, seed, epoch, parameter): in an epoch a tile is changed in the same way
+    in any batch, on any rank and device (up to floating-point rounding). With all amounts at 0 the result is that of
+    `pad_to`, bit for bit.
 
     Args:
-        config: how much of each.
+        config: amount of each change.
         size: height and width of the result, in pixels.
-        seed: seed of the draws.
+        seed: seed of the random numbers.
     """
 
     config: AugmentConfig
@@ -52,16 +52,16 @@ class Augmenter:
     seed: int
 
     def __call__(self, images: Tensor, masks: Tensor, keys: Tensor, epoch: int) -> tuple[Tensor, Tensor]:
-        """Change a batch.
+        """Augment a batch.
 
         Args:
             images: uint8 [B, H, W], 0..255.
             masks: uint8 [B, H, W], 0 or 1.
-            keys: int64 [B], a key a tile.
+            keys: int64 [B], the `tile_keys` of the tiles.
             epoch: number of the epoch.
 
         Returns:
-            float32 [B, 1, size, size] images in 0..1, and masks of 0 and 1 that moved with them.
+            float32 [B, 1, size, size] images in 0..1, and masks of 0 and 1 with the same geometric change.
 
         Raises:
             ConfigError: the tiles are larger than `size`.
@@ -69,21 +69,26 @@ class Augmenter:
         draws = random_uniform(keys[:, None], self.seed, epoch, torch.arange(7, device=keys.device))
         flip, rotate, scale, shift_y, shift_x, brightness, contrast = draws.t()[..., None, None]
         y, x = self._source(
-            images.shape[1], images.shape[2], _both(rotate), _both(scale), _both(shift_y), _both(shift_x)
+            images.shape[1],
+            images.shape[2],
+            _symmetric(rotate),
+            _symmetric(scale),
+            _symmetric(shift_y),
+            _symmetric(shift_x),
         )
         x = torch.where(flip < self.config.flip, images.shape[2] - 1 - x, x)
         moved = _sample(torch.stack([images, masks], dim=1), y, x)
-        gain = 1 + self.config.contrast * _both(contrast)
-        offset = (1 - gain) / 2 + self.config.brightness * _both(brightness)  # contrast turns about mid-grey
+        gain = 1 + self.config.contrast * _symmetric(contrast)
+        offset = (1 - gain) / 2 + self.config.brightness * _symmetric(brightness)  # contrast keeps mid-grey fixed
         image = moved[:, :1] / 255 * gain[:, None] + offset[:, None]
         return image.clamp(0, 1), (moved[:, 1:] > 0.5).float()
 
     def _source(
         self, height: int, width: int, rotate: Tensor, scale: Tensor, shift_y: Tensor, shift_x: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Where in the tile, in its pixels, each pixel of the result comes from: y and x, each [B, size, size].
+        """The position in the tile that each pixel of the result is sampled from: y and x in pixels, [B, size, size].
 
-        The four draws are [B, 1, 1] in -1..1; rotation and scale leave the centre of the result in its place.
+        The four random numbers are [B, 1, 1] in -1..1; rotation and scale keep the centre of the result fixed.
         """
         top, left = _margins(height, width, self.size)
         centre = (self.size - 1) / 2
@@ -98,24 +103,24 @@ class Augmenter:
         return y + (centre - top), x + (centre - left)
 
 
-def _both(draw: Tensor) -> Tensor:
-    """A draw from [0, 1) spread over [-1, 1)."""
+def _symmetric(draw: Tensor) -> Tensor:
+    """Map random numbers from [0, 1) to [-1, 1)."""
     return 2 * draw - 1
 
 
 def _sample(tiles: Tensor, y: Tensor, x: Tensor) -> Tensor:
-    """Bilinear samples [B, C, S, S] of uint8 [B, C, H, W], mirrored without end, at pixel positions [B, S, S]."""
+    """Bilinear samples [B, C, S, S] of uint8 [B, C, H, W], extended by reflection, at pixel positions [B, S, S]."""
     height, width = tiles.shape[-2:]
-    # On a canvas of 2**k + 1 pixels grid_sample's normalised coordinates carry whole pixels without rounding.
+    # On a canvas of 2**k + 1 pixels grid_sample's normalised coordinates represent whole pixels exactly.
     half = 2 ** max(0, (max(height, width) - 2).bit_length() - 1)
     canvas = F.pad(tiles.float(), (0, 2 * half + 1 - width, 0, 2 * half + 1 - height))
     grid = torch.stack([_reflect(x, width), _reflect(y, height)], dim=-1) / half - 1
-    # No sample leaves the tile; "border" also keeps cuDNN's sampler, which rounds otherwise, out.
+    # No sample is outside the tile; "border" only avoids cuDNN's sampler, which rounds differently.
     return F.grid_sample(canvas, grid, mode="bilinear", padding_mode="border", align_corners=True)
 
 
 def _reflect(position: Tensor, length: int) -> Tensor:
-    """Fold positions on an endless line into 0..length-1, mirrored about the first and the last pixel."""
+    """Map any positions to 0..length-1 by reflection about the first and the last pixel."""
     if length == 1:
         return torch.zeros_like(position)
     period = 2 * (length - 1)
@@ -128,6 +133,6 @@ def _margins(height: int, width: int, size: int) -> tuple[int, int]:
     if max(height, width) > size:
         raise ConfigError(
             f"tiles of {height}x{width} pixels are larger than train.input_size {size}; "
-            f"raise it to {max(height, width)} or the next size that the network takes"
+            f"raise it to {max(height, width)} or to the next size that the network accepts"
         )
     return (size - height) // 2, (size - width) // 2

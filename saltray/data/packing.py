@@ -1,50 +1,72 @@
-"""Packed data sets: labelled tiles as Parquet shards of raw pixels, a hundred times quicker to read than PNG files.
+"""Packed data sets: labelled tiles as Parquet shards of raw pixels, about 100 times faster to read than PNG files.
 
-    datasets/<name>/part-00000.parquet ...    columns id, image (H*W bytes, C order), mask (H*W bits, C order)
-    datasets/<name>/manifest.json             written last: without it there is no data set
-
-The name is made from the source and the fingerprint of its files, so an unchanged source is found without decoding.
+Each shard has the columns id, image (H*W bytes, C order) and mask (H*W bits, C order). The name of a data set is made
+from its source and the fingerprint of the source's files, so an unchanged source is found again without decoding it.
+`layout` has the keys.
 """
 
 import hashlib
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
+from pydantic import Field
 
 from saltray.data.inspection import inspect
-from saltray.data.layout import find_layout, refuse
+from saltray.data.layout import MANIFEST, dataset_prefix, is_dataset_prefix, shard_key
 from saltray.data.raw import list_images, read_image
+from saltray.data.raw_layout import find_layout, raise_problems
 from saltray.data.source import Source
-from saltray.data.statistics import statistics_of
-from saltray.data.tiles import Tiles
+from saltray.data.statistics import Statistics, statistics_of
+from saltray.data.tiles import LabelledTiles
 from saltray.errors import DataError, IntegrityError
+from saltray.records import digest, from_record
 from saltray.storage.base import Store
-from saltray.storage.names import open_store
+from saltray.storage.uri import open_store
 
 FORMAT = 1
 SHARD_BYTES = 64 * 2**20
-MANIFEST = "manifest.json"
 
 
 @dataclass(frozen=True)
-class Dataset:
-    """A packed data set: its name below datasets/ of the store, and its manifest."""
+class Shard:
+    """One Parquet file of a packed data set."""
 
+    key: str
+    """Relative to the data set's folder."""
+    tiles: int
+    sha256: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class DatasetManifest:
+    """What a packed data set holds, and where it is from."""
+
+    format: int
     name: str
-    manifest: dict[str, Any]
+    source: str
+    """URI of the raw data set."""
+    digest: str
+    """SHA-256 over ids, size, pixels and masks: equal for equal tiles from different files."""
+    tiles: int
+    height: int
+    """Pixels."""
+    width: int
+    """Pixels."""
+    statistics: Statistics
+    shards: Annotated[tuple[Shard, ...], Field(alias="parts")]
 
 
 @dataclass(frozen=True)
 class DatasetSize:
-    """How much the labelled part of a data set is."""
+    """Number and size of the labelled tiles of a data set."""
 
     count: int
     height: int
@@ -52,57 +74,41 @@ class DatasetSize:
 
     @property
     def packed_bytes(self) -> int:
-        """Bytes of all images and masks as training holds them, a byte a pixel each."""
+        """Bytes of all images and masks in memory during training, at one byte per pixel each."""
         return 2 * self.count * self.height * self.width
 
 
 def dataset_size(uri: str, store: Store) -> DatasetSize:
-    """How many labelled tiles a data set has, and their size by the first of them; a raw one is listed, not read.
+    """The number of labelled tiles of a data set, and the size of the first; of a raw one only that tile is read.
 
     Args:
         uri: as for `load_tiles`.
-        store: where packed data sets are kept; nothing is written there.
+        store: where packed data sets are kept; nothing is written to it.
 
     Raises:
-        DataError: there are no tiles, or the first is none.
+        DataError: there are no tiles, or the first cannot be decoded.
+        IntegrityError: the manifest of a packed data set is damaged.
         StorageError: the source or the store cannot be reached.
     """
-    if home := _packed_at(uri, store):
-        manifest = _read_manifest(home)
-        return DatasetSize(manifest["tiles"], manifest["height"], manifest["width"])
+    if folder := _find_packed(uri, store):
+        manifest = _read_manifest(folder)
+        return DatasetSize(manifest.tiles, manifest.height, manifest.width)
     names = list_images(uri, "train")
     height, width = read_image(uri, names[0]).shape
     return DatasetSize(len(names), height, width)
 
 
-def pack(uri: str, store: Store) -> Dataset:
+def pack(uri: str, store: Store) -> DatasetManifest:
     """Pack the labelled part of a raw data set, unless it is packed already.
 
     Raises:
-        DataError: anything is wrong with its labelled part or tables; `problems` lists every fault by file.
+        DataError: the labelled part or a table has problems; `problems` lists them by file.
         StorageError: the source or the store cannot be reached.
     """
-    source = Source(uri)
-    name = f"{_clean(source.uri)}-{_fingerprint(source)[:12]}"
-    home = store.sub(f"datasets/{name}")
-    if not home.exists(MANIFEST):
-        tiles = inspect(source, test=False).tiles
-        manifest = {
-            "format": FORMAT,
-            "name": name,
-            "source": source.uri,
-            "digest": _digest(tiles),
-            "tiles": len(tiles),
-            "height": tiles.height,
-            "width": tiles.width,
-            "statistics": asdict(statistics_of(tiles)),
-            "parts": list(_write_parts(tiles, home)),
-        }
-        home.put_json(MANIFEST, manifest)
-    return Dataset(name, _read_manifest(home))
+    return _read_manifest(_ensure_packed(uri, store))
 
 
-def load_tiles(uri: str, store: Store) -> tuple[Tiles, dict[str, Any]]:
+def load_tiles(uri: str, store: Store) -> tuple[LabelledTiles, DatasetManifest]:
     """The labelled tiles of a data set, and its manifest.
 
     Args:
@@ -111,27 +117,49 @@ def load_tiles(uri: str, store: Store) -> tuple[Tiles, dict[str, Any]]:
         store: where packed data sets are kept.
 
     Raises:
-        DataError: a raw data set has faults; `problems` lists every one by file.
+        DataError: a raw data set has problems, which `problems` lists by file.
         IntegrityError: a packed data set is damaged.
         StorageError: the source or the store cannot be reached.
     """
-    home = _packed_at(uri, store) or store.sub(f"datasets/{pack(uri, store).name}")
-    manifest = _read_manifest(home)
-    return _read_parts(manifest, home), manifest
+    folder = _find_packed(uri, store) or _ensure_packed(uri, store)
+    manifest = _read_manifest(folder)
+    return _read_shards(manifest, folder), manifest
 
 
-def _packed_at(uri: str, store: Store) -> Store | None:
-    """The folder of a packed data set, if that is what the URI names."""
-    if re.fullmatch(r"datasets/[^/]+", uri) and store.exists(f"{uri}/{MANIFEST}"):
+def _find_packed(uri: str, store: Store) -> Store | None:
+    """The folder of the packed data set that a URI names; None if it does not name one."""
+    if is_dataset_prefix(uri) and store.exists(f"{uri}/{MANIFEST}"):
         return store.sub(uri)
     if uri.lower().endswith(".zip"):
         return None
     folder = open_store(uri)
-    return folder if folder.exists(MANIFEST) and folder.exists(_part_key(0)) else None
+    return folder if folder.exists(MANIFEST) and folder.exists(shard_key(0)) else None
 
 
-def _clean(uri: str) -> str:
-    """The last part of a URI as a plain name."""
+def _ensure_packed(uri: str, store: Store) -> Store:
+    """The folder of a raw data set's packed form, which is written unless it exists."""
+    source = Source(uri)
+    name = f"{_plain_name(source.uri)}-{_fingerprint(source)[:12]}"
+    folder = store.sub(dataset_prefix(name))
+    if not folder.exists(MANIFEST):
+        tiles = inspect(source, test=False).tiles
+        manifest = DatasetManifest(
+            format=FORMAT,
+            name=name,
+            source=source.uri,
+            digest=_tiles_digest(tiles.ids, tiles.images, tiles.masks),
+            tiles=len(tiles),
+            height=tiles.height,
+            width=tiles.width,
+            statistics=statistics_of(tiles),
+            shards=tuple(_write_shards(tiles, folder)),
+        )
+        folder.put_record(MANIFEST, manifest)
+    return folder
+
+
+def _plain_name(uri: str) -> str:
+    """The last part of a URI, reduced to letters, digits, '.', '_' and '-'."""
     name = re.sub(r"\.zip$", "", uri.rstrip("/").rpartition("/")[2], flags=re.IGNORECASE)
     return re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip(".-_")[:60] or "tiles"
 
@@ -140,21 +168,19 @@ def _fingerprint(source: Source) -> str:
     """SHA-256 over name, size and content tag of every file that packing reads; nothing is decoded."""
     problems: list[str] = []
     layout = find_layout(source, problems)
-    refuse(source.uri, problems)
+    raise_problems(source.uri, problems)
     entries = sorted([*layout.images.values(), *layout.masks.values(), *layout.tables.values()])
     with ThreadPoolExecutor(source.threads) as pool:
         tags = pool.map(source.content_tag, entries)
-        record = [(entry.key, entry.size, tag) for entry, tag in zip(entries, tags, strict=True)]
-    return hashlib.sha256(json.dumps(record).encode()).hexdigest()
+        return digest([(entry.key, entry.size, tag) for entry, tag in zip(entries, tags, strict=True)])
 
 
-def _digest(tiles: Tiles) -> str:
-    """SHA-256 over ids, size, pixels and masks, whatever files they came from."""
-    assert tiles.masks is not None
-    digest = hashlib.sha256(json.dumps([tiles.ids, tiles.height, tiles.width]).encode())
-    digest.update(np.ascontiguousarray(tiles.images).data)
-    digest.update(_bits(tiles.masks).data)
-    return digest.hexdigest()
+def _tiles_digest(ids: Sequence[str], images: NDArray[np.uint8], masks: NDArray[np.uint8]) -> str:
+    """The digest of `DatasetManifest`, of tiles [N, H, W]."""
+    sha256 = hashlib.sha256(json.dumps([ids, *images.shape[1:]]).encode())
+    sha256.update(np.ascontiguousarray(images).data)
+    sha256.update(_bits(masks).data)
+    return sha256.hexdigest()
 
 
 def _bits(masks: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -162,11 +188,10 @@ def _bits(masks: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return np.packbits(masks.reshape(len(masks), -1), axis=1)
 
 
-def _write_parts(tiles: Tiles, home: Store) -> Iterator[dict[str, Any]]:
+def _write_shards(tiles: LabelledTiles, folder: Store) -> Iterator[Shard]:
     """Write the shards, and yield the manifest's entry of each."""
-    assert tiles.masks is not None
     step = max(1, SHARD_BYTES // (tiles.height * tiles.width * 9 // 8))
-    for part, start in enumerate(range(0, len(tiles), step)):
+    for number, start in enumerate(range(0, len(tiles), step)):
         chosen = slice(start, start + step)
         columns = {
             "id": tiles.ids[chosen],
@@ -174,51 +199,48 @@ def _write_parts(tiles: Tiles, home: Store) -> Iterator[dict[str, Any]]:
             "mask": [row.tobytes() for row in _bits(tiles.masks[chosen])],
         }
         schema = pa.schema([("id", pa.string()), ("image", pa.binary()), ("mask", pa.binary())])
-        key = _part_key(part)
-        yield {"key": key, "tiles": len(columns["id"]), "sha256": home.put_table(key, pa.table(columns, schema=schema))}
-
-
-def _part_key(part: int) -> str:
-    return f"part-{part:05d}.parquet"
+        key = shard_key(number)
+        yield Shard(key, len(columns["id"]), folder.put_table(key, pa.table(columns, schema=schema)))
 
 
 @contextmanager
-def _damage_explained(home: Store) -> Iterator[None]:
-    """Say what to do where the body finds a packed data set damaged."""
+def _damage_explained(folder: Store) -> Iterator[None]:
+    """Turn what the body raises about a damaged packed data set into an IntegrityError with the remedy."""
     try:
         yield
     except (IntegrityError, KeyError, TypeError, ValueError) as error:
-        remedy = "delete it and train from the raw files, which packs them anew"
-        raise IntegrityError(f"packed data set {home.uri} is damaged ({error}); {remedy}") from error
+        remedy = "delete it and train from the raw files, which packs them again"
+        raise IntegrityError(f"packed data set {folder.uri} is damaged ({error}); {remedy}") from error
 
 
-def _read_manifest(home: Store) -> dict[str, Any]:
-    with _damage_explained(home):
-        manifest = dict(home.get_json(MANIFEST))
-        if manifest["format"] == FORMAT:
-            return manifest
-    raise DataError(f"{home.uri} is packed in format {manifest['format']}, not {FORMAT}; pack the raw tiles anew")
+def _read_manifest(folder: Store) -> DatasetManifest:
+    with _damage_explained(folder):
+        record = folder.get_json(MANIFEST)
+        # First, because another format may have other fields.
+        found = record.get("format", FORMAT) if isinstance(record, dict) else FORMAT
+        if found != FORMAT:
+            raise DataError(f"{folder.uri} is packed in format {found}, not {FORMAT}; pack the raw tiles again")
+        return from_record(DatasetManifest, record)
 
 
-def _read_parts(manifest: dict[str, Any], home: Store) -> Tiles:
+def _read_shards(manifest: DatasetManifest, folder: Store) -> LabelledTiles:
     """Read every shard and check all digests."""
-    with _damage_explained(home):
-        height, width = int(manifest["height"]), int(manifest["width"])
-        tables = [home.get_table(str(part["key"]), sha256=str(part["sha256"])) for part in manifest["parts"]]
+    height, width = manifest.height, manifest.width
+    with _damage_explained(folder):
+        tables = [folder.get_table(shard.key, sha256=shard.sha256) for shard in manifest.shards]
         ids = [tile for table in tables for tile in table["id"].to_pylist()]
-        shape = (len(ids), height, width)
         images = np.concatenate([_matrix(table["image"], height * width) for table in tables])
         bits = np.concatenate([_matrix(table["mask"], -(-height * width // 8)) for table in tables])
-        masks = np.unpackbits(bits, axis=1, count=height * width)
-        tiles = Tiles(tuple(ids), images.reshape(shape), masks.reshape(shape))
-        if _digest(tiles) != manifest["digest"]:
+        masks = np.unpackbits(bits, axis=1, count=height * width).reshape(-1, height, width)
+        images = images.reshape(-1, height, width)
+        if _tiles_digest(ids, images, masks) != manifest.digest:
             raise IntegrityError("its tiles are not those of its manifest")
-    return tiles
+    return LabelledTiles(tuple(ids), images, masks)
 
 
 def _matrix(column: pa.ChunkedArray, width: int) -> NDArray[np.uint8]:
     """A column of byte strings of one length as [N, width]."""
     rows: list[bytes] = column.to_pylist()
     if any(len(row) != width for row in rows):
-        raise IntegrityError(f"a row has not {width} bytes")
+        raise IntegrityError(f"a row does not have {width} bytes")
     return np.frombuffer(b"".join(rows), np.uint8).reshape(len(rows), width)

@@ -1,8 +1,8 @@
-"""Random numbers that are a pure function of what they are for.
+"""Counter-based random numbers: a pure function of keys and salts, without generator state.
 
-A draw is a hash of (tile, seed, epoch, purpose), so it does not depend on the order of tiles, the batch, the number of
-ranks or the device, and nothing has to be stored to resume. The mixer is SplitMix64's finaliser (Steele, Lea and Flood,
-"Fast splittable pseudorandom number generators", 2014), in wrap-around int64 arithmetic.
+A number is a hash of (tile, seed, epoch, purpose), so it does not depend on the order of tiles, the batch, the number
+of ranks or the device, and no state has to be saved to resume. The hash is SplitMix64's finaliser (Steele, Lea and
+Flood, "Fast splittable pseudorandom number generators", 2014), in wrap-around int64 arithmetic.
 """
 
 import hashlib
@@ -26,13 +26,13 @@ _SECOND = _signed(0x94D049BB133111EB)
 
 
 def tile_keys(ids: Iterable[str]) -> Tensor:
-    """One int64 key an id, the same on every machine: int64 [N] on the CPU."""
+    """One int64 key per id, the same on every machine: int64 [N] on the CPU."""
     digests = (hashlib.blake2b(name.encode(), digest_size=8).digest() for name in ids)
     return torch.tensor([int.from_bytes(digest, "little", signed=True) for digest in digests], dtype=torch.int64)
 
 
 def random_int64(keys: Tensor, *salts: int | Tensor) -> Tensor:
-    """Uniform int64 numbers from int64 `keys` and salts (integers of 0 or more, or int64 tensors that broadcast)."""
+    """Uniform int64 numbers from int64 `keys` and salts: integers from 0, or int64 tensors that broadcast with them."""
     for salt in salts:
         step = (salt + 1) * _GOLDEN if isinstance(salt, Tensor) else _signed((salt + 1) * _GOLDEN)
         keys = _mix(keys + step)
@@ -45,11 +45,12 @@ def random_uniform(keys: Tensor, *salts: int | Tensor) -> Tensor:
 
 
 def _mix(z: Tensor) -> Tensor:
+    """SplitMix64's finaliser."""
     z = (z ^ _shifted(z, 30)) * _FIRST
     z = (z ^ _shifted(z, 27)) * _SECOND
     return z ^ _shifted(z, 31)
 
 
 def _shifted(z: Tensor, bits: int) -> Tensor:
-    """Logical shift to the right; torch's own is arithmetic."""
+    """Logical right shift; torch's own is arithmetic."""
     return (z >> bits) & ((1 << (_BITS - bits)) - 1)

@@ -1,4 +1,4 @@
-"""Where raw files come from: a folder, an S3 prefix, a zip in one of these, or Kaggle's zips together in one."""
+"""The sources of raw files: a folder, an S3 prefix, a zip in one of these, or a folder with Kaggle's zips."""
 
 import builtins
 import hashlib
@@ -10,9 +10,9 @@ from urllib.parse import unquote
 from saltray.data.png import check_bytes
 from saltray.errors import DataError, NotFoundError
 from saltray.storage.base import Entry, Store
-from saltray.storage.names import open_store
+from saltray.storage.uri import open_store
 
-# Kaggle's archives: where their members belong, and the folders that say that they lie there unpacked already.
+# Kaggle's archives: the folder of their members, and the folders whose presence means that they are unpacked.
 _ARCHIVES = {
     "train.zip": ("train/", {"train", "images"}),
     "test.zip": ("test/", {"test"}),
@@ -21,19 +21,19 @@ _ARCHIVES = {
 
 
 class Source:
-    """The raw files of a data set, by names relative to its top.
+    """The raw files of a data set, by names relative to its top level.
 
     Args:
         uri: a folder, file:///folder, s3://bucket/prefix, or one of these followed by the name of a zip.
 
     Attributes:
-        uri: the same, with a folder's path made absolute. It never holds credentials: `open_store` refuses such URIs.
-        threads: how many are worth reading with: a few where decoding is the limit, more where the answers come late.
+        uri: the same, with an absolute path for a folder. It has no credentials: `open_store` refuses such URIs.
+        threads: number of reading threads: few for local files, where decoding is the bottleneck, more for S3.
 
     Raises:
-        ConfigError: the URI cannot be one.
+        ConfigError: the URI is not valid.
         DataError: a zip is damaged.
-        StorageError: the place cannot be reached.
+        StorageError: the source cannot be reached.
     """
 
     def __init__(self, uri: str) -> None:
@@ -55,28 +55,28 @@ class Source:
         self.threads = 4 if _is_local(self._store) else 16
 
     def list(self) -> builtins.list[Entry]:
-        """All files by name. A zip may hold one name twice. The tag of a zip's member is its CRC-32."""
+        """All files, sorted by name. A zip may have the same name twice. The tag of a zip's member is its CRC-32."""
         entries = [] if self._is_zip else builtins.list(self._store.list())
         for archive in self._archives:
             entries += archive.entries
         return sorted(entries)
 
     def read(self, name: str) -> bytes:
-        """A file's bytes.
+        """The content of a file.
 
         Raises:
             DataError: it cannot be read from its zip. The message does not name the file.
-            NotFoundError: there is none.
+            NotFoundError: there is no such file.
         """
         for archive in self._archives:
             if name in archive.members:
                 return archive.read(name)
         if self._is_zip:
-            raise NotFoundError(f"{self.uri}: it holds no {name}; check the name")
+            raise NotFoundError(f"{self.uri} has no file {name}; check the name")
         return self._store.get(name)
 
     def content_tag(self, entry: Entry) -> str:
-        """A tag that stays when the same file is copied: S3's ETag, a zip's CRC-32, a local file's SHA-256."""
+        """A tag that a copy of the file has too: S3's ETag, a zip member's CRC-32 or a local file's SHA-256."""
         in_archive = any(entry.key in archive.members for archive in self._archives)
         if in_archive or not _is_local(self._store):
             return entry.tag
@@ -84,15 +84,15 @@ class Source:
 
 
 class _Archive:
-    """A zip whose members stand below `prefix`, unless their names begin with it already."""
+    """A zip whose members belong below `prefix`, unless their names start with it already."""
 
     def __init__(self, store: Store, name: str, prefix: str) -> None:
         try:
             self._zip = _open_zip(store, name)
         except zipfile.BadZipFile as error:
-            raise DataError(f"{store.uri}/{name} is not a whole zip ({error}); download it again") from error
+            raise DataError(f"{store.uri}/{name} is not a complete zip ({error}); download it again") from error
         except OSError as error:
-            raise DataError(f"{store.uri}/{name} cannot be opened ({error.strerror}); let this user read it") from error
+            raise DataError(f"{store.uri}/{name} cannot be opened ({error.strerror}); check its permissions") from error
         infos = [info for info in self._zip.infolist() if not info.is_dir()]
         if any(info.filename.startswith(prefix) for info in infos):
             prefix = ""
@@ -102,17 +102,17 @@ class _Archive:
     def read(self, name: str) -> bytes:
         info = self.members[name]
         check_bytes(info.file_size)
-        if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):  # the only ones that grow boundedly
-            raise DataError("its compression is neither stored nor deflated; pack it again")
+        if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):  # others have no bounded expansion
+            raise DataError("its compression is neither stored nor deflated; create the zip again with one of these")
         try:
             return self._zip.read(info)
         except Exception as error:  # encrypted or damaged
             reason = " ".join(str(error).split()) or type(error).__name__
-            raise DataError(f"cannot be read from the zip ({reason}); pack it again") from error
+            raise DataError(f"cannot be read from the zip ({reason}); create the zip again") from error
 
 
 def _find_zip(uri: str) -> tuple[Store, str] | None:
-    """The folder and the name of the zip that a URI names, if it names one."""
+    """The folder and the name of the zip that a URI names; None if it does not name one."""
     folder, slash, name = uri.rpartition("/")
     if not name.lower().endswith(".zip"):
         return None
@@ -127,7 +127,7 @@ def _open_zip(store: Store, name: str) -> zipfile.ZipFile:
     with tempfile.TemporaryDirectory(prefix="saltray-") as folder:
         path = Path(folder, "archive.zip")
         store.get_file(name, path)
-        return zipfile.ZipFile(path)  # the open file outlives its name
+        return zipfile.ZipFile(path)  # the open file remains readable without its name
 
 
 def _is_local(store: Store) -> bool:

@@ -1,4 +1,4 @@
-"""What is in the labelled tiles of a data set."""
+"""Statistics of the labelled tiles of a data set."""
 
 from collections import Counter
 from collections.abc import Iterable
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from saltray.data.tiles import Tiles
+from saltray.data.tiles import LabelledTiles
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,9 +22,9 @@ class Statistics:
     empty: int
     """Masks without salt."""
     full: int
-    """Masks that are all salt."""
+    """Masks with salt everywhere."""
     vertical: int
-    """Masks, neither empty nor full, whose every column is all or nothing."""
+    """Masks, neither empty nor full, in which every column is all salt or has none."""
     tiny: int
     """Masks of 1 to 10 pixels."""
     black: int
@@ -32,18 +32,17 @@ class Statistics:
     duplicate_masks: int
     """Groups of two or more identical non-empty masks."""
     mean_coverage: float
-    """Mean share of salt, over all tiles."""
+    """Mean share of salt over all tiles."""
     median_coverage: float | None
-    """Median share of salt, over the tiles that have any."""
+    """Median share of salt over the tiles that have any; None if no tile has."""
     pixel_mean: float
     """Mean of pixels / 255."""
     pixel_std: float
     """Standard deviation of pixels / 255."""
 
 
-def statistics_of(tiles: Tiles) -> Statistics:
-    """Count; the tiles are labelled and there is at least one."""
-    assert tiles.masks is not None
+def statistics_of(tiles: LabelledTiles) -> Statistics:
+    """The statistics of one or more tiles."""
     area = tiles.height * tiles.width
     salt = tiles.masks.sum(axis=(1, 2), dtype=np.int64)
     columns = tiles.masks.sum(axis=1, dtype=np.int64)
@@ -58,7 +57,7 @@ def statistics_of(tiles: Tiles) -> Statistics:
         vertical=int((whole_columns & (salt > 0) & (salt < area)).sum()),
         tiny=int(((salt > 0) & (salt <= 10)).sum()),
         black=int((~tiles.images.any(axis=(1, 2))).sum()),
-        duplicate_masks=groups(mask.tobytes() for mask in np.packbits(tiles.masks[salt > 0], axis=-1)),
+        duplicate_masks=count_repeated(mask.tobytes() for mask in np.packbits(tiles.masks[salt > 0], axis=-1)),
         mean_coverage=float(salt.mean()) / area,
         median_coverage=float(np.median(salt[salt > 0])) / area if salt.any() else None,
         pixel_mean=mean,
@@ -66,13 +65,13 @@ def statistics_of(tiles: Tiles) -> Statistics:
     )
 
 
-def groups(keys: Iterable[bytes]) -> int:
-    """How many keys occur more than once."""
+def count_repeated(keys: Iterable[bytes]) -> int:
+    """The number of keys that occur more than once."""
     return sum(count > 1 for count in Counter(keys).values())
 
 
 def _mean_and_std(images: NDArray[np.uint8]) -> tuple[float, float]:
-    """Of pixels / 255, from the exact histogram of grey levels."""
+    """Mean and standard deviation of pixels / 255, from the exact histogram of grey levels."""
     levels = np.arange(256) / 255
     shares = np.bincount(images.ravel(), minlength=256) / images.size
     mean = float(levels @ shares)

@@ -1,9 +1,9 @@
-"""A synthetic data set in the layout of the TGS Salt Identification Challenge, quirks included.
+"""A synthetic data set in the layout of the TGS Salt Identification Challenge, with its irregularities.
 
-Each tile is a small geological model, not a picture of one. A log of acoustic impedance is hung on a stratigraphic
-coordinate that is tilted, folded, cut by faults and dragged up beside the salt; a salt body replaces part of it; and
-a migration-like filter turns impedance into reflections. Salt is therefore seen as it is in the field: by the strong
-reflection at its edge and by what its inside lacks, never by a grey level of its own.
+Each tile is simulated from a small geological model. A log of acoustic impedance is mapped to a stratigraphic
+coordinate that is tilted, folded, faulted and dragged up beside the salt; a salt body replaces part of it; and a
+migration-like filter turns impedance into reflections. Salt is therefore visible as in field data: by the strong
+reflection at its edge and by missing layers inside it, but not by a grey level of its own.
 """
 
 import csv
@@ -29,12 +29,12 @@ SIDE = 101
 SHARES: dict[Kind, float] = {"blank": 0.02, "empty": 0.37, "vertical": 0.03, "tiny": 0.015, "salt": 0.565}
 """Share of each kind of tile. blank: all black. empty: no salt. vertical: labelled by whole columns. tiny: 1-10 px."""
 
-# The model is larger than the tile, so that the periodic FFT wraps around outside of it.
+# The model is larger than the tile, so that the periodic FFT wraps around outside the tile.
 _GRID = 144
 _FIRST = (_GRID - SIDE) // 2
 _TILE = (slice(_FIRST, _FIRST + SIDE), slice(_FIRST, _FIRST + SIDE))
 _Z, _X = np.mgrid[:_GRID, :_GRID] - (_GRID - 1) / 2.0  # pixels from the centre, depth downwards
-_KZ = np.fft.fftfreq(_GRID)[:, None]  # cycles a pixel
+_KZ = np.fft.fftfreq(_GRID)[:, None]  # cycles per pixel
 _KX = np.fft.rfftfreq(_GRID)[None, :]
 _K = np.maximum(np.hypot(_KZ, _KX), 0.5 / _GRID)
 
@@ -48,20 +48,20 @@ class SynthTile(NamedTuple):
     depth: int
 
 
-def synth(
+def write_dataset(
     directory: str | Path, *, tiles: int, seed: int = 0, test_tiles: int | None = None, noise: float = 1.0
 ) -> Path:
     """Write a synthetic data set of `tiles` labelled and `test_tiles` unlabelled tiles, and return its folder.
 
-    The folder appears only when it is complete. Tile i depends on the seed and on i, not on how many are asked for.
+    The folder appears only when it is complete. Tile i depends only on the seed and i, not on the number of tiles.
 
     Args:
-        directory: a folder that is empty or does not exist yet.
+        directory: a folder that is empty or does not exist.
         tiles: number of tiles with masks, 1 or more.
         seed: 0 or more.
-        test_tiles: number of tiles without; unset, a quarter of `tiles`, but at least 1.
-        noise: what hides the salt: noise of the recording, and of the migration inside the salt; 1 is as in the field,
-            0 is none.
+        test_tiles: number of tiles without masks. Unset: a quarter of `tiles`, but at least 1.
+        noise: level of the recording noise, and of the migration noise inside the salt; 1 is as in field data, 0 is no
+            noise.
 
     Raises:
         ConfigError: a number is out of range.
@@ -84,12 +84,12 @@ def synth(
             whole.replace(folder)
     except OSError as error:
         reason = error.strerror or error
-        raise DataError(f"cannot write to {folder}: {reason}; choose a folder that you may write") from error
+        raise DataError(f"cannot write to {folder}: {reason}; choose a folder that you can write to") from error
     return folder
 
 
 def draw_tile(index: int, *, seed: int = 0, part: Literal["train", "test"] = "train", noise: float = 1.0) -> SynthTile:
-    """Tile `index` of a part, the same one whatever else is drawn."""
+    """Tile `index` of a part. It depends only on the arguments."""
     rng = np.random.default_rng([seed, ("train", "test").index(part), index])
     name = hashlib.sha256(f"{seed}/{part}/{index}".encode()).hexdigest()[:10]
     depth = int(rng.integers(51, 960))
@@ -106,7 +106,7 @@ def draw_tile(index: int, *, seed: int = 0, part: Literal["train", "test"] = "tr
 
 
 def _kind(index: int, seed: int) -> Kind:
-    """Kinds follow a golden-ratio sequence, so that any run of tiles has the shares to within a tile or two."""
+    """The kind of a tile, by a golden-ratio sequence: any run of tiles has the shares to within a tile or two."""
     position = (0.5 + 0.3819660112501051 * seed + 0.6180339887498949 * index) % 1.0
     for kind, share in SHARES.items():
         if position < share:
@@ -116,8 +116,8 @@ def _kind(index: int, seed: int) -> Kind:
 
 
 def _field(rng: np.random.Generator, length: float, stretch: float = 1.0) -> Floats:
-    """A smooth Gaussian random field of unit variance; correlation `length` in pixels, `stretch` times as long in x."""
-    columns = min(_KX.size, 1 + int(0.6 * _GRID / (length * stretch)))  # beyond them the spectrum is nearly zero
+    """A smooth Gaussian random field of unit variance; correlation length in pixels, `stretch` times as long in x."""
+    columns = min(_KX.size, 1 + int(0.6 * _GRID / (length * stretch)))  # the spectrum is nearly zero beyond
     real, imaginary = rng.standard_normal((2, _GRID, columns))
     envelope = np.exp(-2 * (math.pi * length) ** 2 * (_KZ**2 + (stretch * _KX[:, :columns]) ** 2))
     field: Floats = np.fft.irfft2((real + 1j * imaginary) * envelope, s=(_GRID, _GRID))
@@ -127,7 +127,7 @@ def _field(rng: np.random.Generator, length: float, stretch: float = 1.0) -> Flo
 
 
 def _salt(rng: np.random.Generator, kind: Kind) -> tuple[Floats, NDArray[np.uint8]]:
-    """A level set of the salt body, about the distance to its edge in pixels (positive inside), and its label."""
+    """Level-set function of the salt body, about the distance to its edge in pixels (positive inside), and its mask."""
     if kind == "empty":
         return np.full((_GRID, _GRID), -1e3), np.zeros((SIDE, SIDE), np.uint8)
     body = _body(rng, upright=kind == "vertical")
@@ -145,7 +145,7 @@ def _salt(rng: np.random.Generator, kind: Kind) -> tuple[Floats, NDArray[np.uint
 
 
 def _body(rng: np.random.Generator, *, upright: bool) -> Floats:
-    """A level set whose contours are shapes of salt with rough edges; which one is the edge is left open."""
+    """A level-set function whose contours are salt shapes with rough edges; the caller chooses the contour."""
     shape = "flank" if upright else str(rng.choice(["flank", "dome", "blob", "sheet"], p=[0.4, 0.3, 0.15, 0.15]))
     widest = 1.4 if shape in ("flank", "blob") else 0.7
     tilt = rng.choice([-1, 1]) * math.pi / 2 + rng.normal(0, 0.05) if upright else rng.uniform(-widest, widest)
@@ -166,7 +166,7 @@ def _body(rng: np.random.Generator, *, upright: bool) -> Floats:
 def _sediments(rng: np.random.Generator, wavelength: float, salt: Floats) -> Floats:
     """Impedance of the layers around the salt."""
     layers = _log(rng, wavelength, _stratigraphy(rng, salt))
-    if rng.random() < 0.15:  # an angular unconformity: younger layers rest on the cut edges of older ones
+    if rng.random() < 0.15:  # an angular unconformity: younger layers on the eroded edges of older ones
         base = rng.uniform(-30, 30) + rng.normal(0, 0.15) * _X + 4 * _field(rng, 25)
         layers = np.where(base > _Z, _log(rng, wavelength, _stratigraphy(rng, salt)), layers)
     chaos = np.exp(rng.normal(-1.2, 0.7)) * _field(rng, 1, stretch=3)
@@ -175,7 +175,7 @@ def _sediments(rng: np.random.Generator, wavelength: float, salt: Floats) -> Flo
 
 
 def _stratigraphy(rng: np.random.Generator, salt: Floats) -> Floats:
-    """Stratigraphic depth of each pixel: equal along a layer. Layers are tilted, folded, faulted and dragged up."""
+    """Stratigraphic depth of each pixel, constant along a layer. Layers are tilted, folded, faulted and dragged up."""
     dip = np.clip(rng.normal(0, 0.35), -1.1, 1.1)
     depth: Floats = _Z * math.cos(dip) + _X * math.sin(dip)
     depth += rng.uniform(0, 7) * _field(rng, rng.uniform(14, 30)) + rng.uniform(0, 0.8) * _field(rng, 4)
@@ -188,7 +188,7 @@ def _stratigraphy(rng: np.random.Generator, salt: Floats) -> Floats:
 
 
 def _log(rng: np.random.Generator, wavelength: float, depth: Floats) -> Floats:
-    """Impedance by stratigraphic depth: beds of random thickness, a few of them much harder or softer."""
+    """Impedance at stratigraphic depths: beds of random thickness, a few of them much harder or softer."""
     thickness = wavelength * rng.uniform(0.1, 0.35)
     tops = np.cumsum(rng.exponential(thickness, 2 + int(3 * _GRID / thickness)) + 0.5)
     hardness = rng.standard_normal(len(tops)) * np.exp(rng.uniform(0.2, 1) * rng.standard_normal(len(tops)))
@@ -196,7 +196,7 @@ def _log(rng: np.random.Generator, wavelength: float, depth: Floats) -> Floats:
 
 
 def _salt_interior(rng: np.random.Generator, wavelength: float, noise: float) -> Floats:
-    """Impedance of salt: hard and nearly uniform; weak chaos and ghosts of other dips stand for migration noise."""
+    """Impedance of salt: hard and nearly uniform, with weak chaos and ghosts of other dips as migration noise."""
     ghosts = _log(rng, wavelength, _stratigraphy(rng, np.full((_GRID, _GRID), -1e3)))
     chaos = np.exp(rng.normal(-1.4, 0.7)) * _field(rng, 1, stretch=2)
     hardness = rng.uniform(1.0, 6.0) * np.exp(0.25 * _field(rng, 14))
@@ -205,10 +205,10 @@ def _salt_interior(rng: np.random.Generator, wavelength: float, noise: float) ->
 
 
 def _migrate(rng: np.random.Generator, impedance: Floats, wavelength: float) -> Floats:
-    """Reflections of unit variance over the tile: a Ricker wavelet across every interface, fading with steep dips.
+    """Reflections of unit variance over the tile: a Ricker wavelet at each interface, weaker at steep dips.
 
-    In the wave-number domain: Ricker's band in |k|, the phase of a derivative (zero-phase at a step), and an
-    illumination that falls off with the angle between k and a direction near the vertical.
+    In the wave-number domain: the Ricker spectrum in |k|, the phase of a derivative (zero-phase at a step), and an
+    illumination that decreases with the angle between k and a direction near the vertical.
     """
     look, aperture = rng.normal(0, 0.2), rng.uniform(0.3, 1.5)
     cosine = (_KZ * math.cos(look) + _KX * math.sin(look)) / _K
@@ -220,10 +220,10 @@ def _migrate(rng: np.random.Generator, impedance: Floats, wavelength: float) -> 
 
 
 def _develop(rng: np.random.Generator, section: Floats, noise: float) -> NDArray[np.uint8]:
-    """Grey levels of the tile: uneven gain, noise of the recording, a slow drift, then brightness and contrast."""
+    """Grey levels of the tile: uneven gain, recording noise, a slow drift, then brightness and contrast."""
     section = section * np.exp(0.25 * _field(rng, 30)) + 0.15 * _field(rng, 18)
     section = (section + noise * rng.uniform(0, 0.3) * _field(rng, 1.1))[_TILE]
-    limit = rng.uniform(2.5, 4)  # amplitudes are squeezed, as for display, before they are cut off
+    limit = rng.uniform(2.5, 4)  # amplitudes are compressed, as for display, before they are clipped
     section = limit * np.tanh((section - section.mean()) / section.std() / limit)
     grey: Floats = rng.normal(0.48, 0.075) + np.exp(rng.normal(math.log(0.125), 0.3)) * section
     return np.clip(np.rint(255 * grey), 0, 255).astype(np.uint8)

@@ -8,24 +8,21 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True, eq=False)
 class Tiles:
-    """Tiles of one size, with or without their masks.
+    """Tiles of one size.
 
     Args:
-        ids: one a tile, ascending; images and masks stand in the same order.
+        ids: one per tile, ascending; images are in the same order.
         images: [N, H, W] grey, 0..255.
-        masks: [N, H, W] of 0 and 1 (salt), or None for unlabelled tiles.
     """
 
     ids: tuple[str, ...]
     images: NDArray[np.uint8]
-    masks: NDArray[np.uint8] | None
 
     def __post_init__(self) -> None:
         assert all(a < b for a, b in zip(self.ids, self.ids[1:], strict=False)), "ids must ascend"
         assert self.images.dtype == np.uint8
         assert self.images.ndim == 3
         assert len(self.images) == len(self.ids)
-        assert self.masks is None or (self.masks.dtype == np.uint8 and self.masks.shape == self.images.shape)
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -41,10 +38,34 @@ class Tiles:
         return int(self.images.shape[2])
 
     def select(self, index: NDArray[np.int64] | NDArray[np.bool_]) -> "Tiles":
-        """The tiles of these positions (or where the mask is true), kept in order of their ids."""
-        chosen = np.flatnonzero(index) if index.dtype == np.bool_ else np.sort(index)
-        return Tiles(
-            ids=tuple(self.ids[i] for i in chosen.tolist()),
-            images=self.images[chosen],
-            masks=None if self.masks is None else self.masks[chosen],
-        )
+        """The tiles at these positions (or where the boolean index is true), in ascending order of their ids."""
+        chosen = _positions(index)
+        return Tiles(tuple(self.ids[i] for i in chosen.tolist()), self.images[chosen])
+
+
+@dataclass(frozen=True, eq=False)
+class LabelledTiles(Tiles):
+    """Tiles and their masks.
+
+    Args:
+        ids: as for `Tiles`.
+        images: as for `Tiles`.
+        masks: [N, H, W] of 0 and 1 (salt), in the same order.
+    """
+
+    masks: NDArray[np.uint8]
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        assert self.masks.dtype == np.uint8
+        assert self.masks.shape == self.images.shape
+
+    def select(self, index: NDArray[np.int64] | NDArray[np.bool_]) -> "LabelledTiles":
+        """As `Tiles.select`, with the masks."""
+        chosen = _positions(index)
+        return LabelledTiles(tuple(self.ids[i] for i in chosen.tolist()), self.images[chosen], self.masks[chosen])
+
+
+def _positions(index: NDArray[np.int64] | NDArray[np.bool_]) -> NDArray[np.int64]:
+    """Ascending positions from positions in any order or from a boolean index."""
+    return np.flatnonzero(index) if index.dtype == np.bool_ else np.sort(index).astype(np.int64, copy=False)

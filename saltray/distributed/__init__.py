@@ -1,1 +1,1 @@
-"""Ray at the rim: a fold as a TorchTrainer, five at once, inference as a stream."""
+"""All that imports Ray, and its arithmetic: the cluster, capacity, jobs, workers, trials, batch prediction."""

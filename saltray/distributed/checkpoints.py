@@ -1,4 +1,4 @@
-"""Checkpoints of a job: `fold-k/checkpoints/epoch-0012/{state.pt, manifest.json}`, the manifest last.
+"""Checkpoints of a job: `fold-k/checkpoints/epoch-00012/{state.pt, manifest.json}`, the manifest last.
 
 Ray's own upload can report a checkpoint that was never stored (pyarrow's copy_files returns normally when an upload
 fails), so Ray is given `Upload`, which goes through the store: digest, read-back, manifest. A job resumes from what
@@ -14,17 +14,12 @@ from typing import Any
 import torch
 from ray.train import Checkpoint
 
-from saltray.distributed.run_records import CHECKPOINTS
 from saltray.errors import IntegrityError, NotFoundError
+from saltray.runs.history import Record
+from saltray.runs.layout import CHECKPOINT_MANIFEST, CHECKPOINT_STATE, CHECKPOINTS
+from saltray.runs.records import CheckpointManifest
 from saltray.storage.arrow import arrow_filesystem
 from saltray.storage.base import Store
-
-STATE = "state.pt"
-
-
-def name_of(epoch: int) -> str:
-    """Key, below the job's folder, of the checkpoint after `epoch` epochs."""
-    return f"{CHECKPOINTS}/epoch-{epoch:05d}"
 
 
 @dataclass
@@ -32,20 +27,20 @@ class Upload:
     """Ray Train's `checkpoint_upload_fn` for one checkpoint.
 
     Args:
-        run: the run's part of the store, where Ray keeps its own records of the job too.
+        parent: the run's or search's part of the store, where Ray keeps its own records of the job too.
         job: name of the job, which is its folder.
         epoch: finished epochs.
-        state: what to keep; tensors on the CPU that nobody changes any more.
+        state: what to keep; tensors on the CPU that do not change any more.
     """
 
-    run: Store
+    parent: Store
     job: str
     epoch: int
     state: dict[str, Any]
-    history: tuple[dict[str, Any], ...] = ()
-    """The job's lines so far; the checkpoint may be in the store before they are."""
+    history: tuple[Record, ...] = ()
+    """The job's records so far; the checkpoint may be in the store before they are."""
     done: threading.Event = field(default_factory=threading.Event)
-    """Set when the upload has ended, well or not."""
+    """Set when the upload has ended, with or without success."""
 
     def __call__(self, local: Checkpoint, name: str) -> Checkpoint:
         try:
@@ -54,51 +49,57 @@ class Upload:
             self.done.set()
 
     def _upload(self, local: Checkpoint, name: str) -> Checkpoint:
-        path = Path(local.path, STATE)
+        path = Path(local.path, CHECKPOINT_STATE)
         torch.save(self.state, path)
         key = f"{self.job}/{name}"
-        digest = self.run.put_file(f"{key}/{STATE}", path)
-        self.run.put_json(f"{key}/manifest.json", {"epoch": self.epoch, "sha256": digest, "history": self.history})
-        return Checkpoint(key, arrow_filesystem(self.run))
+        digest = self.parent.put_file(f"{key}/{CHECKPOINT_STATE}", path)
+        manifest = CheckpointManifest(epoch=self.epoch, sha256=digest, history=self.history)
+        self.parent.put_record(f"{key}/{CHECKPOINT_MANIFEST}", manifest)
+        return Checkpoint(key, arrow_filesystem(self.parent))
 
 
-def detach(state: Any) -> Any:
-    """A copy of a state dict on the CPU, so that training can go on while the copy is written."""
+def copy_to_cpu(state: Any) -> Any:
+    """A copy of a state dict on the CPU, so that training can continue while the copy is written."""
     match state:
         case torch.Tensor():
             return state.detach().to("cpu", copy=True)
         case dict():
-            return {key: detach(value) for key, value in state.items()}
+            return {key: copy_to_cpu(value) for key, value in state.items()}
         case list() | tuple():
-            return type(state)(detach(value) for value in state)
+            return type(state)(copy_to_cpu(value) for value in state)
     return state
 
 
-def newest(job: Store) -> tuple[str | None, dict[str, Any] | None, list[str]]:
-    """The newest whole checkpoint of a job.
+@dataclass(frozen=True)
+class LoadedCheckpoint:
+    """A checkpoint that was read and checked."""
 
-    Returns:
-        its key below the job's folder and its state, None and None without one; a line for each damaged newer one.
-    """
-    damaged: list[str] = []
-    for folder in reversed(job.folders(CHECKPOINTS)):
-        key = f"{CHECKPOINTS}/{folder}"
+    key: str
+    """Its folder below the job's."""
+    state: dict[str, Any]
+    manifest: CheckpointManifest
+
+
+def newest(home: Store) -> tuple[LoadedCheckpoint | None, list[str]]:
+    """The newest complete checkpoint of a job, if there is one, and a line for each corrupted newer one."""
+    corrupted: list[str] = []
+    for folder in reversed(home.folders(CHECKPOINTS)):
         try:
-            return key, load(job, key), damaged
+            return load(home, f"{CHECKPOINTS}/{folder}"), corrupted
         except (IntegrityError, NotFoundError) as error:
-            damaged.append(f"checkpoint {folder} is passed over: {error}")
-    return None, None, damaged
+            corrupted.append(f"checkpoint {folder} is skipped: {error}")
+    return None, corrupted
 
 
-def load(job: Store, key: str) -> dict[str, Any]:
-    """The state kept at `key`; its digest is checked before it is parsed.
+def load(home: Store, key: str) -> LoadedCheckpoint:
+    """The checkpoint at `key`; its digest is checked before it is parsed.
 
     Raises:
-        NotFoundError, IntegrityError: the checkpoint is not whole.
+        NotFoundError, IntegrityError: the checkpoint is incomplete or corrupted.
     """
-    record = job.get_json(f"{key}/manifest.json")
+    manifest = home.get_record(f"{key}/{CHECKPOINT_MANIFEST}", CheckpointManifest)
     with tempfile.TemporaryDirectory(prefix="saltray-") as folder:
-        path = Path(folder, STATE)
-        job.get_file(f"{key}/{STATE}", path, sha256=record["sha256"])
+        path = Path(folder, CHECKPOINT_STATE)
+        home.get_file(f"{key}/{CHECKPOINT_STATE}", path, sha256=manifest.sha256)
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    return state
+    return LoadedCheckpoint(key, state, manifest)

@@ -1,4 +1,4 @@
-"""The machines that a cluster.yaml lets Ray's autoscaler start."""
+"""The nodes that a cluster.yaml lets Ray's autoscaler start."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -6,26 +6,26 @@ from typing import Any
 
 import yaml
 
-from saltray.distributed.admission import Node
+from saltray.distributed.capacity import Node
 from saltray.errors import ConfigError
 
 ON_HEAD = Path("~/ray_bootstrap_config.yaml")
-"""Where `ray up` leaves the file on the head, completed by what it knows of the types of machines."""
+"""Where `ray up` leaves the file on the head node, with the resources that it knows of each node type."""
 
 
-def machines(path: Path, *, complete: bool = True) -> list[tuple[str, Node]]:
-    """Type and resources of each machine of the cluster at its largest, the head first.
+def cluster_nodes(path: Path, *, complete: bool = True) -> list[tuple[str, Node]]:
+    """Type and resources of each node of the cluster at its largest, the head node first.
 
-    Where all types together may have more machines than the whole cluster, those with the most GPUs count, and of
+    Where all types together may have more nodes than the whole cluster, those with the most GPUs count, and among
     equals those of the highest priority, as in Ray's autoscaler.
 
     Args:
         path: a cluster.yaml.
-        complete: whether it must tell the resources of every type; else the others are left out, as with Ray's provider
-            `local`, which tells none.
+        complete: whether it must list the resources of every type; otherwise types without are left out, as with Ray's
+            provider `local`, which lists none.
 
     Raises:
-        ConfigError: there is no such file, it describes no cluster, or a type tells no resources.
+        ConfigError: there is no such file, it describes no cluster, or a type has no resources.
     """
     try:
         record = yaml.safe_load(path.expanduser().read_text())
@@ -52,7 +52,7 @@ def machines(path: Path, *, complete: bool = True) -> list[tuple[str, Node]]:
         ) from error
     if complete and unknown:
         raise ConfigError(
-            f"{path} tells no resources of {', '.join(unknown)}; write there what such a machine has, for instance "
+            f"{path} has no resources for {', '.join(unknown)}; list there what such a node has, for instance "
             "resources: {CPU: 4, GPU: 1}"
         )
     heads = [(name, node) for _, name, node in found if name == head]
@@ -61,5 +61,5 @@ def machines(path: Path, *, complete: bool = True) -> list[tuple[str, Node]]:
 
 
 def _counts(resources: Mapping[str, Any]) -> Node:
-    """The resources that are counts."""
+    """The resources that are numbers."""
     return {str(kind): float(count) for kind, count in resources.items() if isinstance(count, int | float)}

@@ -1,4 +1,4 @@
-"""What the driver sends to the ranks, and what they send back."""
+"""What the driver sends to the ranks of a job, and what they return."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -8,45 +8,46 @@ import ray
 from numpy.typing import NDArray
 
 from saltray.config import Config
-from saltray.data.tiles import Tiles
+from saltray.data.tiles import LabelledTiles
+from saltray.runs.history import EpochRecord
 from saltray.storage.base import Store
 
 
 @dataclass(frozen=True)
 class Job:
-    """All that a rank needs to know; no secret in it, for Ray's dashboard shows it."""
+    """All that a rank needs to know. No secret may be in it: Ray's dashboard shows it."""
 
     config: Config
     name: str
-    """Its folder in `run`, and its name for Ray: fold-3, or trial-007 of a search."""
+    """Its folder in `parent`, and its name for Ray: fold-3, or trial-007 of a search."""
     folds: tuple[int, ...]
-    """The folds to train, in turn epoch by epoch; one, but for a search that averages several."""
-    tiles: "ray.ObjectRef[Tiles]"
-    """All tiles, once a node in Ray's object store."""
+    """The folds to train, in turn epoch by epoch; one, except for a search that averages several."""
+    tiles: "ray.ObjectRef[LabelledTiles]"
+    """All tiles, one copy per node in Ray's object store."""
     fold_of: NDArray[np.int64]
     """[N] fold of each tile."""
-    run: Store
-    """The part of the store that is the run's, or the search's; it travels as a URI."""
-    initial: "ray.ObjectRef[dict[str, NDArray[Any]]] | None" = None
+    parent: Store
+    """The run's or the search's part of the store; it travels as a URI."""
+    initial_weights: "ray.ObjectRef[dict[str, NDArray[Any]]] | None" = None
     """The network's weights before training, where some were given."""
 
     @property
     def home(self) -> Store:
         """The job's own part of the store."""
-        return self.run.sub(self.name)
+        return self.parent.sub(self.name)
 
 
 @dataclass(frozen=True)
-class Stopped:
-    """A job that ended by a fault which would come again, so that Ray must not retry it."""
+class PermanentFailure:
+    """A job ended by a fault that every retry would meet again, so that Ray must not retry it."""
 
     reason: str
     diverged: bool
 
 
 @dataclass(frozen=True)
-class Tried:
-    """A trial of a search that came to its end."""
+class TrialHistory:
+    """A trial of a search came to its end."""
 
-    epochs: tuple[dict[str, Any], ...]
-    """Its whole history, also that of earlier attempts."""
+    epochs: tuple[EpochRecord, ...]
+    """All of its epochs, also those of earlier attempts."""

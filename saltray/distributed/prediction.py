@@ -1,119 +1,120 @@
-"""`saltray predict`: any number of tiles through an ensemble, streamed by Ray Data.
+"""Tiles through an ensemble, streamed by Ray Data: names go in, one row per tile comes out.
 
-Names go in, one row a tile comes out; at no time is more than a few batches of pixels in memory.
+At no time are more than a few batches of pixels in memory.
 """
 
-import csv
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
+import ray
+import ray.data
 from numpy.typing import NDArray
-from PIL import Image
 
-from saltray.data.raw import list_images, read_image
-from saltray.data.rle import decode_rle, encode_rle
-from saltray.data.source import Source
-from saltray.distributed.admission import Node
-from saltray.distributed.console import console
-from saltray.distributed.runtime import joins_cluster, nodes_possible, nodes_present, ray_cluster
+from saltray.data.raw import read_image
+from saltray.data.rle import encode_rle
+from saltray.distributed.capacity import Node
+from saltray.distributed.cluster import joins_cluster, nodes_possible, nodes_present
+from saltray.distributed.ray_internals import remote_args_allowed
 from saltray.ensemble.load import Ensemble
-from saltray.ensemble.versions import read_manifest, resolve
 from saltray.errors import ConfigError, DataError, SaltrayError
 
 BATCH = 64
+"""Tiles per batch."""
 
 
 @dataclass(frozen=True)
-class Prediction:
-    """What `predict` wrote."""
+class PredictionWorkers:
+    """The actors that hold the models."""
 
-    tiles: int
-    empty: int
-    """Tiles predicted to hold no salt."""
-    out: Path
+    count: int
+    device: Literal["GPU", "CPU"]
 
 
-def predict(
-    *,
-    ensemble: str,
-    data: str,
-    out: str | Path = "submission.csv",
-    part: Literal["test", "train"] = "test",
-    masks: str | Path | None = None,
-    probabilities: str | Path | None = None,
-    tta: bool = True,
-    workers: int | None = None,
-) -> Prediction:
-    """Predict every tile of a data set.
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """Predictions of some tiles."""
 
-    Args:
-        ensemble: `<store>/ensembles/<name>[/latest|/v3]`.
-        data: a folder, a zip or s3://bucket/prefix.
-        out: the Kaggle submission, `id,rle_mask`, in the order of the ids.
-        part: which images of the data set.
-        masks: folder for one 8-bit PNG a tile, 255 where there is salt.
-        probabilities: Parquet file with a row a tile: id, probability (float16, H x W in C order).
-        tta: average over each tile and its mirror image.
-        workers: model actors; one a GPU where there are any, else one a CPU.
+    ids: list[str]
+    rles: list[str]
+    """Run-length encoded masks; empty for tiles without salt."""
+    probabilities: NDArray[np.float16] | None
+    """[B, H, W], where they were asked for."""
+
+
+def choose_workers(asked: int | None, tiles: int) -> PredictionWorkers:
+    """One worker per GPU where there are any, else one per CPU, and no more than there are batches.
 
     Raises:
-        EnsembleError, DataError, ResourceError, ConfigError: see the message. Nothing is left at `out` then.
+        ConfigError: more are asked for than the cluster can have GPUs.
     """
-    if workers is not None and workers < 1:
-        raise ConfigError(f"workers is {workers}; use 1 or more")
-    home = resolve(ensemble)
-    manifest = read_manifest(home.uri)
-    data = Source(data).uri  # absolute: Ray's workers stand in folders of their own
-    names = list_images(data, part)
-    with ray_cluster() as where:
-        import ray
+    cpus, ready = (_total(nodes_present(), kind) for kind in ("CPU", "GPU"))
+    gpus = max(ready, _total(nodes_possible(), "GPU"))  # a cluster that starts from nothing adds a node for us
+    count = min(asked or ready or (1 if gpus else max(cpus, 1)), -(-tiles // BATCH))
+    if gpus and count > gpus:
+        raise ConfigError(f"{count} workers need a GPU each, but the cluster has at most {gpus}; lower --workers")
+    return PredictionWorkers(count, "GPU" if gpus else "CPU")
 
-        cpus, ready = (_total(nodes_present(), kind) for kind in ("CPU", "GPU"))
-        gpus = max(ready, _total(nodes_possible(), "GPU"))  # a cluster that grows from nothing starts a machine for us
-        actors = min(workers or ready or (1 if gpus else max(cpus, 1)), -(-len(names) // BATCH))
-        if gpus and actors > gpus:
-            raise ConfigError(f"{actors} workers need a GPU each, but the cluster has at most {gpus}; lower --workers")
-        device = "GPU" if gpus else "CPU"
-        console.print(
-            f"predicting {len(names)} tiles with {manifest.name} {manifest.version} on {where}: {actors} {device}"
-        )
-        ray.data.DataContext.get_current().enable_progress_bars = False
-        ray.data.DataContext.get_current().execution_options.preserve_order = True
-        shape = (manifest.height, manifest.width)
-        # On one machine, what killed an actor would kill it again; and Ray warns of restarts in vain.
-        restarts: dict[str, Any] = {} if joins_cluster() else {"max_restarts": 0}
+
+def stream_predictions(
+    ensemble: str,
+    data: str,
+    names: list[str],
+    *,
+    shape: tuple[int, int],
+    tta: bool,
+    keep_probabilities: bool,
+    workers: PredictionWorkers,
+) -> Iterator[Batch]:
+    """Predict the named images, in their order.
+
+    Args:
+        ensemble: URI of one version.
+        data: URI of the data set; absolute, as Ray's workers have working directories of their own.
+        names: of its images.
+        shape: height and width of a tile.
+        tta: average over each tile and its mirror image.
+        keep_probabilities: whether to return them, too.
+        workers: the actors that hold the models.
+
+    Raises:
+        SaltrayError: the one that a worker raised, without what Ray wraps around it.
+    """
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.execution_options.preserve_order = True
+    on_gpu = workers.device == "GPU"
+    blocks = -(-len(names) // BATCH)
+    # On one machine, what killed an actor would kill it again; and Ray warns of restarts to no purpose.
+    restarts: dict[str, Any] = {} if joins_cluster() else {"max_restarts": 0}
+    with remote_args_allowed():
         rows = (
-            ray.data.from_items([{"name": name} for name in names], override_num_blocks=-(-len(names) // BATCH))
-            .map_batches(_Decode(data, shape), batch_size=None, num_cpus=0.01, concurrency=2 * actors)
+            ray.data.from_items([{"name": name} for name in names], override_num_blocks=blocks)
+            .map_batches(
+                _Decode(data, shape),
+                batch_size=None,
+                num_cpus=0.01,
+                compute=ray.data.TaskPoolStrategy(size=min(2 * workers.count, blocks)),
+            )
             .map_batches(
                 _Predict,
-                fn_constructor_args=(home.uri, "cuda" if gpus else "cpu", tta, probabilities is not None),
+                fn_constructor_args=(ensemble, "cuda" if on_gpu else "cpu", tta, keep_probabilities),
                 batch_size=BATCH,
-                compute=ray.data.ActorPoolStrategy(size=actors),
-                num_gpus=1 if gpus else 0,
-                num_cpus=0.9,  # the rest is for those who decode
+                compute=ray.data.ActorPoolStrategy(size=workers.count),
+                num_gpus=1 if on_gpu else 0,
+                num_cpus=0.9,  # the rest is for decoding
                 **restarts,
             )
             .iter_batches(batch_size=BATCH, batch_format="numpy")
         )
-        try:
-            return _write(rows, shape, Path(out), _path(masks), _path(probabilities))
-        except Exception as error:
-            raise _mendable(error) from error
-
-
-def _total(nodes: Iterable[Node], kind: str) -> int:
-    return int(sum(node.get(kind, 0) for node in nodes))
-
-
-def _path(name: str | Path | None) -> Path | None:
-    return None if name is None else Path(name)
+    try:
+        batch: Any
+        for batch in rows:
+            yield Batch(ids=list(batch["id"]), rles=list(batch["rle"]), probabilities=batch.get("probability"))
+    except Exception as error:
+        raise _cause(error) from error
 
 
 class _Decode:
@@ -137,84 +138,25 @@ class _Decode:
 class _Predict:
     """Pixels to masks; one actor holds all fold models."""
 
-    def __init__(self, ensemble: str, device: str, tta: bool, keep: bool) -> None:
+    def __init__(self, ensemble: str, device: str, tta: bool, keep_probabilities: bool) -> None:
         self.ensemble = Ensemble.load(ensemble, device=device)
         self.tta = tta
-        self.keep = keep
+        self.keep_probabilities = keep_probabilities
 
     def __call__(self, batch: Any) -> dict[str, NDArray[Any]]:
         probabilities = self.ensemble.predict(batch["image"], tta=self.tta)
         salt = probabilities > self.ensemble.threshold
         out = {"id": batch["id"], "rle": np.array([encode_rle(mask) for mask in salt], dtype=object)}
-        if self.keep:
+        if self.keep_probabilities:
             out["probability"] = probabilities.astype(np.float16)
         return out
 
 
-def _write(
-    batches: Iterable[Any],
-    shape: tuple[int, int],
-    out: Path,
-    masks: Path | None,
-    probabilities: Path | None,
-) -> Prediction:
-    """Write what comes in, batch by batch; the files get their names only when they are whole."""
-    tiles = empty = 0
-    with ExitStack() as stack:
-        text = stack.enter_context(stack.enter_context(_whole(out)).open("w", newline=""))
-        submission = csv.writer(text, lineterminator="\n")
-        submission.writerow(["id", "rle_mask"])
-        table = None
-        if probabilities is not None:
-            schema = pa.schema([("id", pa.string()), ("probability", pa.binary())])
-            table = stack.enter_context(pq.ParquetWriter(stack.enter_context(_whole(probabilities)), schema))
-        if masks is not None:
-            with _refusal_explained(masks):
-                masks.mkdir(parents=True, exist_ok=True)
-        for batch in batches:
-            submission.writerows(zip(batch["id"], batch["rle"], strict=True))
-            tiles += len(batch["id"])
-            empty += int((batch["rle"] == "").sum())
-            if masks is not None:
-                for tile, rle in zip(batch["id"], batch["rle"], strict=True):
-                    with _whole(masks / f"{tile}.png") as path:
-                        Image.fromarray(decode_rle(rle, *shape) * np.uint8(255)).save(path, format="PNG")
-            if table is not None:
-                rows = [row.tobytes() for row in batch["probability"]]
-                table.write_table(pa.table({"id": batch["id"].tolist(), "probability": rows}, schema=schema))
-    return Prediction(tiles, empty, out)
+def _total(nodes: Iterable[Node], kind: str) -> int:
+    return int(sum(node.get(kind, 0) for node in nodes))
 
 
-@contextmanager
-def _whole(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path`, renamed to it when the block ends well and removed when it does not.
-
-    Raises:
-        ConfigError: the folder cannot be written.
-    """
-    with _refusal_explained(path):
-        if path.is_dir():
-            raise ConfigError(f"cannot write {path}: it is a folder; name a file in it")
-        draft = path.with_name(f".{path.name}.part")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        draft.touch()
-    try:
-        yield draft
-        draft.replace(path)
-    finally:
-        draft.unlink(missing_ok=True)
-
-
-@contextmanager
-def _refusal_explained(path: Path) -> Iterator[None]:
-    """Say which output cannot be written where the body finds that."""
-    try:
-        yield
-    except OSError as error:
-        raise ConfigError(f"cannot write {path}: {error.strerror}; choose another place for it") from error
-
-
-def _mendable(error: BaseException) -> BaseException:
+def _cause(error: BaseException) -> BaseException:
     """The SaltrayError at the bottom of what Ray wrapped around it, or the error itself."""
     seen: BaseException | None = error
     while seen is not None:

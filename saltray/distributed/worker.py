@@ -1,4 +1,4 @@
-"""What each rank of a job runs: set up, resume, loop, report, and in the end weights and out-of-fold predictions."""
+"""What each rank of a job runs: set up, resume, train, report, and in the end weights and out-of-fold predictions."""
 
 import tempfile
 import time
@@ -20,17 +20,18 @@ from ray.train import Checkpoint, CheckpointUploadMode
 from safetensors.torch import save_file
 
 from saltray.config import Config
-from saltray.data.tiles import Tiles
+from saltray.data.tiles import LabelledTiles
 from saltray.distributed import checkpoints
-from saltray.distributed.history import History
-from saltray.distributed.jobs import Job, Stopped, Tried
-from saltray.distributed.objective import OBJECTIVE, best_epoch, objective
-from saltray.distributed.run_records import OOF, RESULT, WEIGHTS
-from saltray.distributed.runtime import nodes_present
-from saltray.ensemble.manifest import FoldResult
+from saltray.distributed.cluster import nodes_present
+from saltray.distributed.jobs import Job, PermanentFailure, TrialHistory
 from saltray.errors import ConfigError, DivergedError, ModelError
+from saltray.runs.history import EpochRecord, History, Record
+from saltray.runs.layout import MANIFEST, OOF, RESULT, WEIGHTS, checkpoint_folder
+from saltray.runs.records import FoldResult
+from saltray.search.objective import OBJECTIVE, best_epoch, objective
 from saltray.storage.base import Store
-from saltray.training.engine import fit, mean_metrics
+from saltray.training.engine import fit
+from saltray.training.epoch_metrics import EpochMetrics, mean_metrics
 from saltray.training.inference import predict_probabilities
 from saltray.training.lr_range_test import LRRangeTest, lr_range_test
 from saltray.training.metrics import Counts
@@ -39,21 +40,21 @@ from saltray.training.process_group import ProcessGroup
 from saltray.training.state import FitState, initial_model
 from saltray.training.tile_tensors import TileTensors
 
-Answer = TypeVar("Answer")
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Fold:
     """One fold on one rank."""
 
-    held_out: Tiles
+    held_out: LabelledTiles
     train: TileTensors
     valid: TileTensors
     state: FitState
 
 
-def ranks_of(config: Config) -> ProcessGroup:
-    """This rank, as Ray Train made it."""
+def process_group_of(config: Config) -> ProcessGroup:
+    """This rank, as Ray Train started it."""
     context = ray.train.get_context()
     device = ray.train.torch.get_device()
     if device.type == "cpu":
@@ -62,151 +63,144 @@ def ranks_of(config: Config) -> ProcessGroup:
     return ProcessGroup(rank=context.get_world_rank(), size=context.get_world_size(), device=device)
 
 
-def run(loop_config: dict[str, Any]) -> FoldResult | Stopped | None:
+def train_fold(loop_config: dict[str, Any]) -> FoldResult | PermanentFailure | None:
     """Train one fold of a run; Ray Train calls this on every rank and hands back what rank 0 returns."""
-    job: Job = loop_config["job"]
-    return stopping(_run, job, ranks_of(job.config))
+    return _run(_train_fold, loop_config)
 
 
-def try_out(loop_config: dict[str, Any]) -> Tried | Stopped:
-    """Train one trial of a search, in the same way; it leaves no weights."""
-    job: Job = loop_config["job"]
-    return stopping(_try_out, job, ranks_of(job.config))
+def train_trial(loop_config: dict[str, Any]) -> TrialHistory | PermanentFailure | None:
+    """Train one trial of a search in the same way; it leaves no weights."""
+    return _run(_train_trial, loop_config)
 
 
 @dataclass(frozen=True)
-class RangeTest:
-    """Train a few steps of a fold at a growing learning rate; to be run as `run` is."""
+class RangeTestLoop:
+    """Train a few steps of a fold at a growing learning rate; called as `train_fold` is."""
 
     low: float
     high: float
     steps: int
 
-    def __call__(self, loop_config: dict[str, Any]) -> LRRangeTest | Stopped:
-        job: Job = loop_config["job"]
-        return stopping(self._sweep, job, ranks_of(job.config))
+    def __call__(self, loop_config: dict[str, Any]) -> LRRangeTest | PermanentFailure:
+        return _run(self._test, loop_config)
 
-    def _sweep(self, job: Job, ranks: ProcessGroup) -> LRRangeTest:
-        check_shared(job.run, ranks)
-        fold = prepare(job, job.folds[0], ranks)
-        return lr_range_test(fold.state, fold.train, job.config, ranks, low=self.low, high=self.high, steps=self.steps)
+    def _test(self, job: Job, group: ProcessGroup) -> LRRangeTest:
+        fold = set_up_fold(job, job.folds[0], group)
+        return lr_range_test(fold.state, fold.train, job.config, group, low=self.low, high=self.high, steps=self.steps)
 
 
-def stopping(body: Callable[[Job, ProcessGroup], Answer], job: Job, ranks: ProcessGroup) -> Answer | Stopped:
-    """`body`'s result, or what stopped it where that would happen again on every retry; it is raised on all ranks."""
+def _run(body: Callable[[Job, ProcessGroup], T], loop_config: dict[str, Any]) -> T | PermanentFailure:
+    """`body`'s result, or the fault that every retry would meet again; such a fault is raised on all ranks alike."""
+    job: Job = loop_config["job"]
+    group = process_group_of(job.config)
     try:
-        return body(job, ranks)
+        check_store_is_shared(job.parent, group)
+        return body(job, group)
     except (DivergedError, ModelError, ConfigError) as error:
-        return Stopped(str(error), diverged=isinstance(error, DivergedError))
+        return PermanentFailure(str(error), diverged=isinstance(error, DivergedError))
 
 
-def _run(job: Job, ranks: ProcessGroup) -> FoldResult | None:
-    check_shared(job.run, ranks)
-    fold = prepare(job, job.folds[0], ranks)
-    records = _train(job, [fold], ranks)
-    probabilities = _out_of_fold(fold.state, fold.valid, job.config, ranks)
-    if ranks.rank != 0:
-        return None
-    assert probabilities is not None
-    return _finish(job, fold, probabilities, records)
+def _train_fold(job: Job, group: ProcessGroup) -> FoldResult | None:
+    fold = set_up_fold(job, job.folds[0], group)
+    epochs = _train(job, [fold], group)
+    probabilities = _predict_out_of_fold(fold.state, fold.valid, job.config, group)
+    return None if probabilities is None else _write_result(job, fold, probabilities, epochs)
 
 
-def _try_out(job: Job, ranks: ProcessGroup) -> Tried:
-    check_shared(job.run, ranks)
-    return Tried(tuple(_train(job, [prepare(job, fold, ranks) for fold in job.folds], ranks)))
+def _train_trial(job: Job, group: ProcessGroup) -> TrialHistory:
+    return TrialHistory(_train(job, [set_up_fold(job, fold, group) for fold in job.folds], group))
 
 
-def prepare(job: Job, fold: int, ranks: ProcessGroup) -> Fold:
+def set_up_fold(job: Job, fold: int, group: ProcessGroup) -> Fold:
     """The tiles of one fold on this rank's device, and the state before the first step."""
-    tiles: Tiles = ray.get(job.tiles)
+    tiles: LabelledTiles = ray.get(job.tiles)
     held_out = tiles.select(np.flatnonzero(job.fold_of == fold))
-    train = TileTensors.create(tiles.select(np.flatnonzero(job.fold_of != fold)), ranks.device)
+    train = TileTensors.create(tiles.select(np.flatnonzero(job.fold_of != fold)), group.device)
     model = initial_model(job.config)
-    if job.initial is not None:
-        model.load_state_dict({name: torch.tensor(array) for name, array in ray.get(job.initial).items()})
-    state = FitState.create(job.config, ranks, model)
-    return Fold(held_out, train, TileTensors.create(held_out, ranks.device), state)
+    if job.initial_weights is not None:
+        weights = ray.get(job.initial_weights)
+        model.load_state_dict({name: torch.tensor(array) for name, array in weights.items()})
+    state = FitState.create(job.config, group, model)
+    return Fold(held_out, train, TileTensors.create(held_out, group.device), state)
 
 
-def _train(job: Job, folds: list[Fold], ranks: ProcessGroup) -> list[dict[str, Any]]:
-    """Train to the end from the last checkpoint, and report each epoch; the history, on rank 0."""
+def _train(job: Job, folds: list[Fold], group: ProcessGroup) -> tuple[EpochRecord, ...]:
+    """Train to the end from the last checkpoint, and report each epoch; the whole history, on rank 0."""
     states = [fold.state for fold in folds]
-    lines, notes = _resume(states, job.home, ranks)
-    if len(places := set(_places(ranks))) > 1 or len(nodes_present()) > 1:
-        notes.append(f"runs on {', '.join(sorted(places))}")
+    records, notes = _resume(states, job.home, group)
+    if len(nodes := set(_nodes(group))) > 1 or len(nodes_present()) > 1:
+        notes.append(f"runs on {', '.join(sorted(nodes))}")
     asked = job.config.train.precision
-    if (precision := resolve_precision(asked, ranks.device)) != asked:
-        notes.append(f"computes in {precision}: this {ranks.device.type} has no {asked} arithmetic")
+    if (precision := resolve_precision(asked, group.device)) != asked:
+        notes.append(f"computes in {precision}: this {group.device.type} has no {asked} arithmetic")
 
     reporter = _Reporter(job, states)
-    with _history(job.home, lines, notes, ranks) as history:
-        in_turn = (fit(fold.state, fold.train, fold.valid, job.config, ranks) for fold in folds)
-        for metrics in zip(*in_turn, strict=True):
-            record = asdict(mean_metrics(metrics))
+    with _history(job.home, records, states[0].epoch, notes, group) as history:
+        in_turn = (fit(fold.state, fold.train, fold.valid, job.config, group) for fold in folds)
+        for each in zip(*in_turn, strict=True):
+            metrics = mean_metrics(each)
             if history is not None:
-                history.append(record)
-            reporter.report(record, history)
-        return history.epochs if history is not None else []
+                history.append(metrics)
+            reporter.report(metrics, history)
+        return history.epochs if history is not None else ()
 
 
-def check_shared(run: Store, ranks: ProcessGroup) -> None:
+def check_store_is_shared(parent: Store, group: ProcessGroup) -> None:
     """Raise ConfigError, on all ranks alike, unless each of them sees the driver's store."""
-    blind = ranks.sum(torch.tensor(float(not run.exists("manifest.json")), device=ranks.device))
+    blind = group.sum(torch.tensor(float(not parent.exists(MANIFEST)), device=group.device))
     if blind > 0:
         raise ConfigError(
-            f"{run.uri} is not the same folder on every node: {int(blind)} of {ranks.size} ranks do not see the run "
+            f"{parent.uri} is not the same folder on every node: {int(blind)} of {group.size} ranks do not see the run "
             "in it; use s3://, or a folder that all nodes share"
         )
 
 
-def _resume(states: list[FitState], store: Store, ranks: ProcessGroup) -> tuple[list[dict[str, Any]], list[str]]:
-    """Load the newest whole checkpoint of the job, if there is one; rank 0 says which.
+def _resume(states: list[FitState], home: Store, group: ProcessGroup) -> tuple[tuple[Record, ...], list[str]]:
+    """Load the newest complete checkpoint of the job, if there is one; rank 0 says which.
 
     Returns:
-        the history up to it, and what to note.
+        the records up to it, and what to note.
     """
-    key, kept, notes = None, None, list[str]()
-    lines: list[dict[str, Any]] = []
-    if ranks.rank == 0:
-        key, kept, notes = checkpoints.newest(store)
-    key = _agree(key, ranks)
-    if key is not None:
-        whole = kept if kept is not None else checkpoints.load(store, key)
-        for state, part in zip(states, whole["folds"], strict=True):
-            state.load_state_dict(part)
-        notes.append(f"goes on after epoch {states[0].epoch}, from its last checkpoint")
-        lines = store.get_json(f"{key}/manifest.json")["history"]
-    return lines, notes
+    found, notes = checkpoints.newest(home) if group.rank == 0 else (None, [])
+    key = _broadcast(None if found is None else found.key, group)
+    if key is None:
+        return (), notes
+    checkpoint = found if found is not None else checkpoints.load(home, key)
+    for state, saved in zip(states, checkpoint.state["folds"], strict=True):
+        state.load_state_dict(saved)
+    return checkpoint.manifest.history, notes
 
 
-def _places(ranks: ProcessGroup) -> list[str]:
-    """Address of each rank's machine."""
-    places: list[Any] = [ray.util.get_node_ip_address()] * ranks.size  # type: ignore[no-untyped-call]
-    if ranks.size > 1:
-        torch.distributed.all_gather_object(places, places[0])
-    return places
+def _nodes(group: ProcessGroup) -> list[str]:
+    """Address of each rank's node."""
+    nodes: list[Any] = [ray.util.get_node_ip_address()] * group.size  # type: ignore[no-untyped-call]
+    if group.size > 1:
+        torch.distributed.all_gather_object(nodes, nodes[0])
+    return nodes
 
 
-def _agree(value: str | None, ranks: ProcessGroup) -> str | None:
+def _broadcast(value: str | None, group: ProcessGroup) -> str | None:
     """Rank 0's value, on every rank."""
-    if ranks.size == 1:
+    if group.size == 1:
         return value
     box = [value]
-    torch.distributed.broadcast_object_list(box, src=0, device=ranks.device)
+    torch.distributed.broadcast_object_list(box, src=0, device=group.device)
     return box[0]
 
 
 @contextmanager
 def _history(
-    store: Store, lines: list[dict[str, Any]], notes: list[str], ranks: ProcessGroup
+    home: Store, records: tuple[Record, ...], epoch: int, notes: list[str], group: ProcessGroup
 ) -> Iterator[History | None]:
-    """Rank 0's history, going on after `lines`, with what there is to note."""
-    if ranks.rank != 0:
+    """Rank 0's history, continued after `records`, with what there is to note."""
+    if group.rank != 0:
         yield None
         return
-    with History(store, lines) as history:
+    with History(home, records) as history:
         for note in notes:
             history.note(note)
+        if epoch:
+            history.resume(epoch)
         yield history
 
 
@@ -219,63 +213,65 @@ class _Reporter:
         self.saved = time.monotonic()
         self.upload: checkpoints.Upload | None = None
 
-    def report(self, record: dict[str, Any], history: History | None) -> None:
+    def report(self, metrics: EpochMetrics, history: History | None) -> None:
         checkpoint, epoch = None, self.states[0].epoch
         if history is not None and self._due():
             self.saved = time.monotonic()
             checkpoint = Checkpoint(tempfile.mkdtemp(prefix="saltray-"))
-            kept = {"folds": [checkpoints.detach(state.state_dict()) for state in self.states]}
-            self.upload = checkpoints.Upload(self.job.run, self.job.name, epoch, kept, tuple(history.records))
+            kept = {"folds": [checkpoints.copy_to_cpu(state.state_dict()) for state in self.states]}
+            self.upload = checkpoints.Upload(self.job.parent, self.job.name, epoch, kept, tuple(history.records))
+        best = best_epoch(history.epochs if history is not None else [metrics])
         ray.train.report(
-            record | {OBJECTIVE: objective(best_epoch(history.epochs if history is not None else [record]))},
+            asdict(metrics) | {OBJECTIVE: objective(best)},
             checkpoint=checkpoint,
-            checkpoint_dir_name=checkpoints.name_of(epoch),
+            checkpoint_dir_name=checkpoint_folder(epoch),
             checkpoint_upload_mode=CheckpointUploadMode.ASYNC,
             checkpoint_upload_fn=self.upload,
         )
 
     def _due(self) -> bool:
-        # Nobody goes on from the last epoch. A slow store delays the next checkpoint, for
-        # each one in line would hold a copy of the whole state.
+        # Nothing resumes from the last epoch. A slow store delays the next checkpoint: each
+        # queued upload would hold a copy of the whole state.
         train = self.job.config.train
         old = time.monotonic() - self.saved >= train.checkpoint_every
         return old and self.states[0].epoch < train.epochs and (self.upload is None or self.upload.done.is_set())
 
 
-def _out_of_fold(
-    state: FitState, valid: TileTensors, config: Config, ranks: ProcessGroup
+def _predict_out_of_fold(
+    state: FitState, valid: TileTensors, config: Config, group: ProcessGroup
 ) -> NDArray[np.float16] | None:
     """Probabilities of the held-out tiles, [N, H, W], on rank 0; each rank predicts every size-th tile."""
     mine = predict_probabilities(
         state.ema,
-        valid.images[ranks.rank :: ranks.size],
+        valid.images[group.rank :: group.size],
         input_size=config.train.input_size,
         batch_size=config.train.batch_size,
         precision=config.train.precision,
         tta=True,
     )
     part = mine.numpy().astype(np.float16)
-    if ranks.size == 1:
+    if group.size == 1:
         return part
-    parts: list[Any] | None = [None] * ranks.size if ranks.rank == 0 else None
+    parts: list[Any] | None = [None] * group.size if group.rank == 0 else None
     torch.distributed.gather_object(part, parts)
     if parts is None:
         return None
-    whole = np.empty(tuple(valid.images.shape), dtype=np.float16)
+    probabilities = np.empty(tuple(valid.images.shape), dtype=np.float16)
     for rank, rows in enumerate(parts):
-        whole[rank :: ranks.size] = rows
-    return whole
+        probabilities[rank :: group.size] = rows
+    return probabilities
 
 
-def _finish(job: Job, fold: Fold, probabilities: NDArray[np.float16], records: list[dict[str, Any]]) -> FoldResult:
-    """Write weights and out-of-fold predictions, then the result that says the fold is done."""
-    held_out, state, store = fold.held_out, fold.state, job.home
-    assert held_out.masks is not None
+def _write_result(
+    job: Job, fold: Fold, probabilities: NDArray[np.float16], epochs: tuple[EpochRecord, ...]
+) -> FoldResult:
+    """Write weights and out-of-fold predictions, then the result that says the fold is finished."""
+    held_out, state, home = fold.held_out, fold.state, job.home
     counts = Counts.of(torch.from_numpy(probabilities.astype(np.float32)), torch.from_numpy(held_out.masks), 0.5)
     with tempfile.TemporaryDirectory(prefix="saltray-") as folder:
         path = Path(folder, WEIGHTS)
         save_file({key: value.contiguous().cpu() for key, value in state.ema.state_dict().items()}, path)
-        weights = store.put_file(WEIGHTS, path)
+        weights = home.put_file(WEIGHTS, path)
     table = pa.table({"id": list(held_out.ids), "probability": [row.tobytes() for row in probabilities]})
     result = FoldResult(
         fold=job.folds[0],
@@ -284,11 +280,11 @@ def _finish(job: Job, fold: Fold, probabilities: NDArray[np.float16], records: l
         iou=counts.iou,
         dice=counts.dice,
         epochs=state.epoch,
-        seconds=sum(record["seconds"] for record in records),
-        started=records[0]["at"] - records[0]["seconds"],
+        seconds=sum(epoch.seconds for epoch in epochs),
+        started=epochs[0].at - epochs[0].seconds,
         finished=time.time(),
         weights_sha256=weights,
-        oof_sha256=store.put_table(OOF, table),
+        oof_sha256=home.put_table(OOF, table),
     )
-    store.put_json(RESULT, asdict(result))
+    home.put_record(RESULT, result)
     return result

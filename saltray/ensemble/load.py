@@ -1,66 +1,114 @@
-"""A published ensemble in memory."""
+"""A published ensemble: verified, described, loaded, averaged."""
 
 from collections.abc import Sequence
-from typing import Self
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from safetensors import SafetensorError
-from safetensors.torch import load
-from torch import nn
 
-from saltray.config import Config, from_dict
+from saltray.ensemble.card import model_card
 from saltray.ensemble.manifest import EnsembleManifest
-from saltray.ensemble.versions import resolve
-from saltray.errors import EnsembleError
-from saltray.models.build import build_model
-from saltray.training.inference import predict_probabilities
+from saltray.ensemble.versions import read_manifest, resolve
+from saltray.errors import EnsembleError, IntegrityError, NotFoundError
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
 
 
-def choose_device(device: str | torch.device | None) -> torch.device:
-    """The device asked for, or the first GPU, or the CPU where there is none."""
-    return torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+@dataclass(frozen=True)
+class MemberCheck:
+    """Whether one member of an ensemble is the one that was published."""
+
+    key: str
+    """Key relative to the version's folder."""
+    fault: str | None
+    """What is wrong with it; None if its digest is right."""
 
 
 class Ensemble:
     """The fold models of one published version; their probabilities are averaged.
 
+    Only `load` and `predict` need torch; it is imported there, so that the rest answers quickly.
+
     Attributes:
         manifest: what was published.
-        models: one a fold, in the manifest's order.
+        models: one per fold, in the manifest's order.
         device: where the models are.
     """
 
-    def __init__(self, manifest: EnsembleManifest, models: Sequence[nn.Module], device: torch.device) -> None:
+    def __init__(self, manifest: EnsembleManifest, models: "Sequence[nn.Module]", device: "torch.device") -> None:
         self.manifest = manifest
-        self.device = device
         self.models = list(models)
-        self._train = _config(manifest).train
+        self.device = device
 
     @classmethod
-    def load(cls, uri: str, *, device: str | torch.device | None = None) -> Self:
-        """Load `<store>/ensembles/<name>[/latest|/v3]`; every member's SHA-256 is checked before it is parsed.
+    def load(cls, uri: str, *, device: "str | torch.device | None" = None) -> Self:
+        """Load an ensemble; the SHA-256 of every member is checked before it is parsed.
+
+        Args:
+            uri: `<store>/ensembles/<name>`, or that with `/latest` or `/v3` at the end.
+            device: where to put the models; by default the first GPU, or the CPU without one.
 
         Raises:
-            EnsembleError: no such complete version, or members that do not fit their architecture.
+            EnsembleError: there is no such complete version, or a member does not fit its architecture.
             IntegrityError: a member is not the one that was published.
         """
-        store = resolve(uri)
-        manifest = EnsembleManifest.from_json(store.get_json("manifest.json"))
-        target = choose_device(device)
+        import torch
+        from safetensors import SafetensorError
+        from safetensors.torch import load
+
+        from saltray.models.build import build_model
+
+        home = resolve(uri)
+        manifest = read_manifest(home)
+        target = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         models = []
         for member in manifest.members:
-            model = build_model(_config(manifest).model)
+            model = build_model(manifest.config.model)
             try:
-                model.load_state_dict(load(store.get(member.key, sha256=member.sha256)))
+                model.load_state_dict(load(home.get(member.key, sha256=member.sha256)))
             except (RuntimeError, SafetensorError) as error:
-                reason = " ".join(str(error).split())[:300]  # a line a tensor
+                reason = " ".join(str(error).split())[:300]  # torch writes a line per tensor
                 raise EnsembleError(
-                    f"{store.uri}/{member.key} does not fit its architecture: {reason}; use another version"
+                    f"{home.uri}/{member.key} does not fit its architecture: {reason}; use another version"
                 ) from error
             models.append(model.to(target).eval())
         return cls(manifest, models, target)
+
+    @staticmethod
+    def verify(uri: str) -> tuple[MemberCheck, ...]:
+        """Check the SHA-256 of every member, without building a model.
+
+        Args:
+            uri: as for `load`.
+
+        Raises:
+            EnsembleError: there is no such complete version.
+        """
+        home = resolve(uri)
+        checks = []
+        for member in read_manifest(home).members:
+            fault = None
+            try:
+                home.get(member.key, sha256=member.sha256)
+            except (NotFoundError, IntegrityError) as error:
+                fault = str(error)
+            checks.append(MemberCheck(member.key, fault))
+        return tuple(checks)
+
+    @staticmethod
+    def card(uri: str) -> str:
+        """The model card as Markdown: input, output, scores and provenance.
+
+        Args:
+            uri: as for `load`.
+
+        Raises:
+            EnsembleError: there is no such complete version.
+        """
+        return model_card(read_manifest(resolve(uri)))
 
     @property
     def threshold(self) -> float:
@@ -73,28 +121,32 @@ class Ensemble:
         Args:
             images: [N, H, W] grey tiles, of any size up to the network's input.
             tta: average over the tile and its mirror image (left to right).
-            batch_size: tiles a forward pass.
+            batch_size: tiles per forward pass.
 
         Returns:
             [N, H, W] probabilities, 0..1.
+
+        Raises:
+            EnsembleError: the images are of another type or shape.
         """
+        import torch
+
+        from saltray.training.inference import predict_probabilities
+
         if images.ndim != 3 or images.dtype != np.uint8:
             raise EnsembleError(
                 f"images are {images.dtype} of shape {images.shape}; give 8-bit grey tiles as an array [N, H, W]"
             )
+        settings = self.manifest.config.train
         tensor = torch.from_numpy(np.ascontiguousarray(images)).to(self.device)
         total = torch.zeros(images.shape, dtype=torch.float32)
         for model in self.models:
             total += predict_probabilities(
                 model,
                 tensor,
-                input_size=self._train.input_size,
+                input_size=settings.input_size,
                 batch_size=batch_size,
-                precision=self._train.precision,
+                precision=settings.precision,
                 tta=tta,
             )
         return (total / len(self.models)).numpy()
-
-
-def _config(manifest: EnsembleManifest) -> Config:
-    return from_dict(manifest.config)

@@ -1,134 +1,127 @@
 """Publishing: claim a version, write the members, write the manifest last.
 
-The claim is a small create-only put, so that two publishers never write into one version; a publisher that dies leaves
-a claim without a manifest, which no reader takes for an ensemble, and its number is not used again.
+The claim is a create-only put, so that two processes never write into one version. A process that dies while it
+publishes leaves an incomplete version, which readers ignore and whose number is not reused.
 """
 
-import dataclasses
 import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from saltray.config import Config, check_name, to_dict
-from saltray.ensemble.manifest import EnsembleManifest, FoldResult, Member, provenance
+from saltray.config import Config
+from saltray.data.packing import DatasetManifest
+from saltray.ensemble.card import model_card
+from saltray.ensemble.layout import (
+    CLAIM,
+    MANIFEST,
+    MODEL_CARD,
+    member_key,
+    version_name,
+    version_number,
+    version_prefix,
+)
+from saltray.ensemble.manifest import EnsembleManifest, Member, SearchProvenance, provenance
 from saltray.ensemble.threshold import ThresholdChoice
-from saltray.ensemble.versions import number, versions_of
+from saltray.ensemble.versions import versions_of
 from saltray.errors import EnsembleError
 from saltray.storage.base import Store
+
+
+@dataclass(frozen=True, kw_only=True)
+class FoldModel:
+    """The trained weights of one fold in the store."""
+
+    fold: int
+    key: str
+    """Key relative to the whole store, such as runs/r1/fold-0/model.safetensors."""
+    sha256: str
+    """Digest of the weights, in hex."""
+    score: float
+    """Competition score of the fold's held-out tiles at a probability of 0.5."""
 
 
 def publish(
     store: Store,
     *,
     config: Config,
-    results: list[FoldResult],
-    choice: ThresholdChoice,
+    models: Sequence[FoldModel],
+    threshold: ThresholdChoice,
     score: float,
-    floor: float,
-    dataset: dict[str, Any],
-    origin: dict[str, Any] | None = None,
+    baseline: float,
+    dataset: DatasetManifest,
+    search_provenance: SearchProvenance | None = None,
 ) -> EnsembleManifest:
-    """Publish the finished folds of a run as the next version of the ensemble that bears the run's name.
+    """Publish the models of a run as the next version of the ensemble that has the run's name.
 
-    A run whose very models are already published gives that version back, so the same command twice publishes once.
+    If a version of these very models exists, that one is returned, so the same command twice publishes once.
 
     Args:
         store: the whole store.
         config: the run's configuration.
-        results: one a fold, in any order.
-        choice: the threshold and its out-of-fold score.
+        models: one per fold, in any order.
+        threshold: the threshold and its out-of-fold score.
         score: out-of-fold competition score at 0.5.
-        floor: share of empty tiles.
+        baseline: score of predicting no salt at all: the share of empty tiles.
         dataset: the manifest of the packed tiles.
-        origin: the search that the run's values come from, where there was one.
+        search_provenance: the search that found the run's values, if there was one.
 
     Raises:
         EnsembleError: a fold is missing.
+        NotFoundError, IntegrityError: weights are missing, or are not those of the digest.
     """
-    missing = sorted(set(range(config.folds.count)) - {result.fold for result in results})
+    _check_complete(config, models)
+    members = tuple(
+        Member(fold=model.fold, key=member_key(model.fold), sha256=model.sha256, score=model.score)
+        for model in sorted(models, key=lambda model: model.fold)
+    )
+    versions = versions_of(store, config.run)
+    for version in versions:
+        if version.manifest is not None and version.manifest.members == members:
+            return version.manifest
+    manifest = EnsembleManifest(
+        name=config.run,
+        version=_claim(store, config.run, version_number(versions[-1].version) + 1 if versions else 1),
+        members=members,
+        height=dataset.height,
+        width=dataset.width,
+        threshold=threshold.threshold,
+        score=score,
+        score_at_threshold=threshold.score,
+        baseline=baseline,
+        run=config.run,
+        dataset=dataset.digest,
+        config=config,
+        provenance=provenance(),
+        search_provenance=search_provenance,
+    )
+    home = store.sub(version_prefix(manifest.name, manifest.version))
+    for model in models:
+        _copy(store, model, home)
+    home.put(MODEL_CARD, model_card(manifest).encode())
+    if not home.put_new_record(MANIFEST, manifest):
+        raise EnsembleError(f"{home.uri} was published by another process; publish again to get the next version")
+    return manifest
+
+
+def _check_complete(config: Config, models: Sequence[FoldModel]) -> None:
+    missing = sorted(set(range(config.folds.count)) - {model.fold for model in models})
     if missing:
         raise EnsembleError(
             f"run {config.run} lacks fold {', '.join(map(str, missing))}, so it is not published; "
             "run the same command again to train what is missing"
         )
-    name = check_name(config.run, "ensemble")
-    members = tuple(
-        Member(
-            fold=result.fold, key=f"fold-{result.fold}.safetensors", sha256=result.weights_sha256, score=result.score
-        )
-        for result in sorted(results, key=lambda result: result.fold)
-    )
-    draft = EnsembleManifest(
-        name=name,
-        version="v0",
-        members=members,
-        height=dataset["height"],
-        width=dataset["width"],
-        threshold=choice.threshold,
-        score=score,
-        score_at_threshold=choice.score,
-        floor=floor,
-        run=config.run,
-        dataset=dataset["digest"],
-        config=to_dict(config),
-        provenance=provenance(),
-        origin=origin,
-    )
-    versions = versions_of(store, name)
-    for version in versions:
-        if version.manifest is not None and version.manifest.members == members:
-            return version.manifest
-    manifest = dataclasses.replace(draft, version=_claim(store, name, versions[-1].version if versions else "v0"))
-    home = store.sub(f"ensembles/{name}/{manifest.version}")
-    for member in members:
-        _copy(store, f"runs/{config.run}/fold-{member.fold}/model.safetensors", home, member)
-    home.put("model-card.md", model_card(manifest).encode())
-    if not home.put_new_json("manifest.json", manifest.to_json()):
-        raise EnsembleError(f"{home.uri} was published by another process; publish again to get the next version")
-    return manifest
 
 
-def _claim(store: Store, name: str, newest: str) -> str:
-    """Take the next free version number; the loser of a race takes the one after."""
-    at = number(newest) + 1
-    while not store.put_new_json(f"ensembles/{name}/v{at}/claim.json", {"version": f"v{at}"}):
-        at += 1
-    return f"v{at}"
+def _claim(store: Store, name: str, number: int) -> str:
+    """Claim the first free version from `number` on; the loser of a race gets the next one."""
+    while not store.put_new_json(f"{version_prefix(name, version_name(number))}/{CLAIM}", {"version": f"v{number}"}):
+        number += 1
+    return version_name(number)
 
 
-def _copy(source: Store, key: str, home: Store, member: Member) -> None:
+def _copy(store: Store, model: FoldModel, home: Store) -> None:
     with tempfile.TemporaryDirectory(prefix="saltray-") as folder:
-        path = Path(folder, member.key)
-        source.get_file(key, path, sha256=member.sha256)
-        home.put_file(member.key, path)
-
-
-def model_card(manifest: EnsembleManifest) -> str:
-    """What a person needs to know before using the ensemble, as Markdown."""
-    model, train = manifest.config["model"], manifest.config["train"]
-    folds = "\n".join(f"| {member.fold} | {member.score:.4f} | `{member.sha256[:12]}` |" for member in manifest.members)
-    libraries = ", ".join(f"{name} {value}" for name, value in manifest.provenance.items() if value)
-    return f"""# {manifest.name} {manifest.version}
-
-{len(manifest.members)} {model["architecture"]} models, cross-validated; their probabilities are averaged.
-
-- Input: grey tiles of {manifest.height}x{manifest.width} pixels, 8 bit, padded by reflection to {train["input_size"]}.
-- Output: probability of salt for each pixel; salt is a probability above {manifest.threshold:.2f}.
-- Out-of-fold score: {manifest.score:.4f} at 0.50, {manifest.score_at_threshold:.4f} at {manifest.threshold:.2f}.
-  Predicting no salt at all scores {manifest.floor:.4f} on the same tiles.
-- Every out-of-fold score is of a model that did not see the tile. The threshold was chosen on the same predictions,
-  so the second score is a little optimistic. Tiles cut from one section resemble each other across folds.
-- Tiles: content digest `{manifest.dataset}`. Run: `{manifest.run}`.
-{_origin(manifest)}- Made with {libraries}.
-
-| fold | score at 0.50 | sha256 |
-|---|---|---|
-{folds}
-"""
-
-
-def _origin(manifest: EnsembleManifest) -> str:
-    if manifest.origin is None:
-        return ""
-    values = ", ".join(f"{field} {value}" for field, value in manifest.origin["values"].items())
-    return f"- Found by search `{manifest.origin['search']}`, {manifest.origin['trial']}: {values}.\n"
+        path = Path(folder, member_key(model.fold))
+        store.get_file(model.key, path, sha256=model.sha256)
+        home.put_file(path.name, path)

@@ -1,4 +1,4 @@
-"""The probability above which a pixel counts as salt."""
+"""The probability above which a pixel is salt."""
 
 from dataclasses import dataclass
 
@@ -8,18 +8,21 @@ from numpy.typing import NDArray
 from saltray.training.metrics import score_at_thresholds
 
 GRID = tuple(round(0.20 + 0.02 * step, 2) for step in range(31))
+"""The candidates: 0.20, 0.22, .. 0.80."""
 
 
 @dataclass(frozen=True)
 class ThresholdChoice:
-    """A threshold and the scores it was chosen by."""
+    """A threshold, and the scores that it was chosen by."""
 
     threshold: float
-    """The best threshold; the one nearest to 0.5 among equals."""
+    """The threshold of the best score; of several the one nearest to 0.5."""
     score: float
     """Competition score at `threshold`, 0..1."""
     thresholds: tuple[float, ...]
+    """All candidates."""
     scores: tuple[float, ...]
+    """Competition score at each candidate."""
 
 
 def choose_threshold(

@@ -1,1 +1,1 @@
-"""Segmentation networks, and the weights that others have trained for them."""
+"""Segmentation networks, and the loading of pretrained weights."""

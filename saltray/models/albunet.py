@@ -1,4 +1,4 @@
-"""AlbuNet: a U-Net whose encoder is ResNet-34 (Buslaev; Iglovikov and Shvets 2018, arXiv:1801.05746)."""
+"""AlbuNet: a U-Net with a ResNet-34 encoder (Buslaev; Iglovikov and Shvets 2018, arXiv:1801.05746)."""
 
 from collections.abc import Mapping
 from typing import ClassVar
@@ -13,10 +13,14 @@ from saltray.models.network import Network
 
 
 class ResNet34Encoder(nn.Module):
-    """ResNet-34 (He et al. 2015) without its classifier, which plain DDP would miss in the backward pass.
+    """ResNet-34 (He et al. 2015) without its classifier: DistributedDataParallel fails on unused parameters.
 
-    Shape: [B, 3, H, W] -> the four stages' [B, width, H/4, W/4] .. [B, 8 width, H/32, W/32]. Names, shapes and initial
-    weights are those of torchvision's resnet34 when `width` is 64; the first pool is 2x2 in place of 3x3.
+    Shape: [B, 3, H, W] -> the outputs of the four stages, [B, width, H/4, W/4] to [B, 8 width, H/32, W/32]. With a
+    `width` of 64 the names and shapes of the parameters, and the distribution of their initial values, are those of
+    torchvision's resnet34. The first pool is 2x2 instead of 3x3, as published for AlbuNet.
+
+    Args:
+        width: channels of the first stage.
     """
 
     def __init__(self, width: int = 64) -> None:
@@ -47,13 +51,23 @@ def _stage(inputs: int, outputs: int, *, blocks: int, stride: int) -> nn.Sequent
 
 
 class AlbuNet(Network):
-    """AlbuNet; see `Network` for its input and output.
+    """AlbuNet: a U-Net with a ResNet-34 encoder and a decoder without BatchNorm.
+
+    Source: Iglovikov and Shvets 2018, arXiv:1801.05746, with the ResNet-34 encoder of Buslaev. Encoder: He et al. 2015,
+    arXiv:1512.03385. With the default arguments the state dict is that of the published network, without the unused
+    classifier (encoder.fc); `saltray.models.weights.load_weights` reads published checkpoints.
+
+    Shape: float [B, 1, H, W] (grey) or [B, 3, H, W] (RGB) with values in 0..1 (pixels / 255), H and W multiples of 64
+    -> [B, num_classes, H, W]: logits for one class, log-probabilities over the classes for several.
 
     Args:
-        num_classes: channels of the output.
-        num_filters: width of the decoder; 32 is the published one.
-        encoder_width: channels of the encoder's first stage; 64 is ResNet-34's own.
+        num_classes: number of output channels.
+        num_filters: width of the decoder, in channels; 32 as published.
+        encoder_width: channels of the encoder's first stage; 64 as published.
         is_deconv: upsample by transposed convolutions, otherwise bilinearly.
+
+    Raises:
+        ModelError: in the forward pass, where the input has another shape, data type or size.
     """
 
     multiple = 64

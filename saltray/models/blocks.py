@@ -1,11 +1,11 @@
-"""The pieces that several networks are built of."""
+"""Modules and initialisation that several networks share."""
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 
 class ConvReLU(nn.Module):
-    """3x3 convolution with bias, and ReLU: [B, inputs, H, W] -> [B, outputs, H, W]."""
+    """3x3 convolution with bias, then ReLU: [B, inputs, H, W] -> [B, outputs, H, W]."""
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
@@ -18,8 +18,13 @@ class ConvReLU(nn.Module):
 class DecoderBlock(nn.Module):
     """Doubles the resolution: [B, inputs, H, W] -> [B, outputs, 2H, 2W]. No BatchNorm.
 
-    With `is_deconv` by a transposed convolution, whose kernel of 4 is a multiple of its stride so that every output
-    pixel receives as many inputs (Odena et al. 2016, Deconvolution and Checkerboard Artifacts); else bilinearly.
+    Args:
+        inputs: channels of the input.
+        middle: channels of the first convolution.
+        outputs: channels of the output.
+        is_deconv: upsample by a transposed convolution, otherwise bilinearly. The kernel of 4 is a multiple of the
+            stride, so every output pixel depends on the same number of input pixels (Odena et al. 2016, Deconvolution
+            and Checkerboard Artifacts).
     """
 
     def __init__(self, inputs: int, middle: int, outputs: int, *, is_deconv: bool) -> None:
@@ -43,7 +48,7 @@ class DecoderBlock(nn.Module):
 
 
 def initialise_encoder(encoder: nn.Module) -> None:
-    """Draw the weights of all convolutions as torchvision does: He et al. 2015, normal, by fan-out; biases are zero."""
+    """Initialise all convolutions as torchvision does: Kaiming normal by fan-out (He et al. 2015), zero biases."""
     for module in encoder.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")

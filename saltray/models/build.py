@@ -1,4 +1,4 @@
-"""From a configuration to a network."""
+"""Build a network from its configuration."""
 
 from saltray.config import ModelConfig
 from saltray.models.albunet import AlbuNet
@@ -8,9 +8,9 @@ from saltray.models.unet import UNet
 
 
 def build_model(config: ModelConfig) -> Network:
-    """The network that `config` describes, for one class, with weights drawn from torch's global generator.
+    """The network that `config` describes, for one class, initialised from torch's global generator.
 
-    `config.weights` is left to `load_encoder_weights`: whoever loads a trained network needs no encoder first.
+    `config.weights` is ignored: see `saltray.models.weights.load_weights`.
     """
     if config.architecture == "albunet":
         return AlbuNet(num_filters=config.num_filters, encoder_width=config.encoder_width, is_deconv=config.is_deconv)

@@ -1,4 +1,4 @@
-"""TernausNet: a U-Net whose encoder is VGG (Iglovikov and Shvets 2018, arXiv:1801.05746)."""
+"""TernausNet: a U-Net with a VGG encoder (Iglovikov and Shvets 2018, arXiv:1801.05746)."""
 
 from typing import Literal
 
@@ -10,20 +10,27 @@ from saltray.errors import ModelError
 from saltray.models.blocks import ConvReLU, DecoderBlock, initialise_encoder
 from saltray.models.network import Network
 
-_LAYOUT = {11: "A", 16: "D"}  # the columns of table 1 of Simonyan and Zisserman 2014
+_LAYOUT = {11: "A", 16: "D"}  # columns of table 1 in Simonyan and Zisserman 2014
 
 
 class TernausNet(Network):
-    """TernausNet on VGG11 or VGG16, without BatchNorm; see `Network` for its input and output.
+    """TernausNet: a U-Net with a VGG11 or VGG16 encoder, without BatchNorm.
 
-    Both depths have the decoder that was published for VGG16.
+    Source: Iglovikov and Shvets 2018, arXiv:1801.05746. Encoder: Simonyan and Zisserman 2014, arXiv:1409.1556, named as
+    in torchvision's `features`. Both depths have the decoder that was published for VGG16.
+
+    Shape: float [B, 1, H, W] (grey) or [B, 3, H, W] (RGB) with values in 0..1 (pixels / 255), H and W multiples of 32
+    -> [B, num_classes, H, W]: logits for one class, log-probabilities over the classes for several.
 
     Args:
-        depth: 11 or 16, VGG's.
-        num_classes: channels of the output.
-        num_filters: width of the decoder; 32 is the published one.
-        encoder_width: channels of the encoder's first stage; 64 is VGG's own, and the others scale with it.
+        depth: number of VGG's layers, 11 or 16.
+        num_classes: number of output channels.
+        num_filters: width of the decoder, in channels; 32 as published.
+        encoder_width: channels of the encoder's first stage; 64 as published. The other stages scale with it.
         is_deconv: upsample by transposed convolutions, otherwise bilinearly.
+
+    Raises:
+        ModelError: `depth` is another number; in the forward pass, the input has another shape, data type or size.
     """
 
     multiple = 32
@@ -39,11 +46,11 @@ class TernausNet(Network):
     ) -> None:
         super().__init__(num_classes)
         if depth not in _LAYOUT:
-            raise ModelError(f"TernausNet's depth is {depth}; use 11 or 16")
+            raise ModelError(f"depth of TernausNet is {depth}; use 11 or 16")
         n, w = num_filters, encoder_width
         self.backbone = f"vgg{depth}"
-        # Every stage of VGG has a multiple of 64 channels, or is a pool ("M").
-        self.encoder = make_layers([size if size == "M" else size // 64 * w for size in cfgs[_LAYOUT[depth]]])
+        # An entry is a multiple of 64 channels, or "M" for a max pool.
+        self.encoder = make_layers([entry if entry == "M" else entry // 64 * w for entry in cfgs[_LAYOUT[depth]]])
         initialise_encoder(self.encoder)
         self.center = DecoderBlock(8 * w, 16 * n, 8 * n, is_deconv=is_deconv)
         self.dec5 = DecoderBlock(8 * n + 8 * w, 16 * n, 8 * n, is_deconv=is_deconv)

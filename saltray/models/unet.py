@@ -1,4 +1,4 @@
-"""U-Net (Ronneberger et al. 2015, arXiv:1505.04597) as it is used today: padded convolutions and BatchNorm."""
+"""U-Net (Ronneberger et al. 2015, arXiv:1505.04597) with padded convolutions and BatchNorm."""
 
 from itertools import pairwise
 
@@ -8,17 +8,27 @@ from torch import Tensor, nn
 
 from saltray.models.network import Network
 
-DEPTH = 4  # halvings of the resolution
+DEPTH = 4
+"""Number of times that the encoder halves the resolution."""
 
 
 class UNet(Network):
-    """U-Net; see `Network` for its input and output. There are no pre-trained weights for it.
+    """U-Net, with BatchNorm and with convolutions padded so that the output has the size of the input.
+
+    Source: Ronneberger, Fischer and Brox 2015, arXiv:1505.04597; BatchNorm: Ioffe and Szegedy 2015, arXiv:1502.03167.
+    There are no published weights of its encoder.
+
+    Shape: float [B, 1, H, W] (grey) or [B, 3, H, W] (RGB) with values in 0..1 (pixels / 255), H and W multiples of 16
+    -> [B, num_classes, H, W]: logits for one class, log-probabilities over the classes for several.
 
     Args:
-        num_classes: channels of the output.
-        num_filters: half the decoder's channels at full resolution; 32 is the published network (512, 256, 128, 64).
-        encoder_width: the encoder's channels at full resolution; 64 is the published network (64 .. 1024).
+        num_classes: number of output channels.
+        num_filters: half the decoder's channels at full resolution; 32 as published (512, 256, 128, 64 channels).
+        encoder_width: the encoder's channels at full resolution; 64 as published (64, 128, 256, 512, 1024 channels).
         is_deconv: upsample by 2x2 transposed convolutions, otherwise bilinearly with a 3x3 convolution.
+
+    Raises:
+        ModelError: in the forward pass, where the input has another shape, data type or size.
     """
 
     multiple = 2**DEPTH
@@ -52,7 +62,7 @@ class UNet(Network):
 
 
 def _double_conv(inputs: int, outputs: int) -> nn.Sequential:
-    # No bias: BatchNorm has one.
+    # Without biases: BatchNorm subtracts the mean and adds its own.
     return nn.Sequential(
         nn.Conv2d(inputs, outputs, 3, padding=1, bias=False),
         nn.BatchNorm2d(outputs),

@@ -1,4 +1,4 @@
-"""Weights that others have trained: torchvision's encoders, and published checkpoints of whole networks."""
+"""Load pretrained weights, of a whole network or of its encoder alone."""
 
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -14,94 +14,103 @@ from torch import Tensor, nn
 
 from saltray.errors import ModelError
 from saltray.models.network import IMAGENET_MEAN, Network
+from saltray.storage.uri import open_store
 
-_CLASSIFIERS = ("fc.", "classifier.")  # ResNet's and VGG's
-_ENCODER_CLASSIFIER = "encoder.fc."  # in published AlbuNets
+_CLASSIFIERS = ("fc.", "classifier.")
+"""Key prefixes of the classifier in torchvision's ResNet and VGG."""
+_ENCODER_CLASSIFIER = "encoder.fc."
+"""The same in published AlbuNet checkpoints."""
 
 
-def load_encoder_weights(model: nn.Module, weights: str) -> None:
-    """Give the encoder of `model` the weights of a classifier trained on ImageNet.
+def load_weights(model: Network, weights: str) -> None:
+    """Load pretrained weights into `model`, in place. The keys of their state dict decide what is loaded:
+
+    - The whole network, from a state dict of `model`'s class or a published AlbuNet checkpoint. The latter may hold the
+      encoder as `encoder.*`, under its second names (`conv1.0.*`, `conv2.*`, ...) or both, and the unused classifier
+      `encoder.fc`.
+    - The encoder alone, from torchvision's state dict of a ResNet-34 or VGG, with or without its classifier. The
+      decoder keeps its weights.
+
+    The prefix `module.` of DistributedDataParallel is removed. After an error the model is unchanged.
 
     Args:
-        model: a network with a `backbone`: AlbuNet or TernausNet.
-        weights: a state dict in torchvision's format (the classifier's part is ignored) as a path or as a URI
-            (s3://bucket/key, file:///path), ending in .safetensors or as written by `torch.save`; or torchvision's
-            name for its own, such as IMAGENET1K_V1 or ResNet34_Weights.IMAGENET1K_V1, which is downloaded.
+        model: a network with the architecture and widths that the weights were trained with.
+        weights: a path or URI (s3://bucket/key, file:///path) of a state dict, ending in .safetensors or as written by
+            `torch.save`; or torchvision's name for encoder weights, such as IMAGENET1K_V1 or
+            ResNet34_Weights.IMAGENET1K_V1, which are downloaded.
 
     Raises:
-        ModelError: there are no such weights, they cannot be read or downloaded, or they do not fit.
-        ConfigError, StorageError: the URI is none that we know, or the object store refuses it.
+        ModelError: the weights do not exist, cannot be read or downloaded, or do not fit the model.
+        ConfigError, StorageError: the URI is unsupported, or the object store refuses the request.
     """
-    if not isinstance(model, Network) or model.backbone is None:
-        raise ModelError(
-            f"{type(model).__name__} has no pre-trained encoder, not even {weights!r}; leave weights unset"
-        )
-    state = _without_prefix(_read(weights, model.backbone), weights)
+    name, backbone = type(model).__name__, model.backbone
+    state = _without_ddp_prefix(_read(weights, model), weights)
+    network = _without_aliases(state, model.aliases, weights)
     encoder = {key.removeprefix("features."): state[key] for key in state if not key.startswith(_CLASSIFIERS)}
-    complaint = f"weights {weights!r} do not fit the encoder of {type(model).__name__}"
-    _load(model.encoder, encoder, complaint, f"give the state dict of torchvision's {model.backbone}")
-
-
-def load_checkpoint(model: nn.Module, state: Mapping[str, Tensor]) -> None:
-    """Load a trained network: one of ours, or a published AlbuNet.
-
-    Raises:
-        ModelError: a tensor is missing, unexpected, of another shape, or there twice with different values.
-    """
-    aliases = model.aliases if isinstance(model, Network) else {}
-    _load(
-        model,
-        normalise_keys(state, aliases),
-        f"checkpoint does not fit {type(model).__name__}",
-        "build the model as it was trained: architecture, num_filters, encoder_width, is_deconv, classes",
-    )
-
-
-def normalise_keys(state: Mapping[str, Tensor], aliases: Mapping[str, str]) -> dict[str, Tensor]:
-    """A checkpoint under our names, each tensor once: no `module.` (DDP's), no aliases, no classifier.
-
-    Args:
-        state: name -> tensor.
-        aliases: beginning of a second name -> beginning of ours.
-
-    Raises:
-        ModelError: an entry is no tensor, or a tensor and its alias differ.
-    """
-    ours: dict[str, Tensor] = {}
-    differing = []
-    for key, tensor in _without_prefix(state, "checkpoint").items():
-        name = next((new + key.removeprefix(old) for old, new in aliases.items() if key.startswith(old)), key)
-        if name.startswith(_ENCODER_CLASSIFIER):
-            continue
-        twin = ours.setdefault(name, tensor)
-        if twin is not tensor and (twin.shape != tensor.shape or not torch.equal(twin, tensor.to(twin))):
-            differing.append(key)
-    if differing:
-        raise ModelError(
-            f"checkpoint holds {len(differing)} tensors twice with different values, under {_few(differing)} and the "
-            "names these stand for; save the state_dict() of one model as it is"
+    if network.keys() & model.state_dict().keys():
+        remedy = (
+            "build the model with the architecture, num_filters, encoder_width, is_deconv and number of classes that "
+            "the weights were trained with"
         )
-    return ours
+        _load(model, network, f"weights {weights!r} do not fit {name}", remedy)
+    elif backbone is not None and encoder.keys() & model.encoder.state_dict().keys():
+        remedy = (
+            f"give weights of torchvision's {backbone}, and set encoder_width to the one that they were trained with "
+            "(64 for torchvision's own)"
+        )
+        _load(model.encoder, encoder, f"weights {weights!r} do not fit the encoder of {name}", remedy)
+    else:
+        found = f"weights {weights!r} are not of {name} (found {_few([repr(key) for key in state]) or 'no tensors'})"
+        if backbone is None:
+            raise ModelError(
+                f"{found}, and {name} has no pretrained encoder; give the state dict of a whole {name}, or no weights"
+            )
+        raise ModelError(
+            f"{found}; give the state dict of a whole {name}, or of torchvision's {backbone} for its encoder"
+        )
 
 
-def _without_prefix(state: Mapping[Any, Any], source: str) -> dict[str, Tensor]:
+def _without_ddp_prefix(state: Mapping[Any, Any], source: str) -> dict[str, Tensor]:
     for key, value in state.items():
         if not isinstance(key, str) or not isinstance(value, Tensor):
             raise ModelError(
-                f"{source}: entry {key!r} holds {type(value).__name__}, not a tensor with a name; "
-                "give the model's state dict alone"
+                f"weights {source!r} hold an entry {key!r} of type {type(value).__name__}, not named tensors alone; "
+                "save the model's state_dict() by itself"
             )
     wrapped = all(key.startswith("module.") for key in state)
     return {key.removeprefix("module.") if wrapped else key: tensor for key, tensor in state.items()}
 
 
+def _without_aliases(state: Mapping[str, Tensor], aliases: Mapping[str, str], source: str) -> dict[str, Tensor]:
+    """The state dict with each tensor once, under the network's own name, and without the encoder's classifier."""
+    own: dict[str, Tensor] = {}
+    differing = []
+    for key, tensor in state.items():
+        name = next((new + key.removeprefix(alias) for alias, new in aliases.items() if key.startswith(alias)), key)
+        if name.startswith(_ENCODER_CLASSIFIER):
+            continue
+        twin = own.setdefault(name, tensor)
+        if twin is not tensor and (twin.shape != tensor.shape or not torch.equal(twin, tensor.to(twin))):
+            differing.append(repr(key))
+    if differing:
+        raise ModelError(
+            f"weights {source!r} are inconsistent: {len(differing)} tensors differ from their copies under encoder.* "
+            f"({_few(differing)}); save the state_dict() of one model, unchanged"
+        )
+    return own
+
+
 def _load(module: nn.Module, state: Mapping[str, Tensor], complaint: str, remedy: str) -> None:
     expected = module.state_dict()
     faults = {
-        # PyTorch before 0.4.1 kept no such counter, and BatchNorm with a momentum does not read it.
-        "missing": [key for key in expected if key not in state and not key.endswith(".num_batches_tracked")],
-        "unexpected": [key for key in state if key not in expected],
-        "of another shape": [key for key in state if key in expected and state[key].shape != expected[key].shape],
+        # PyTorch before 0.4.1 did not store num_batches_tracked, and BatchNorm with a momentum does not read it.
+        "missing": [repr(key) for key in expected if key not in state and not key.endswith(".num_batches_tracked")],
+        "unexpected": [repr(key) for key in state if key not in expected],
+        "of another shape": [
+            f"{key!r} {list(state[key].shape)} instead of {list(tensor.shape)}"
+            for key, tensor in expected.items()
+            if key in state and state[key].shape != tensor.shape
+        ],
     }
     found = [f"{len(keys)} {fault} ({_few(keys)})" for fault, keys in faults.items() if keys]
     if found:
@@ -109,20 +118,26 @@ def _load(module: nn.Module, state: Mapping[str, Tensor], complaint: str, remedy
     module.load_state_dict(state, strict=False)
 
 
-def _few(keys: Sequence[str]) -> str:
-    return ", ".join([repr(key) for key in keys[:3]] + ["..."] * (len(keys) > 3))
+def _few(items: Sequence[str]) -> str:
+    return ", ".join([*items[:3], *["..."] * (len(items) > 3)])
 
 
-def _read(weights: str, backbone: str) -> Mapping[Any, Any]:
+def _read(weights: str, model: Network) -> Mapping[Any, Any]:
     if "://" in weights:
         return _fetch(weights)
     path = Path(weights).expanduser()
-    return _parse(path, weights) if path.is_file() else _download(weights, backbone)
+    if path.is_file():
+        return _parse(path, weights)
+    if model.backbone is None:
+        name = type(model).__name__
+        raise ModelError(
+            f"weights {weights!r} are not a file, and {name} has no pretrained encoder; "
+            f"give a path or s3:// URI of the state dict of a whole {name}, or no weights"
+        )
+    return _download(weights, model.backbone)
 
 
 def _fetch(uri: str) -> Mapping[Any, Any]:
-    from saltray.storage.names import open_store
-
     cut = uri.rindex("/") + 1
     folder, name = uri[:cut], unquote(uri[cut:]) if uri.startswith("file:") else uri[cut:]
     with tempfile.TemporaryDirectory(prefix="saltray-") as temporary:
@@ -136,36 +151,36 @@ def _parse(path: Path, source: str) -> Mapping[Any, Any]:
         if path.suffix == ".safetensors":
             return safetensors.torch.load_file(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a foreign file can make these parsers raise almost anything
-        # Torch's own words advise to load it unsafely.
-        reason = "damaged, or not tensors alone" if isinstance(error, UnpicklingError) else _first_line(error)
+    except Exception as error:  # an untrusted file can make these parsers raise almost any exception
+        # torch's own message suggests weights_only=False, which would run code from the file.
+        reason = "corrupted, or more than tensors" if isinstance(error, UnpicklingError) else _first_line(error)
         raise ModelError(
             f"cannot read weights {source!r} ({reason}); "
-            "save a plain state dict, as .safetensors or by torch.save(model.state_dict(), path)"
+            "save the state dict alone, as .safetensors or by torch.save(model.state_dict(), path)"
         ) from error
     if not isinstance(state, Mapping):
-        raise ModelError(f"weights {source!r} hold a {type(state).__name__}; save the model's state_dict() instead")
+        raise ModelError(f"weights {source!r} are a {type(state).__name__}; save the model's state_dict() instead")
     return state
 
 
 def _download(name: str, backbone: str) -> Mapping[Any, Any]:
     enum = torchvision.models.get_model_weights(backbone)
-    # VGG16's IMAGENET1K_FEATURES want another normalisation than ours.
+    # Without VGG16's IMAGENET1K_FEATURES, which were trained with another normalisation.
     known = {key: entry for key, entry in enum.__members__.items() if tuple(entry.transforms().mean) == IMAGENET_MEAN}
     entry = known.get(name.removeprefix(f"{enum.__name__}."))
     if entry is None:
         raise ModelError(
-            f"weights {name!r} are neither a file nor torchvision's for {backbone}; "
+            f"weights {name!r} are neither a file nor torchvision's name of weights for {backbone}; "
             f"give a path, an s3:// URI, or one of {', '.join(known)}"
         )
     try:
         state: Mapping[Any, Any] = entry.get_state_dict(
             progress=False, check_hash=True, map_location="cpu", weights_only=True
         )
-    except Exception as error:  # refused, cut off, or a damaged file in torch's cache
+    except Exception as error:  # no connection, a broken one, or a corrupted file in torch's cache
         raise ModelError(
             f"cannot download {entry!r} ({_first_line(error)}); "
-            f"fetch {entry.url} elsewhere and give the file's path or s3:// URI as the weights"
+            f"download {entry.url} by other means, and give the file's path or s3:// URI as the weights"
         ) from error
     return state
 

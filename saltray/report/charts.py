@@ -1,6 +1,7 @@
-"""Line charts as numbers: where each line, tick and mark lies, for a template to write as SVG.
+"""Line charts as numbers: the position of each line, tick and mark, for a template to write as SVG.
 
-Charts are written in the page's own colours, which follow the reader's light or dark theme; a picture could not.
+An SVG takes its colours from the page's style sheet, and so follows the reader's light or dark theme; a PNG could
+not.
 """
 
 import math
@@ -15,7 +16,7 @@ COLOURS = 6
 
 @dataclass(frozen=True)
 class Line:
-    """One line to draw: its name, its points, which colour it has, and whether it is dashed."""
+    """One line to draw: its name, its points, the index of its colour, and whether it is dashed."""
 
     name: str
     points: Sequence[tuple[float, float | None]]
@@ -36,7 +37,7 @@ class Path:
 
 @dataclass(frozen=True)
 class Tick:
-    """A tick, or a mark across the chart: its place along the axis in the SVG, and its text."""
+    """A tick, or a mark across the chart: its position along the axis in the SVG, and its text."""
 
     at: float
     text: str
@@ -61,16 +62,21 @@ class Chart:
 
 
 def line_chart(
-    lines: Iterable[Line], *, x_label: str, y_label: str, whole_x: bool = False, marks: Sequence[tuple[float, str]] = ()
+    lines: Iterable[Line],
+    *,
+    x_label: str,
+    y_label: str,
+    integer_x: bool = False,
+    marks: Sequence[tuple[float, str]] = (),
 ) -> Chart | None:
-    """A chart of lines, or None where there is not one finite point.
+    """A chart of lines, or None if there is no finite point.
 
     Args:
-        lines: what to draw; a point whose y is None or not finite is left out, and the line goes on past it.
+        lines: what to draw; a point whose y is None or not finite is left out, and its neighbours are joined.
         x_label: name of the x axis.
         y_label: name of the y axis.
-        whole_x: x counts something, so ticks are whole numbers.
-        marks: upright lines at x, with a text each.
+        integer_x: ticks are whole numbers, as x is a count.
+        marks: x and text of each vertical line.
     """
     kept = [(line, [(x, y) for x, y in line.points if y is not None and math.isfinite(y)]) for line in lines]
     kept = [(line, points) for line, points in kept if points]
@@ -78,7 +84,7 @@ def line_chart(
         return None
     xs = [x for _, points in kept for x, _ in points] + [x for x, _ in marks]
     ys = [y for _, points in kept for _, y in points]
-    x_steps, y_steps = _steps(min(xs), max(xs), least=1.0 if whole_x else 0.0), _steps(min(ys), max(ys))
+    x_steps, y_steps = _steps(min(xs), max(xs), least=1.0 if integer_x else 0.0), _steps(min(ys), max(ys))
     x_range, y_range = (min(xs), max(xs)), (min(*ys, y_steps[0]), max(*ys, y_steps[-1]))
 
     def across(x: float) -> float:
@@ -118,7 +124,7 @@ def _within(value: float, limits: tuple[float, float]) -> bool:
 
 
 def _steps(low: float, high: float, *, least: float = 0.0) -> list[float]:
-    """Some five to eleven round numbers that span low..high: 1, 2 or 5 times a power of ten apart, at least `least`."""
+    """Five to eleven or so round numbers spanning low..high: 1, 2 or 5 times a power of ten apart, at least `least`."""
     span = high - low or abs(high) or 1.0
     power = 10.0 ** math.floor(math.log10(span / 4))
     step = max(least, next(power * factor for factor in (5, 2, 1) if span / (power * factor) >= 4 or factor == 1))

@@ -1,53 +1,75 @@
-"""The page of a run: one HTML file that holds all it shows and asks nothing of the network."""
+"""The page of a run: one HTML file that holds all it shows and loads nothing from the network."""
 
 import base64
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from statistics import fmean, stdev
-from typing import Any, TypeGuard
+from typing import TYPE_CHECKING, Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from saltray.config import Config
+from saltray.data.folds import FoldBalance
 from saltray.report.charts import COLOURS, Chart, Line, line_chart
 
-History = dict[int, list[dict[str, Any]]]
+if TYPE_CHECKING:
+    from saltray.training.epoch_metrics import EpochMetrics  # imports torch, which a page does without
+
 _UNKNOWN = "\N{EN DASH}"
-_FIGURES = ("score", "score_at_threshold", "iou", "dice", "seconds")
+_AVERAGED = ("score", "score_at_threshold", "iou", "dice", "seconds")
+"""Columns of the fold table that have a mean and a standard deviation."""
 
 
-def render_run(
-    *,
-    run: str,
-    results: list[dict[str, Any]],
-    balance: list[dict[str, Any]],
-    history: History,
-    threshold_curve: tuple[list[float], list[float]],
-    threshold: float,
-    floor: float,
-    score: float,
-    score_at_threshold: float,
-    examples: bytes,
-    ensemble: str,
-    config: dict[str, Any],
-    versions: dict[str, Any],
-) -> str:
-    """One self-contained HTML page: headline scores, folds, curves, examples, configuration and versions.
+@dataclass(frozen=True, kw_only=True)
+class FoldRow:
+    """The results of one fold on its held-out tiles. A number that is not finite is shown as unknown."""
 
-    Args:
-        run: name of the run.
-        results: one a fold: fold, score, score_at_threshold, iou, dice, epochs, seconds.
-        balance: one a fold: fold, tiles, empty_share, coverage (both 0..1).
-        history: fold -> its epochs, each with epoch, loss, valid_loss, score and lr; None where not measured.
-        threshold_curve: thresholds, ascending, and the out-of-fold score at each.
-        threshold: the chosen one.
-        floor: score of predicting no salt anywhere.
-        score: out of fold, at 0.5.
-        score_at_threshold: out of fold, at the chosen threshold.
-        examples: a PNG.
-        ensemble: URI of the published ensemble.
-        config: the run's configuration; sections are dictionaries in it.
-        versions: library -> version, or None where it is unknown.
-    """
+    fold: int
+    score: float
+    """Competition score at a probability of 0.5."""
+    score_at_threshold: float
+    """The same at the chosen threshold."""
+    iou: float
+    dice: float
+    epochs: int
+    seconds: float
+    """Time in the training loop."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunReport:
+    """All that the page of a run shows."""
+
+    run: str
+    """Name of the run."""
+    folds: Sequence[FoldRow]
+    """One per fold, in any order."""
+    balance: Sequence[FoldBalance]
+    """One per fold, in any order."""
+    history: "Mapping[int, Sequence[EpochMetrics]]"
+    """Fold -> its epochs, oldest first."""
+    threshold_curve: Sequence[tuple[float, float]]
+    """Thresholds, ascending, and the out-of-fold score at each."""
+    threshold: float
+    """The chosen threshold."""
+    baseline: float
+    """Score of predicting no salt anywhere."""
+    score: float
+    """Out-of-fold score at a probability of 0.5."""
+    score_at_threshold: float
+    """Out-of-fold score at the chosen threshold."""
+    examples: bytes
+    """A PNG; see `examples.draw_examples`."""
+    ensemble: str
+    """URI of the published ensemble."""
+    config: Config
+    versions: Mapping[str, str | None]
+    """Library -> version; None if unknown."""
+
+
+def render_run(report: RunReport) -> str:
+    """One self-contained HTML page: headline scores, folds, curves, examples, configuration and versions."""
     environment = Environment(
         loader=PackageLoader("saltray.report"),
         autoescape=True,
@@ -56,81 +78,73 @@ def render_run(
         lstrip_blocks=True,
     )
     environment.filters.update(number=_number, percent=_percent, duration=_duration)
-    results = sorted(results, key=lambda result: int(result["fold"]))
     return environment.get_template("run.html.j2").render(
-        run=run,
-        results=results,
-        mean={name: _over(results, name, fmean) for name in _FIGURES},
-        spread={name: _over(results, name, stdev) for name in _FIGURES} if len(results) > 1 else None,
-        balance=sorted(balance, key=lambda record: int(record["fold"])),
-        folds=[(fold, place % COLOURS) for place, fold in enumerate(sorted(history))],
-        score_chart=_score_chart(history),
-        loss_chart=_loss_chart(history),
-        threshold_chart=_threshold_chart(threshold_curve, threshold),
-        threshold=threshold,
-        floor=floor,
-        score=score,
-        score_at_threshold=score_at_threshold,
-        examples=base64.b64encode(examples).decode(),
-        ensemble=ensemble,
-        sections=_sections(config),
-        versions=sorted(versions.items()),
+        report=report,
+        folds=sorted(report.folds, key=lambda row: row.fold),
+        mean={name: _over(report.folds, name, fmean) for name in _AVERAGED},
+        spread={name: _over(report.folds, name, stdev) for name in _AVERAGED} if len(report.folds) > 1 else None,
+        balance=sorted(report.balance, key=lambda row: row.fold),
+        legend=[(fold, place % COLOURS) for place, fold in enumerate(sorted(report.history))],
+        score_chart=_score_chart(report),
+        loss_chart=_loss_chart(report),
+        threshold_chart=_threshold_chart(report),
+        examples=base64.b64encode(report.examples).decode(),
+        sections=_sections(report.config),
+        versions=sorted(report.versions.items()),
     )
 
 
-def _score_chart(history: History) -> Chart | None:
-    lines = [_epochs(history, fold, "score", colour) for colour, fold in enumerate(sorted(history))]
-    return line_chart(lines, x_label="epoch", y_label="score of the held-out fold at 0.5", whole_x=True)
+def _score_chart(report: RunReport) -> Chart | None:
+    lines = [
+        Line(f"fold {fold}", [(epoch.epoch, epoch.score) for epoch in report.history[fold]], colour)
+        for colour, fold in enumerate(sorted(report.history))
+    ]
+    return line_chart(lines, x_label="epoch", y_label="score of the held-out fold at 0.5", integer_x=True)
 
 
-def _loss_chart(history: History) -> Chart | None:
-    lines = [_epochs(history, fold, "loss", colour) for colour, fold in enumerate(sorted(history))]
-    lines += [_epochs(history, fold, "valid_loss", colour, dashed=True) for colour, fold in enumerate(sorted(history))]
-    return line_chart(lines, x_label="epoch", y_label="loss", whole_x=True)
+def _loss_chart(report: RunReport) -> Chart | None:
+    training, validation = [], []
+    for colour, fold in enumerate(sorted(report.history)):
+        epochs = report.history[fold]
+        training.append(Line(f"fold {fold}", [(epoch.epoch, epoch.loss) for epoch in epochs], colour))
+        losses = [(epoch.epoch, epoch.valid_loss) for epoch in epochs]
+        validation.append(Line(f"fold {fold}", losses, colour, dashed=True))
+    return line_chart(training + validation, x_label="epoch", y_label="loss", integer_x=True)
 
 
-def _epochs(history: History, fold: int, key: str, colour: int, *, dashed: bool = False) -> Line:
-    points = [(float(record["epoch"]), record.get(key)) for record in history[fold]]
-    return Line(f"fold {fold}", points, colour, dashed)
-
-
-def _threshold_chart(curve: tuple[list[float], list[float]], threshold: float) -> Chart | None:
+def _threshold_chart(report: RunReport) -> Chart | None:
     return line_chart(
-        [Line("all folds", list(zip(*curve, strict=True)))],
+        [Line("all folds", report.threshold_curve)],
         x_label="threshold",
         y_label="out-of-fold score",
-        marks=[(threshold, f"chosen: {threshold:g}")],
+        marks=[(report.threshold, f"chosen: {report.threshold:g}")],
     )
 
 
-def _over(results: list[dict[str, Any]], name: str, statistic: Callable[[list[float]], float]) -> float | None:
-    """A statistic over all folds; None where one of them has no value."""
-    values = [result[name] for result in results]
-    return statistic(values) if values and all(map(_known, values)) else None
+def _over(folds: Sequence[FoldRow], name: str, statistic: Callable[[list[float]], float]) -> float:
+    """A statistic over all folds; NaN if it is unknown for one of them."""
+    values = [float(getattr(row, name)) for row in folds]
+    return statistic(values) if all(map(math.isfinite, values)) else math.nan
 
 
-def _sections(config: Mapping[str, Any]) -> list[tuple[str, list[tuple[str, Any]]]]:
-    """The configuration by section; what stands in none comes first, in a section without a name."""
-    plain = [(name, value) for name, value in config.items() if not isinstance(value, Mapping)]
-    nested = [(name, list(value.items())) for name, value in config.items() if isinstance(value, Mapping)]
-    return [("", plain), *nested] if plain else nested
+def _sections(config: Config) -> list[tuple[str, list[tuple[str, Any]]]]:
+    """The configuration by section; fields outside any section come first, in one without a name."""
+    values = asdict(config)
+    plain = [(name, value) for name, value in values.items() if not isinstance(value, dict)]
+    return [("", plain), *((name, list(value.items())) for name, value in values.items() if isinstance(value, dict))]
 
 
-def _known(value: float | None) -> TypeGuard[float]:
-    return value is not None and math.isfinite(value)
+def _number(value: float) -> str:
+    return f"{value:.4f}" if math.isfinite(value) else _UNKNOWN
 
 
-def _number(value: float | None) -> str:
-    return f"{value:.4f}" if _known(value) else _UNKNOWN
+def _percent(value: float) -> str:
+    return f"{100 * value:.1f} %" if math.isfinite(value) else _UNKNOWN
 
 
-def _percent(value: float | None) -> str:
-    return f"{100 * value:.1f} %" if _known(value) else _UNKNOWN
-
-
-def _duration(seconds: float | None) -> str:
-    """Seconds as a person says them: 8.4 s, 4 min 12 s, 2 h 05 min."""
-    if not _known(seconds):
+def _duration(seconds: float) -> str:
+    """Seconds for people: 8.4 s, 4 min 12 s, 2 h 05 min."""
+    if not math.isfinite(seconds):
         return _UNKNOWN
     if seconds < 60:
         return f"{seconds:.1f} s"

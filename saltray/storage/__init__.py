@@ -1,1 +1,1 @@
-"""One object store behind URIs, a folder or s3://: every object that saltray keeps goes through here."""
+"""The object store, a folder or s3://. Everything that saltray reads or writes by URI passes through this package."""

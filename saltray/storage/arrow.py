@@ -1,8 +1,8 @@
-"""A store as a pyarrow file system, so that Ray keeps its own books through the same seam as everything else.
+"""A store as a pyarrow file system, so that Ray's own files pass through `Store` too.
 
-pyarrow's S3 client publishes a truncated object when the body of a `with` raises, gives up after two seconds and
-pickles its secret in clear; none of this is so here. Paths are keys of the store; '', '.' and '/' are its root.
-Do not upload by `pyarrow.fs.copy_files`: it drops the error of a file that fails on closing. Use `Store.put_file`.
+pyarrow's S3 client publishes a truncated object if the body of a `with` raises, stops retrying after two seconds and
+pickles its secret in clear text. This file system does not. Paths are keys of the store; '', '.' and '/' are its root.
+Do not upload with `pyarrow.fs.copy_files`, which ignores errors on closing a file. Use `Store.put_file`.
 """
 
 import sys
@@ -17,12 +17,12 @@ from saltray.storage.base import Store
 
 
 def arrow_filesystem(store: Store) -> PyFileSystem:
-    """A file system that goes through `store`. It pickles to the store's URI; those of equal stores are equal."""
+    """The file system of a store. It pickles to the store's URI; file systems of equal stores are equal."""
     return PyFileSystem(StoreHandler(store))
 
 
 class StoreHandler(FileSystemHandler):  # type: ignore[misc]  # pyarrow has no types
-    """Folders exist as far as objects lie in them; what no object store can do whole (move, append) is refused."""
+    """A folder exists if it contains an object. Move, copy and append, which are not atomic on S3, are unsupported."""
 
     def __init__(self, store: Store) -> None:
         self.store = store
@@ -45,7 +45,7 @@ class StoreHandler(FileSystemHandler):  # type: ignore[misc]  # pyarrow has no t
     def get_file_info_selector(self, selector: FileSelector) -> list[FileInfo]:
         base = _key(selector.base_dir)
         depth = sys.maxsize if selector.recursive else 1
-        # pyarrow wants paths below the folder as it was named, not as we would name it.
+        # pyarrow expects paths that start with `base_dir` exactly as given.
         start = f"{selector.base_dir.rstrip('/')}/" if base else ""
         found: dict[str, FileInfo] = {}
         for entry in self.store.list(base):
@@ -57,11 +57,11 @@ class StoreHandler(FileSystemHandler):  # type: ignore[misc]  # pyarrow has no t
                 path = start + "/".join(parts)
                 found[path] = FileInfo(path, FileType.File, size=entry.size)
         if not found and base and not selector.allow_not_found:
-            raise FileNotFoundError(f"{self.store!r} has nothing below {selector.base_dir!r}")
+            raise FileNotFoundError(f"{self.store!r} contains no object below {selector.base_dir!r}")
         return list(found.values())
 
     def create_dir(self, path: str, recursive: bool) -> None:  # noqa: ARG002
-        """A folder comes with its first object."""
+        """Nothing to do: a folder exists once it contains an object."""
         _key(path)
 
     def delete_dir(self, path: str) -> None:
@@ -73,7 +73,7 @@ class StoreHandler(FileSystemHandler):  # type: ignore[misc]  # pyarrow has no t
         self.store.delete_prefix(_key(path))
 
     def delete_root_dir_contents(self) -> None:
-        raise NotImplementedError("a whole store is never emptied at once; delete its folders by name")
+        raise NotImplementedError("deleting all objects of a store is unsupported; delete its folders by name")
 
     def delete_file(self, path: str) -> None:
         if not self.store.exists(_key(path)):
@@ -81,16 +81,16 @@ class StoreHandler(FileSystemHandler):  # type: ignore[misc]  # pyarrow has no t
         self.store.delete(_key(path))
 
     def move(self, src: str, dest: str) -> None:
-        raise NotImplementedError(f"an object store cannot move {src!r} to {dest!r} in one step; write it anew")
+        raise NotImplementedError(f"moving {src!r} to {dest!r} is unsupported; write {dest!r} and delete {src!r}")
 
     def copy_file(self, src: str, dest: str) -> None:
-        raise NotImplementedError(f"an object store cannot copy {src!r} to {dest!r} in one step; write it anew")
+        raise NotImplementedError(f"copying {src!r} to {dest!r} is unsupported; write {dest!r} instead")
 
     def open_input_stream(self, path: str) -> pa.NativeFile:
         return self.open_input_file(path)
 
     def open_input_file(self, path: str) -> pa.NativeFile:
-        """A whole copy on this machine, whose name is gone once it is open."""
+        """A copy on this machine, which is deleted when it is closed."""
         with tempfile.TemporaryDirectory(prefix="saltray-") as folder:
             copy = Path(folder, "object")
             try:
@@ -103,7 +103,7 @@ class StoreHandler(FileSystemHandler):  # type: ignore[misc]  # pyarrow has no t
         return pa.PythonFile(_Upload(self.store, _key(path)), mode="w")
 
     def open_append_stream(self, path: str, metadata: object) -> pa.NativeFile:
-        raise NotImplementedError(f"an object store cannot append to {path!r}; write it anew")
+        raise NotImplementedError(f"appending to {path!r} is unsupported; write the whole object instead")
 
     def _info(self, path: str) -> FileInfo:
         key = _key(path)
@@ -117,16 +117,16 @@ class StoreHandler(FileSystemHandler):  # type: ignore[misc]  # pyarrow has no t
 
 
 class _Upload:
-    """Collects what is written; the object appears when it is closed, and not at all if the `with` body raised.
+    """A file that becomes an object when it is closed, unless the body of the `with` raised.
 
-    pyarrow closes a file in either case and does not say which, so the exception in flight is looked at.
+    pyarrow closes a file in both cases, so `close` looks at the exception that is being handled.
     """
 
     def __init__(self, store: Store, key: str) -> None:
         self.closed = False
         self._store = store
         self._key = key
-        self._outer = sys.exception()
+        self._exception_before = sys.exception()
         self._file = tempfile.NamedTemporaryFile(prefix="saltray-")  # noqa: SIM115  (closed in close)
 
     def write(self, data: bytes) -> int:
@@ -143,7 +143,7 @@ class _Upload:
             return
         self.closed = True
         with self._file as file:
-            if sys.exception() is self._outer:
+            if sys.exception() is self._exception_before:
                 file.flush()
                 self._store.put_file(self._key, Path(file.name))
 

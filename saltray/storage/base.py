@@ -1,12 +1,12 @@
-"""The seam to object storage: what a store promises, and the helpers that every kind shares.
+"""The interface of an object store, and what its two kinds, a folder and S3, have in common.
 
-Promises of each kind, a folder and S3 alike: a reader sees a whole object or none; of several writers of `put_new` one
-wins; transient errors are tried again under one deadline (see `retry`); what is left is a `StorageError` with a remedy.
+Both kinds give the same guarantees. A reader sees a complete object or none. Of concurrent calls of `put_new` for one
+key, one succeeds. Transient errors are retried until one deadline (see `retry`). Other errors are raised as a
+`StorageError` that names the remedy.
 """
 
 import builtins
 import hashlib
-import json
 import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
@@ -14,53 +14,57 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
-from saltray.errors import IntegrityError, NotFoundError, StorageError
+from saltray.errors import IntegrityError, NotFoundError, SaltrayError, StorageError
+from saltray.records import to_record
 from saltray.storage.files import TEMP_PREFIX, explain_os_error, sync, temporary_file
-from saltray.storage.names import check_key, open_store
-from saltray.storage.retry import deadline_from_environment, one_line, retry
+from saltray.storage.formats import FormatError, decode_json, decode_record, decode_table, encode_json, encode_table
+from saltray.storage.retry import deadline_from_environment, retry
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 T = TypeVar("T")
 
+_RESTORE = "restore it or write it again"
+
 
 class Entry(NamedTuple):
-    """An object as a listing shows it."""
+    """An object in a listing."""
 
     key: str
     size: int
     """Bytes."""
     tag: str
-    """Changes when the content does: S3's ETag, or a file's size and time of change."""
+    """Changes when the content does: S3's ETag, or a file's size and time of modification."""
 
 
 @dataclass(frozen=True)
 class Opened:
-    """An object being read."""
+    """An object that is being read."""
 
     chunks: Iterable[bytes]
     sha256: str | None
-    """The digest that its writer recorded with it, in hex, if any."""
+    """The digest in hex that was stored with the object, if any."""
 
 
 class Store(ABC):
-    """Objects by key. Keys are relative, parted by '/', without empty parts, '.' and '..'.
+    """Objects by key. A key is a relative path with '/' as separator and without empty parts, '.' and '..'.
 
-    A store pickles to its URI alone: a worker makes its own client from its own environment, and no secret travels.
-    Stores of one URI are equal. Every method may raise StorageError.
+    A store pickles to its URI alone: a worker creates its own client from its own environment, and credentials are
+    never sent. Stores with the same URI are equal. Every method may raise StorageError.
 
     Attributes:
         uri: the folder's absolute path, or s3://bucket/prefix.
-        deadline_s: seconds from the first failure that a request is tried again for.
+        deadline_s: how long a failing request is retried, in seconds from its first failure.
     """
 
     def __init__(self, uri: str) -> None:
         self.uri = uri
         self.deadline_s = deadline_from_environment()
 
-    def __reduce__(self) -> tuple[Callable[[str], "Store"], tuple[str]]:
-        return open_store, (self.uri,)
+    @abstractmethod
+    def __reduce__(self) -> tuple[Any, ...]:
+        """The class and the parts of the URI."""
 
     def __eq__(self, other: object) -> bool:
         return self.uri == other.uri if isinstance(other, Store) else NotImplemented
@@ -72,15 +76,19 @@ class Store(ABC):
         return f"open_store({self.uri!r})"
 
     @abstractmethod
+    def sub(self, prefix: str) -> "Store":
+        """The store of all objects below a folder-like prefix."""
+
+    @abstractmethod
     def put(self, key: str, data: bytes) -> None:
-        """Create or replace an object, atomically."""
+        """Create or replace an object atomically."""
 
     @abstractmethod
     def put_new(self, key: str, data: bytes) -> bool:
-        """Create a small object if there is none of that key, atomically.
+        """Create a small object atomically, unless the key exists.
 
         Returns:
-            True if this call created it, also where the reply got lost; False if another's object is there.
+            True if this call created it, even if the reply to a first attempt was lost; False if the key existed.
         """
 
     @abstractmethod
@@ -88,7 +96,7 @@ class Store(ABC):
         """Create or replace an object of any size from a file. Returns its SHA-256 in hex.
 
         Raises:
-            IntegrityError: what the store says it holds afterwards is not the file.
+            IntegrityError: the object in the store then differs from the file.
         """
 
     @abstractmethod
@@ -96,7 +104,7 @@ class Store(ABC):
         """Size and tag of one object.
 
         Raises:
-            NotFoundError: there is none.
+            NotFoundError: the key does not exist.
         """
 
     @abstractmethod
@@ -105,34 +113,30 @@ class Store(ABC):
 
     @abstractmethod
     def folders(self, prefix: str = "") -> builtins.list[str]:
-        """Names of the direct sub-folders that hold an object, sorted."""
+        """Names of the direct sub-folders that contain an object, sorted."""
 
     @abstractmethod
     def delete(self, key: str) -> None:
-        """Delete an object; no error if there is none."""
+        """Delete an object; no error if the key does not exist."""
 
     @abstractmethod
     def delete_prefix(self, prefix: str) -> None:
-        """Delete all objects below a folder-like prefix, which is not empty."""
+        """Delete all objects below a folder-like prefix, which must not be empty."""
 
     @abstractmethod
     def _open(self, key: str) -> Opened:
-        """Start reading an object. Raises NotFoundError, or the kind's own errors."""
+        """Start reading an object. Raises NotFoundError or the errors of the kind's client."""
 
     @abstractmethod
     def _is_transient(self, error: Exception) -> bool:
-        """Whether an error of the kind may pass by itself."""
+        """Whether a retry may succeed after this error of the kind's client."""
 
     def _explain(self, where: str, error: Exception) -> StorageError | None:
-        """What an error of the kind means to the user; None if it is not one."""
+        """An error of the kind's client as a message for the user; None for any other exception."""
         return explain_os_error(where, error) if isinstance(error, OSError) else None
 
-    def sub(self, prefix: str) -> "Store":
-        """The same store, rooted deeper."""
-        return open_store(f"{self.uri.rstrip('/')}/{check_key(prefix)}")
-
     def exists(self, key: str) -> bool:
-        """Whether there is an object of that key."""
+        """Whether the key exists."""
         try:
             self.entry(key)
         except NotFoundError:
@@ -140,36 +144,36 @@ class Store(ABC):
         return True
 
     def get(self, key: str, *, sha256: str | None = None) -> bytes:
-        """An object's bytes, checked against `sha256`, or else against the digest that was stored with it.
+        """An object's bytes, checked against `sha256`, or by default against the digest stored with the object.
 
         Raises:
-            NotFoundError: there is no such object.
+            NotFoundError: the key does not exist.
             IntegrityError: the digest differs.
         """
 
         def read() -> bytes:
             chunks: builtins.list[bytes] = []
-            self._pour(key, chunks.append, sha256)
+            self._read(key, chunks.append, sha256)
             return b"".join(chunks)
 
         return self._attempt(key, read)
 
     def get_file(self, key: str, path: Path, *, sha256: str | None = None) -> None:
-        """The same as `get`, streamed to a file, which appears, or is replaced, only when all is well."""
+        """`get`, streamed to a file. The file is created or replaced only after the digest was checked."""
 
         def read() -> None:
             with temporary_file(path.parent) as file:
-                self._pour(key, file.write, sha256)
+                self._read(key, file.write, sha256)
                 sync(file)
                 Path(file.name).replace(path)
 
         self._attempt(key, read)
 
     def check_writable(self) -> None:
-        """Put, read back and delete a small probe, and prove that the store never lets `put_new` overwrite.
+        """Create, read and delete a small probe object, and check that `put_new` does not overwrite it.
 
         Raises:
-            StorageError: it cannot be used, and what to do.
+            StorageError: the store is not usable.
         """
         key, probe = f"{TEMP_PREFIX}{uuid.uuid4().hex}", b"saltray may write here\n"
         created = self.put_new(key, probe)
@@ -178,70 +182,78 @@ class Store(ABC):
                 raise IntegrityError(f"{self.uri}: a probe read back differs from what was written; check the store")
             if not created or self.put_new(key, probe):
                 raise StorageError(
-                    f"{self.uri}: create-only puts (If-None-Match) are not honoured, so two runs could overwrite each "
+                    f"{self.uri}: create-only puts (If-None-Match) are ignored, so two runs could overwrite each "
                     "other; use AWS S3, another store with conditional writes, or a folder"
                 )
         finally:
             self.delete(key)
 
-    def put_json(self, key: str, record: Any) -> None:
-        """Put a record of plain JSON values, as the same bytes whatever the order of its keys."""
-        self.put(key, to_json(record))
+    def put_json(self, key: str, value: Any) -> None:
+        """`put` plain JSON values in canonical form: equal values give equal bytes."""
+        self.put(key, encode_json(value))
 
-    def put_new_json(self, key: str, record: Any) -> bool:
-        """`put_new` of a record of plain JSON values."""
-        return self.put_new(key, to_json(record))
+    def put_new_json(self, key: str, value: Any) -> bool:
+        """`put_new` plain JSON values in canonical form."""
+        return self.put_new(key, encode_json(value))
 
     def get_json(self, key: str, *, sha256: str | None = None) -> Any:
-        """A record of plain JSON values.
+        """Plain JSON values.
 
         Raises:
-            NotFoundError: there is no such object.
-            IntegrityError: the digest differs, or it is not JSON.
+            NotFoundError: the key does not exist.
+            IntegrityError: the digest differs, or the object is not JSON.
         """
-        data = self.get(key, sha256=sha256)
-        try:
-            return json.loads(data)
-        except ValueError as error:
-            raise IntegrityError(f"{self._where(key)}: not JSON: {error}; restore it or write it anew") from error
+        return self._decode(key, self.get(key, sha256=sha256), decode_json)
+
+    def put_record(self, key: str, record: Any) -> None:
+        """`put_json` a dataclass (see `saltray.records`)."""
+        self.put_json(key, to_record(record))
+
+    def put_new_record(self, key: str, record: Any) -> bool:
+        """`put_new_json` a dataclass."""
+        return self.put_new_json(key, to_record(record))
+
+    def get_record(self, key: str, kind: type[T]) -> T:
+        """A dataclass of type `kind`, parsed strictly.
+
+        Raises:
+            NotFoundError: the key does not exist.
+            IntegrityError: the digest differs, or the object is not JSON or not a record of `kind`.
+        """
+        return self._decode(key, self.get(key), lambda data: decode_record(data, kind))
 
     def put_table(self, key: str, table: "pa.Table") -> str:
         """Put a table as Parquet with zstd. Returns its SHA-256 in hex."""
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-
-        sink = pa.BufferOutputStream()
-        pq.write_table(table, sink, compression="zstd")
-        data: bytes = sink.getvalue().to_pybytes()
+        data = encode_table(table)
         self.put(key, data)
         return hashlib.sha256(data).hexdigest()
 
     def get_table(
         self, key: str, *, sha256: str | None = None, columns: builtins.list[str] | None = None
     ) -> "pa.Table":
-        """A Parquet table, whose digest is checked before anything is parsed.
+        """A Parquet table. The digest is checked before the bytes are parsed.
 
         Raises:
-            NotFoundError: there is no such object.
-            IntegrityError: the digest differs, or it is not Parquet.
+            NotFoundError: the key does not exist.
+            IntegrityError: the digest differs, or the object is not Parquet.
         """
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-
-        data = self.get(key, sha256=sha256)
-        try:
-            return pq.read_table(pa.BufferReader(data), columns=columns)
-        except (pa.ArrowException, OSError) as error:
-            raise IntegrityError(
-                f"{self._where(key)}: not Parquet: {one_line(error)}; restore it or write it anew"
-            ) from error
+        return self._decode(key, self.get(key, sha256=sha256), lambda data: decode_table(data, columns))
 
     def _where(self, key: str) -> str:
         """An object's full name, for messages."""
         return f"{self.uri.rstrip('/')}/{key}" if key else self.uri
 
+    def _decode(self, key: str, data: bytes, decode: Callable[[bytes], T]) -> T:
+        """`decode(data)`, whose errors become IntegrityErrors that name the object."""
+        try:
+            return decode(data)
+        except FormatError as error:
+            raise IntegrityError(f"{self._where(key)}: {error}; {_RESTORE}") from error
+        except SaltrayError as error:  # an impossible value, refused by the record's own class
+            raise IntegrityError(f"{self._where(key)}: {error}") from error
+
     def _attempt(self, key: str, call: Callable[[], T]) -> T:
-        """Return `call()`, tried again while its errors are transient; those that remain become StorageErrors."""
+        """Return `call()`, retried after transient errors; errors of the kind's client become StorageErrors."""
         where = self._where(key)
         try:
             return retry(call, what=where, seconds=self.deadline_s, is_transient=self._is_transient)
@@ -253,8 +265,8 @@ class Store(ABC):
                 raise
             raise explained from error
 
-    def _pour(self, key: str, write: Callable[[bytes], object], sha256: str | None) -> None:
-        """Hand an object's bytes to `write` chunk by chunk, then raise IntegrityError unless the digest is right."""
+    def _read(self, key: str, write: Callable[[bytes], object], sha256: str | None) -> None:
+        """Pass an object's bytes to `write` chunk by chunk, then raise IntegrityError unless the digest is right."""
         source = self._open(key)
         digest = hashlib.sha256()
         for chunk in source.chunks:
@@ -263,11 +275,6 @@ class Store(ABC):
         expected = sha256 or source.sha256
         if expected and digest.hexdigest() != expected:
             raise IntegrityError(
-                f"{self._where(key)}: its SHA-256 is {digest.hexdigest()}, not {expected}, so it is damaged or was "
-                "replaced; restore it or write it anew"
+                f"{self._where(key)}: its SHA-256 is {digest.hexdigest()}, not {expected}, so it is corrupted or was "
+                f"replaced; {_RESTORE}"
             )
-
-
-def to_json(record: Any) -> bytes:
-    """A record of plain JSON values as canonical bytes: sorted keys, indented by 2, no NaN."""
-    return (json.dumps(record, indent=2, sort_keys=True, allow_nan=False, ensure_ascii=False) + "\n").encode()

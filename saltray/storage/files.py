@@ -1,4 +1,4 @@
-"""Files on this machine: temporary ones that never stay, digests, and what an OSError means to the user."""
+"""Files on this machine: temporary files, digests, and messages for OSErrors."""
 
 import errno
 import hashlib
@@ -14,7 +14,7 @@ from saltray.storage.retry import one_line
 
 CHUNK_BYTES = 1 << 20
 TEMP_PREFIX = ".saltray-tmp-"
-"""Objects whose name starts so are never listed: they are being written, or their writer was killed."""
+"""Start of the names that a listing omits: objects still being written, or left by a process that was killed."""
 
 _REMEDIES = {
     errno.EACCES: "give this user access to it, or choose another folder",
@@ -23,25 +23,25 @@ _REMEDIES = {
     errno.ENOSPC: "free some space there, or choose another folder",
     errno.EDQUOT: "free some of the quota there, or choose another folder",
     errno.ENAMETOOLONG: "use shorter names",
-    errno.ENOTDIR: "a file stands where a folder is needed; move it away, or choose another folder",
-    errno.EEXIST: "a file stands where a folder is needed; move it away, or choose another folder",
-    errno.EISDIR: "a folder stands where a file is needed; move it away, or choose another name",
+    errno.ENOTDIR: "a file exists where a folder is needed; move it, or choose another folder",
+    errno.EEXIST: "a file exists where a folder is needed; move it, or choose another folder",
+    errno.EISDIR: "a folder exists where a file is needed; move it, or choose another name",
     errno.ENOENT: "check the path",
     errno.EIO: "check the disk or the network mount",
 }
 
 
 def explain_os_error(where: str, error: OSError) -> StorageError:
-    """The same error for the user: the object, the file at fault and the remedy, on one line."""
+    """The error as a message for the user: the object, what happened, the file and the remedy, on one line."""
     fault = error.strerror or one_line(error)
     path = f" ({error.filename})" if error.filename else ""
-    remedy = _REMEDIES.get(error.errno or 0, "check that the folder can be read and written from here")
+    remedy = _REMEDIES.get(error.errno or 0, "check that this process can read and write the folder")
     return StorageError(f"{where}: {fault}{path}; {remedy}")
 
 
 @contextmanager
 def temporary_file(folder: Path) -> Iterator[BinaryIO]:
-    """A new file in `folder`, open for writing, that is gone when the body ends, unless the body renamed it."""
+    """A new file in `folder`, open for writing, which is deleted at the end unless the body renamed it."""
     path = folder / f"{TEMP_PREFIX}{uuid.uuid4().hex}"
     try:
         with path.open("xb") as file:
@@ -51,13 +51,13 @@ def temporary_file(folder: Path) -> Iterator[BinaryIO]:
 
 
 def sync(file: BinaryIO) -> None:
-    """Return once the bytes written are on the disk; only now may the file be renamed into its place."""
+    """Return when all bytes written are on the disk. Only then may the file be renamed to its final name."""
     file.flush()
     os.fsync(file.fileno())
 
 
 def read_chunks(file: BinaryIO) -> Iterator[bytes]:
-    """The bytes of an open file, a chunk at a time; closes it."""
+    """The bytes of an open file in chunks. Closes the file."""
     with file:
         while chunk := file.read(CHUNK_BYTES):
             yield chunk

@@ -1,4 +1,4 @@
-"""A folder as an object store: on a laptop's disk, or on a network mount that all nodes share."""
+"""A folder as an object store: on a local disk, or on a network mount that all nodes share."""
 
 import builtins
 import errno
@@ -14,25 +14,31 @@ from typing import BinaryIO
 from saltray.errors import NotFoundError, StorageError
 from saltray.storage.base import Entry, Opened, Store
 from saltray.storage.files import TEMP_PREFIX, read_chunks, sync, temporary_file
-from saltray.storage.names import check_key
+from saltray.storage.keys import check_key
 
-# What a network mount may say for a moment; ENOTEMPTY: a folder that others write to while it is deleted.
+# Temporary errors of a network mount. ENOTEMPTY: other processes write to a folder while it is deleted.
 _TRANSIENT = {errno.ESTALE, errno.EAGAIN, errno.EBUSY, errno.ETIMEDOUT, errno.ENOTEMPTY}
 _NO_HARD_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS}
 _ABSENT = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
 
 
 class FolderStore(Store):
-    """Objects are files below a folder, written beside their place and then renamed or linked into it."""
+    """Objects are files below a folder. Each is written under a temporary name, then renamed or linked to its own."""
 
     def __init__(self, folder: str) -> None:
-        # Without resolving links, which may differ from node to node.
+        # Symbolic links are not resolved: they may differ between nodes.
         super().__init__(os.path.abspath(os.path.expanduser(folder)))  # noqa: PTH100, PTH111
         self._folder = Path(self.uri)
 
+    def __reduce__(self) -> tuple[type["FolderStore"], tuple[str]]:
+        return FolderStore, (self.uri,)
+
+    def sub(self, prefix: str) -> "FolderStore":
+        return FolderStore(str(self._path(prefix)))
+
     def put(self, key: str, data: bytes) -> None:
         def write() -> None:
-            with self._beside(key) as (file, path):
+            with self._temporary(key) as (file, path):
                 file.write(data)
                 sync(file)
                 Path(file.name).replace(path)
@@ -41,7 +47,7 @@ class FolderStore(Store):
 
     def put_new(self, key: str, data: bytes) -> bool:
         def create() -> bool:
-            with self._beside(key) as (file, path):
+            with self._temporary(key) as (file, path):
                 file.write(data)
                 sync(file)
                 return _link(Path(file.name), path)
@@ -51,7 +57,7 @@ class FolderStore(Store):
     def put_file(self, key: str, path: Path) -> str:
         def copy() -> str:
             digest = hashlib.sha256()
-            with path.open("rb") as source, self._beside(key) as (file, target):
+            with path.open("rb") as source, self._temporary(key) as (file, target):
                 for chunk in read_chunks(source):
                     digest.update(chunk)
                     file.write(chunk)
@@ -62,7 +68,7 @@ class FolderStore(Store):
         return self._attempt(key, copy)
 
     def entry(self, key: str) -> Entry:
-        def look() -> Entry:
+        def read() -> Entry:
             try:
                 status = self._path(key).stat()
             except _ABSENT:
@@ -71,7 +77,7 @@ class FolderStore(Store):
                 raise self._not_found(key)
             return _entry(key, status)
 
-        return self._attempt(key, look)
+        return self._attempt(key, read)
 
     def list(self, prefix: str = "") -> Iterator[Entry]:
         return self._walk(f"{check_key(prefix)}/" if prefix else "")
@@ -95,7 +101,7 @@ class FolderStore(Store):
             with suppress(FileNotFoundError, NotADirectoryError):
                 shutil.rmtree(path)
             if path.is_dir():
-                raise OSError(errno.ENOTEMPTY, "others write to it while it is deleted", str(path))
+                raise OSError(errno.ENOTEMPTY, "other processes write to it while it is deleted", str(path))
 
         self._attempt(prefix, remove)
 
@@ -116,8 +122,8 @@ class FolderStore(Store):
         return NotFoundError(f"{self._where(key)}: there is no such object; check the name")
 
     @contextmanager
-    def _beside(self, key: str) -> Iterator[tuple[BinaryIO, Path]]:
-        """A temporary file in the folder where the object shall be, and the object's path."""
+    def _temporary(self, key: str) -> Iterator[tuple[BinaryIO, Path]]:
+        """A temporary file in the object's folder, and the object's path."""
         path = self._path(key)
         path.parent.mkdir(parents=True, exist_ok=True)
         with temporary_file(path.parent) as file:
@@ -132,25 +138,25 @@ class FolderStore(Store):
                 yield _entry(f"{start}{name}", status)
 
     def _scan(self, start: str) -> builtins.list[tuple[str, os.stat_result]]:
-        """Files and folders directly below `start`; a folder sorts as its objects do, by its name and '/'."""
+        """Files and folders directly below `start`. A folder sorts by its name and '/', as its objects do."""
 
         def scan() -> builtins.list[tuple[str, os.stat_result]]:
             found = []
             with suppress(FileNotFoundError, NotADirectoryError), os.scandir(self._folder / start) as items:
                 for item in items:
-                    with suppress(FileNotFoundError):  # deleted meanwhile, or a link to nothing
+                    with suppress(FileNotFoundError):  # deleted since the scan began, or a broken symbolic link
                         found.append((item.name, item.stat()))
-            return sorted(found, key=_order)
+            return sorted(found, key=_sort_key)
 
         return [(name, status) for name, status in self._attempt(start, scan) if _is_listed(name, status)]
 
 
 def _link(temporary: Path, path: Path) -> bool:
-    """Give a written file its name unless that is taken; whether the name is ours then."""
+    """Link a complete temporary file to `path`. Returns False if `path` existed."""
     try:
         os.link(temporary, path)
     except FileExistsError:
-        # NFS may have lost the reply to our own success and seen the request twice.
+        # After a lost reply, NFS repeats a request that has succeeded; then `path` is our own file.
         with suppress(FileNotFoundError):
             return temporary.samefile(path)
         return False
@@ -158,7 +164,7 @@ def _link(temporary: Path, path: Path) -> bool:
         if error.errno not in _NO_HARD_LINKS:
             raise
         raise StorageError(
-            f"{path}: this file system has no hard links, which create-only puts need; choose a folder on another one"
+            f"{path}: this file system has no hard links, which create-only puts need; choose a folder elsewhere"
         ) from error
     return True
 
@@ -167,7 +173,7 @@ def _entry(key: str, status: os.stat_result) -> Entry:
     return Entry(key, status.st_size, f"{status.st_size}-{status.st_mtime_ns}")
 
 
-def _order(item: tuple[str, os.stat_result]) -> str:
+def _sort_key(item: tuple[str, os.stat_result]) -> str:
     name, status = item
     return f"{name}/" if stat.S_ISDIR(status.st_mode) else name
 

@@ -1,9 +1,10 @@
-"""One live process a run: a lock in the store, kept alive by a heartbeat.
+"""At most one live process per run: a lock in the store, kept alive by a heartbeat.
 
-A lock is an object `lock/000001.json`; the highest number counts. It is taken by a create-only put of the next number,
-so of two takers one wins, on every store that has a conditional put. The owner rewrites its object with a rising beat.
-Whether an owner still lives is seen by watching its beat, not by comparing clocks of different machines; the time in
-the record is for people who look at a run and will not wait.
+The lock is an object `lock/000001.json`; if there are several, the highest number counts. A process acquires it by a
+create-only put of the next number, so of several processes exactly one succeeds, on every store with conditional puts.
+The owner rewrites its object at each heartbeat. A process that waits for the lock decides that the owner is dead when
+the object stops changing, and never compares clocks of different machines. The time in the record serves `owner_of`
+alone, which answers at once.
 """
 
 import os
@@ -11,9 +12,11 @@ import socket
 import threading
 import time
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from types import TracebackType
-from typing import Any, Self
+from typing import Annotated, Self
+
+import pydantic
 
 from saltray.errors import IntegrityError, NotFoundError, RunLockedError, StorageError
 from saltray.storage.base import Store
@@ -21,39 +24,43 @@ from saltray.storage.base import Store
 BEAT_S = 5.0
 STALE_S = 30.0
 
+_FOLDER = "lock"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Owner:
-    """Who took a lock last."""
+    """The process that acquired a lock last, as recorded in the lock's object."""
 
     host: str
     pid: int
-    space: str
-    """The process ids that `pid` is one of: two containers of one host name may number theirs apart."""
+    pid_namespace: Annotated[str, pydantic.Field(alias="space")] = ""
+    """Two containers with the same host name may each have a process `pid`. Empty in records of older versions."""
+    beat: int
+    """Number of heartbeats."""
+    at: float | None = None
+    """Time of the last heartbeat by the owner's clock, in seconds since 1970; None in records of older versions."""
     released: bool
-    """Whether it gave the lock up."""
-    at: float | None
-    """Its last sign of life by its own clock, in seconds since 1970; None in the record of an older saltray."""
+    """Whether the owner released the lock."""
 
-    def lives(self) -> bool:
-        """Whether it holds the lock and showed life lately; only as right as the clocks of the machines."""
-        if self.released or self.at is None or self.is_gone_here():
+    def is_alive(self) -> bool:
+        """Whether it holds the lock and had a heartbeat recently, provided that the machines' clocks agree."""
+        if self.released or self.at is None or self.is_known_dead():
             return False
         return time.time() - self.at < STALE_S
 
-    def is_gone_here(self) -> bool:
-        """Whether it was a process that this one could see, and can no longer."""
-        return (self.host, self.space) == (socket.gethostname(), _space()) and not _process_exists(self.pid)
+    def is_known_dead(self) -> bool:
+        """Whether it was a process on this host, in this process's namespace, that no longer exists."""
+        here = socket.gethostname(), _pid_namespace()
+        return (self.host, self.pid_namespace) == here and not _process_exists(self.pid)
 
     def __str__(self) -> str:
         return f"process {self.pid} on {self.host}"
 
 
 def owner_of(store: Store) -> Owner | None:
-    """Who took the lock of a run last, as it is written at this moment; None where nobody did."""
+    """The process that acquired the lock of a run last; None if there is no lock, or its record is corrupted."""
     numbers = _numbers(store)
-    record = _read(store, numbers[-1]) if numbers else None
-    return _owner(record) if record is not None else None
+    return _read(store, numbers[-1]) if numbers else None
 
 
 class RunLock:
@@ -61,16 +68,16 @@ class RunLock:
 
     Args:
         store: the run's own part of the store.
-        what: how the run is called in messages.
+        what: the run's name in messages.
         beat: seconds between two heartbeats.
         stale: seconds without a heartbeat after which an owner counts as dead.
 
     Attributes:
         taken_from: description of the dead owner whose lock was taken over, or None.
-        lost: set when another process has taken the lock over; the owner must then stop writing.
+        lost: set when another process has taken the lock over. The owner must then stop writing; see `check`.
 
     Raises:
-        RunLockedError: on entering, when another live process holds the lock.
+        RunLockedError: on entering, if another live process holds the lock.
     """
 
     def __init__(self, store: Store, what: str, *, beat: float = BEAT_S, stale: float = STALE_S) -> None:
@@ -83,21 +90,21 @@ class RunLock:
         self._done = threading.Event()
         self._number = 0
         self._beats = 0
-        self._thread = threading.Thread(target=self._keep, name="run-lock", daemon=True)
+        self._thread = threading.Thread(target=self._send_heartbeats, name="run-lock", daemon=True)
 
     def __enter__(self) -> Self:
         numbers = _numbers(self.store)
         if numbers:
-            record = _read(self.store, numbers[-1])
-            if record is not None and not record["released"] and self._died(numbers[-1], record):
-                self.taken_from = str(_owner(record))
+            owner = _read(self.store, numbers[-1])
+            if owner is not None and not owner.released and self._is_dead(numbers[-1], owner):
+                self.taken_from = str(owner)
         self._number = (numbers[-1] if numbers else 0) + 1
-        won = self.store.put_new_json(_key(self._number), self._record(released=False))
-        if won and _numbers(self.store)[-1] > self._number:
-            # Since we looked, one took this very number and the next one took over from it and deleted it.
+        acquired = self.store.put_new_record(_key(self._number), self._record(released=False))
+        if acquired and _numbers(self.store)[-1] > self._number:
+            # Since the listing above, one process acquired this number, and the next one took over and deleted it.
             self.store.delete(_key(self._number))
-            won = False
-        if not won:
+            acquired = False
+        if not acquired:
             raise RunLockedError(f"{self.what} was started by another process at this moment; let that one finish")
         for number in numbers:
             self.store.delete(_key(number))
@@ -110,72 +117,84 @@ class RunLock:
         self._done.set()
         self._thread.join()
         if not self.lost.is_set():
-            self.store.put_json(_key(self._number), self._record(released=True))
+            self.store.put_record(_key(self._number), self._record(released=True))
 
-    def _keep(self) -> None:
+    def check(self) -> None:
+        """Return if the lock is still held.
+
+        Raises:
+            RunLockedError: another process has taken it over.
+        """
+        if self.lost.is_set():
+            raise RunLockedError(
+                f"{self.what} was taken over by another process while this one was stalled; let that one finish"
+            )
+
+    def _send_heartbeats(self) -> None:
         while not self._done.wait(self.beat):
             self._beats += 1
             try:
                 if _numbers(self.store)[-1:] > [self._number]:
                     self.lost.set()
                     return
-                self.store.put_json(_key(self._number), self._record(released=False))
+                self.store.put_record(_key(self._number), self._record(released=False))
             except StorageError:
-                # The store's own deadline has passed; the next beat tries again, and until then the lock may go stale.
+                # The store's own deadline has passed. The next heartbeat may succeed; until then the lock may go stale.
                 continue
 
-    def _died(self, number: int, record: dict[str, Any]) -> bool:
-        """Whether the owner is dead, at once for a process on this host; False where the lock was given up meanwhile.
+    def _is_dead(self, number: int, owner: Owner) -> bool:
+        """Whether the owner is dead: at once for a process of this host, else after `stale` seconds without heartbeat.
+
+        Returns:
+            False if the owner released the lock meanwhile.
 
         Raises:
-            RunLockedError: the owner lives.
+            RunLockedError: the owner is alive.
         """
-        if _owner(record).is_gone_here():
+        if owner.is_known_dead():
             return True
         deadline = time.monotonic() + self.stale
         while time.monotonic() < deadline:
             time.sleep(min(self.beat / 2, 1.0))
             now = _read(self.store, number)
-            if now is None or now["released"]:
+            if now is None or now.released:
                 return False
-            if now["beat"] != record["beat"]:
+            if now.beat != owner.beat:
                 raise RunLockedError(
-                    f"{self.what} is being run by {_owner(record)}; wait for it, stop it, or choose another name"
+                    f"{self.what} is being run by {owner}; wait for it, stop it, or choose another name"
                 )
         return True
 
-    def _record(self, *, released: bool) -> dict[str, Any]:
-        me = {"host": socket.gethostname(), "pid": os.getpid(), "space": _space()}
-        return {**me, "beat": self._beats, "at": time.time(), "released": released}
+    def _record(self, *, released: bool) -> Owner:
+        return Owner(
+            host=socket.gethostname(),
+            pid=os.getpid(),
+            pid_namespace=_pid_namespace(),
+            beat=self._beats,
+            at=time.time(),
+            released=released,
+        )
+
+
+def _key(number: int) -> str:
+    return f"{_FOLDER}/{number:06d}.json"
 
 
 def _numbers(store: Store) -> list[int]:
-    return sorted(int(entry.key.removeprefix("lock/").removesuffix(".json")) for entry in store.list("lock"))
+    """Numbers of the locks in the store, ascending."""
+    stems = {entry.key: PurePosixPath(entry.key).stem for entry in store.list(_FOLDER)}
+    return sorted(int(stem) for key, stem in stems.items() if stem.isdecimal() and _key(int(stem)) == key)
 
 
-def _read(store: Store, number: int) -> dict[str, Any] | None:
+def _read(store: Store, number: int) -> Owner | None:
     try:
-        return dict(store.get_json(_key(number)))
+        return store.get_record(_key(number), Owner)
     except (NotFoundError, IntegrityError):
         return None
 
 
-def _key(number: int) -> str:
-    return f"lock/{number:06d}.json"
-
-
-def _owner(record: dict[str, Any]) -> Owner:
-    return Owner(
-        host=record["host"],
-        pid=record["pid"],
-        space=record.get("space", ""),
-        released=record["released"],
-        at=record.get("at"),
-    )
-
-
-def _space() -> str:
-    """Names the kernel's namespace of this process's id; empty where there is no such thing."""
+def _pid_namespace() -> str:
+    """The kernel's name of this process's PID namespace; empty where there is none."""
     try:
         return str(Path("/proc/self/ns/pid").readlink())
     except OSError:
@@ -185,8 +204,8 @@ def _space() -> str:
 def _process_exists(pid: int) -> bool:
     try:
         os.kill(pid, 0)
-    except ProcessLookupError:
+    except (ProcessLookupError, OverflowError):
         return False
-    except PermissionError:
+    except PermissionError:  # another user's
         return True
     return True

@@ -1,9 +1,9 @@
-"""Our own patience with a store: exponential back-off with full jitter under one deadline.
+"""Retries of store requests: exponential backoff with full jitter until one deadline.
 
-The clients give up early (boto3 within a second, pyarrow after two), so theirs are kept low and this one governs.
-The clock starts at the first failure, so that a long transfer that fails near its end still gets its second try.
-The deadline is 120 s, or `SALTRAY_STORE_DEADLINE_S` of the environment, read when a store is made: workers on other
-machines read their own. Back-off: https://aws.amazon.com/builders-library/timeouts-retries-and-backoff-with-jitter
+The clients' own retries end within two seconds, so they are kept to a minimum and this module decides. The deadline
+counts from the first failure, so that a long transfer that fails near its end is retried too. It is 120 s, or
+`SALTRAY_STORE_DEADLINE_S` of the environment, which is read when a store is created: each worker reads its own.
+Method: https://aws.amazon.com/builders-library/timeouts-retries-and-backoff-with-jitter
 """
 
 import math
@@ -19,14 +19,14 @@ DEADLINE_VARIABLE = "SALTRAY_STORE_DEADLINE_S"
 DEADLINE_S = 120.0
 FIRST_PAUSE_S = 0.1
 LONGEST_PAUSE_S = 10.0
-# From the system, so that ranks with equal seeds do not return in step, and nobody's seeded numbers are used up.
+# Independent of seeds: ranks with equal seeds must not retry in step, and seeded generators must not advance.
 JITTER = random.SystemRandom()
 
 T = TypeVar("T")
 
 
 def deadline_from_environment() -> float:
-    """Seconds that a failing request is tried again for.
+    """How long a failing request is retried, in seconds.
 
     Raises:
         ConfigError: the variable is not a number of seconds, 0 or more.
@@ -42,18 +42,18 @@ def deadline_from_environment() -> float:
 
 
 def retry(call: Callable[[], T], *, what: str, seconds: float, is_transient: Callable[[Exception], bool]) -> T:
-    """Return `call()`, trying again while it fails transiently.
+    """Return `call()`, retried after transient errors until the deadline.
 
     Args:
-        call: may be run any number of times.
+        call: must be safe to repeat.
         what: the subject of the error message.
-        seconds: from the first failure to the last try.
-        is_transient: whether an exception may pass by itself; others are raised as they are, at once.
+        seconds: from the first failure to the last attempt.
+        is_transient: whether a retry may succeed after this exception; others are raised immediately.
 
     Raises:
         StorageError: the deadline passed; the last transient exception is its cause.
     """
-    tries = 0
+    attempts = 0
     end = math.inf
     while True:
         try:
@@ -62,21 +62,21 @@ def retry(call: Callable[[], T], *, what: str, seconds: float, is_transient: Cal
             if not is_transient(error):
                 raise
             now = time.monotonic()
-            tries += 1
+            attempts += 1
             end = min(end, now + seconds)
             if now >= end:
                 raise StorageError(
-                    f"{what}: gave up after {tries} tries over {seconds:g} s: {one_line(error)}; check that the store "
-                    f"is up and reachable from here, or allow more time by {DEADLINE_VARIABLE}"
+                    f"{what}: gave up after {attempts} attempts over {seconds:g} s: {one_line(error)}; check that the "
+                    f"store is up and reachable from this machine, or set {DEADLINE_VARIABLE} to a longer time"
                 ) from error
-            time.sleep(min(pause(tries), end - now))
+            time.sleep(min(pause(attempts), end - now))
 
 
-def pause(tries: int) -> float:
-    """Seconds to wait after that many failed tries: uniform below a bound that doubles up to the longest."""
-    return JITTER.uniform(0, min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2 ** min(tries, 10)))
+def pause(attempts: int) -> float:
+    """Seconds to wait after that many failed attempts: uniform below a bound that doubles up to LONGEST_PAUSE_S."""
+    return JITTER.uniform(0, min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2 ** min(attempts, 10)))
 
 
 def one_line(error: BaseException) -> str:
-    """An exception's message with every run of white space as one blank, or its type where it says nothing."""
+    """An exception's message on one line, or the name of its type if the message is empty."""
     return " ".join(str(error).split()) or type(error).__name__

@@ -1,4 +1,4 @@
-"""S3 and what speaks its protocol, through boto3 alone: pyarrow's own client may report a lost write as done."""
+"""S3 and compatible servers as an object store, through boto3: pyarrow's client may report a lost write as done."""
 
 import builtins
 import hashlib
@@ -6,7 +6,7 @@ import os
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import boto3
 import botocore.session
@@ -19,56 +19,61 @@ from botocore.loaders import create_loader
 from saltray.errors import IntegrityError, NotFoundError, StorageError
 from saltray.storage.base import Entry, Opened, Store
 from saltray.storage.files import CHUNK_BYTES, TEMP_PREFIX, sha256_of
-from saltray.storage.names import check_key
+from saltray.storage.keys import check_key
 from saltray.storage.retry import one_line
 from saltray.storage.s3_errors import explain, is_not_found, is_transient, status_of
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
-    from mypy_boto3_s3.type_defs import GetObjectOutputTypeDef, HeadObjectOutputTypeDef, ListObjectsV2OutputTypeDef
+    from mypy_boto3_s3.type_defs import (
+        GetObjectOutputTypeDef,
+        HeadObjectOutputTypeDef,
+        ListObjectsV2OutputTypeDef,
+        ListObjectsV2RequestTypeDef,
+    )
 
 PART_BYTES = 16 << 20
-"""Files above this go up in parts of this size."""
+"""Larger files are uploaded in parts of this size."""
 SHA256, WRITER = "saltray-sha256", "saltray-writer"
-"""Metadata of an object: its digest in hex, and for create-only puts a token of the one call that wrote it."""
+"""Metadata of an object: its digest in hex, and for create-only puts a token that is unique to the call."""
 CONNECT_S, READ_S = 10.0, 60.0
-_LOADER = create_loader()  # reads S3's description once: each further client then takes 20 ms, not 120
+_LOADER = create_loader()  # caches the description of S3: a second client then takes 20 ms, not 120
 
 
 class _LazyClient:
-    """The boto3 client of this process, made on first use and never shared across a fork: its sockets would be."""
+    """The boto3 client of this process, created on first use. A forked process creates its own with own sockets."""
 
     def __init__(self, deadline_s: float) -> None:
         self._config = Config(
             connect_timeout=min(CONNECT_S, max(deadline_s, 1.0)),
             read_timeout=min(READ_S, max(deadline_s, 1.0)),
-            retries={"total_max_attempts": 2, "mode": "standard"},  # so that one bad part does not restart a file
+            retries={"total_max_attempts": 2, "mode": "standard"},  # so that a failed part does not restart the file
             max_pool_connections=32,
             tcp_keepalive=True,
         )
-        self._made: tuple[int, S3Client] | None = None
+        self._created: tuple[int, S3Client] | None = None
 
     def __call__(self) -> "S3Client":
-        if self._made is None or self._made[0] != os.getpid():
+        if self._created is None or self._created[0] != os.getpid():
             try:
                 client = boto3.session.Session(botocore_session=_session()).client("s3", config=self._config)
             except ValueError as error:  # a malformed AWS_ENDPOINT_URL_S3 or region
                 raise StorageError(
                     f"S3: {one_line(error)}; correct AWS_ENDPOINT_URL_S3 or AWS_DEFAULT_REGION"
                 ) from error
-            self._made = os.getpid(), client
-        return self._made[1]
+            self._created = os.getpid(), client
+        return self._created[1]
 
 
 def _session() -> botocore.session.Session:
-    """What reads the environment and ~/.aws, as botocore does but for two settings."""
+    """A session that reads the environment and ~/.aws as botocore does, but for two settings."""
     session = botocore.session.get_session()
     session.register_component("data_loader", _LOADER)
     chain, settings = ConfigChainFactory(session), session.get_component("config_store")
-    # boto3 alone among AWS's clients does not know AWS_REGION.
+    # Unlike AWS's other clients, boto3 ignores AWS_REGION.
     regions = chain.create_config_chain("region", ["AWS_DEFAULT_REGION", "AWS_REGION"], "region")
     settings.set_config_provider("region", regions)
-    # The signature covers the body already, and an older server refuses a checksum that trails it.
+    # The signature already covers the body, and older servers reject trailing checksums.
     name = "request_checksum_calculation"
     checksums = chain.create_config_chain(name, f"AWS_{name.upper()}", name, default="when_required")
     settings.set_config_provider(name, checksums)
@@ -80,8 +85,8 @@ class S3Store(Store):
 
     Args:
         bucket: the bucket's name.
-        prefix: key prefix without a '/' at its ends; empty for the whole bucket.
-        client: what gives the boto3 client; shared with the stores rooted deeper.
+        prefix: key prefix without leading or trailing '/'; empty for the whole bucket.
+        client: returns the boto3 client; shared with the stores that `sub` returns.
     """
 
     def __init__(self, bucket: str, prefix: str, client: _LazyClient | None = None) -> None:
@@ -90,7 +95,10 @@ class S3Store(Store):
         self._root = f"{prefix}/" if prefix else ""
         self._client = client or _LazyClient(self.deadline_s)
 
-    def sub(self, prefix: str) -> Store:
+    def __reduce__(self) -> tuple[type["S3Store"], tuple[str, str]]:
+        return S3Store, (self._bucket, self._root.removesuffix("/"))
+
+    def sub(self, prefix: str) -> "S3Store":
         return S3Store(self._bucket, self._name(prefix), self._client)
 
     def put(self, key: str, data: bytes) -> None:
@@ -114,7 +122,7 @@ class S3Store(Store):
                     ) from error
                 if status_of(error) != 412:
                     raise
-                # Taken: by another, or by ourselves in a try whose reply got lost.
+                # The key exists: from another writer, or from our own attempt whose reply was lost.
                 head = self._head(name)
                 return head is not None and metadata.items() <= _metadata(head).items()
             return True
@@ -134,8 +142,8 @@ class S3Store(Store):
             head = self._head(name)
             if head is None or (head["ContentLength"], _metadata(head).get(SHA256)) != (size, digest):
                 raise IntegrityError(
-                    f"{self._where(key)}: the store does not hold the {size:,} bytes just written from {path}; see "
-                    "that nothing else writes to either, and try again"
+                    f"{self._where(key)}: the store does not hold the {size:,} bytes just written from {path}; check "
+                    "that no other process writes to either, and retry"
                 )
             return digest
 
@@ -144,15 +152,15 @@ class S3Store(Store):
     def entry(self, key: str) -> Entry:
         name = self._name(key)
 
-        def look() -> Entry:
+        def read() -> Entry:
             head = self._head(name)
             if head is None:
-                # A HEAD does not tell a missing bucket from a missing object.
+                # The reply to a HEAD is the same for a missing bucket. This request raises for one.
                 self._client().list_objects_v2(Bucket=self._bucket, Prefix=name, MaxKeys=1)
                 raise NotFoundError(f"{self._where(key)}: there is no such object; check the name")
             return Entry(key, head["ContentLength"], head["ETag"].strip('"'))
 
-        return self._attempt(key, look)
+        return self._attempt(key, read)
 
     def list(self, prefix: str = "") -> Iterator[Entry]:
         return self._listed(self._prefix(prefix))
@@ -166,7 +174,7 @@ class S3Store(Store):
         self._delete(self._name(key))
 
     def delete_prefix(self, prefix: str) -> None:
-        # One by one: not every server has the bulk request, and what is deleted here is few.
+        # One by one: not every server supports bulk deletion, and there are few objects.
         start = self._name(prefix) + "/"
         for name in [item["Key"] for page in self._pages(start) for item in page.get("Contents", [])]:
             self._delete(name)
@@ -179,19 +187,19 @@ class S3Store(Store):
         return is_transient(error)
 
     def _explain(self, where: str, error: Exception) -> StorageError | None:
-        # Some of botocore's errors are OSErrors as well, so its own come first.
+        # botocore first: some of its errors are OSErrors too.
         return explain(where, error) or super()._explain(where, error)
 
     def _name(self, key: str) -> str:
-        """A key's full name in the bucket."""
+        """An object's full name in the bucket."""
         return self._root + check_key(key)
 
     def _prefix(self, prefix: str) -> str:
-        """What the full names below a folder-like prefix begin with."""
+        """The start of all full names below a folder-like prefix."""
         return f"{self._name(prefix)}/" if prefix else self._root
 
     def _head(self, name: str) -> "HeadObjectOutputTypeDef | None":
-        """What the server says about an object; None if there is none."""
+        """An object's header; None if it does not exist."""
         try:
             return self._client().head_object(Bucket=self._bucket, Key=name)
         except ClientError as error:
@@ -207,24 +215,21 @@ class S3Store(Store):
         for page in self._pages(start):
             for item in page.get("Contents", []):
                 key = item["Key"].removeprefix(self._root)
-                # A name that ends with '/' is only a browser's mark of an empty folder.
+                # Some S3 browsers create an object with a trailing '/' for an empty folder.
                 if not key.endswith("/") and not key.rpartition("/")[2].startswith(TEMP_PREFIX):
                     yield Entry(key, item["Size"], item["ETag"].strip('"'))
 
     def _pages(self, start: str, delimiter: str = "") -> "Iterator[ListObjectsV2OutputTypeDef]":
-        arguments: dict[str, Any] = {"Bucket": self._bucket, "Prefix": start, "Delimiter": delimiter}
+        key = start.removeprefix(self._root).removesuffix("/")
+        request: ListObjectsV2RequestTypeDef = {"Bucket": self._bucket, "Prefix": start, "Delimiter": delimiter}
         while True:
-            page = self._page(arguments)
+            page = self._attempt(key, lambda: self._client().list_objects_v2(**request))
             yield page
             if not page["IsTruncated"]:
                 return
-            arguments["ContinuationToken"] = page["NextContinuationToken"]
-
-    def _page(self, arguments: dict[str, Any]) -> "ListObjectsV2OutputTypeDef":
-        key = arguments["Prefix"].removeprefix(self._root).removesuffix("/")
-        return self._attempt(key, lambda: self._client().list_objects_v2(**arguments))
+            request["ContinuationToken"] = page["NextContinuationToken"]
 
 
 def _metadata(reply: "HeadObjectOutputTypeDef | GetObjectOutputTypeDef") -> dict[str, str]:
-    """An object's metadata by lower-case name; some servers hand the names back capitalised."""
+    """An object's metadata by lower-case name: some servers return capitalised names."""
     return {name.lower(): value for name, value in reply["Metadata"].items()}

@@ -1,7 +1,7 @@
-"""What S3's errors mean: which pass by themselves, and what the user can do about the others.
+"""Errors of S3: which of them are transient, and messages with a remedy for the others.
 
-Codes: https://docs.aws.amazon.com/AmazonS3/latest/API/ErrorResponses.html. A HEAD has no body, so there only the HTTP
-status is known, which botocore gives as the code.
+Codes: https://docs.aws.amazon.com/AmazonS3/latest/API/ErrorResponses.html. The reply to a HEAD has no body, so botocore
+gives the HTTP status as its code.
 """
 
 import socket
@@ -25,12 +25,12 @@ from saltray.storage.retry import one_line
 
 _TRANSIENT_STATUS = {429, 500, 502, 503, 504}
 _TRANSIENT_CODES = {
-    "BadDigest",  # damaged on the way
+    "BadDigest",  # corrupted in transit
     "BandwidthLimitExceeded",
     "ConditionalRequestConflict",
     "IncompleteBody",
     "InternalError",
-    "NoSuchUpload",  # a multipart upload whose completion lost its reply, or that was swept away: upload again
+    "NoSuchUpload",  # a multipart upload that was removed, or completed with the reply lost: upload again
     "OperationAborted",
     "RequestLimitExceeded",
     "RequestTimeout",
@@ -40,7 +40,7 @@ _TRANSIENT_CODES = {
     "Throttling",
     "ThrottlingException",
     "TooManyRequests",
-    "XAmzContentSHA256Mismatch",  # damaged on the way
+    "XAmzContentSHA256Mismatch",  # corrupted in transit
 }
 _NOT_FOUND = {"404", "NoSuchKey", "NotFound"}
 _CREDENTIALS = "renew the credentials (AWS_PROFILE, AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or the machine's role)"
@@ -49,41 +49,41 @@ _RIGHTS = (
     "s3:DeleteObject on its objects"
 )
 _REMEDIES = {
-    "400": "the request is refused; check the credentials' session token, AWS_DEFAULT_REGION and AWS_ENDPOINT_URL_S3",
-    "403": f"{_RIGHTS}; if they are, check the secret key and this machine's clock",
-    "501": "the server cannot do this",
+    "400": "the request was refused; check the credentials' session token, AWS_DEFAULT_REGION and AWS_ENDPOINT_URL_S3",
+    "403": f"{_RIGHTS}; if they have these rights, check the secret key and this machine's clock",
+    "501": "the server does not support this request; use another store",
     "AccessDenied": _RIGHTS,
     "AllAccessDisabled": _RIGHTS,
     "ExpiredToken": f"the session has expired; {_CREDENTIALS}",
     "InvalidAccessKeyId": f"the endpoint does not know this access key; {_CREDENTIALS}, or check AWS_ENDPOINT_URL_S3",
-    "InvalidToken": f"the session token is not valid; {_CREDENTIALS}",
+    "InvalidToken": f"the session token is invalid; {_CREDENTIALS}",
     "KeyTooLongError": "the key is longer than 1,024 bytes; use shorter names",
-    "MissingContentLength": "it takes no trailing checksums; set AWS_REQUEST_CHECKSUM_CALCULATION=when_required",
+    "MissingContentLength": "the server rejects trailing checksums; set AWS_REQUEST_CHECKSUM_CALCULATION=when_required",
     "NoSuchBucket": "there is no such bucket; create it, or correct the URI or AWS_ENDPOINT_URL_S3",
-    "QuotaExceeded": "the quota is used up; delete what is no longer needed, or raise it",
-    "RequestTimeTooSkewed": "this machine's clock is more than 15 minutes off; set it, for instance by NTP",
-    "SignatureDoesNotMatch": "the secret key does not fit the access key; correct AWS_SECRET_ACCESS_KEY or the profile",
+    "QuotaExceeded": "the quota is exhausted; delete objects that are no longer needed, or raise the quota",
+    "RequestTimeTooSkewed": "this machine's clock is more than 15 minutes off; set it, for instance with NTP",
+    "SignatureDoesNotMatch": "wrong secret key for this access key; correct AWS_SECRET_ACCESS_KEY or AWS_PROFILE",
 }
 _OTHER_REGION = {"301", "PermanentRedirect", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException"}
 
 
 def code_of(error: ClientError) -> str:
-    """S3's error code, or the HTTP status as text where the reply has no body."""
+    """S3's error code, or the HTTP status as text if the reply has no body."""
     return str(error.response.get("Error", {}).get("Code", ""))
 
 
 def status_of(error: ClientError) -> int:
-    """HTTP status of the reply; 0 if there is none."""
+    """HTTP status of the reply; 0 if unknown."""
     return int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
 
 
 def is_not_found(error: ClientError) -> bool:
-    """Whether the object does not exist (the bucket may not either, which a HEAD cannot tell)."""
+    """Whether the object does not exist. For a HEAD, the bucket may be missing instead."""
     return code_of(error) in _NOT_FOUND
 
 
 def is_transient(error: Exception) -> bool:
-    """Whether an error may pass by itself."""
+    """Whether a retry may succeed after this error."""
     if isinstance(error, ClientError):
         return status_of(error) in _TRANSIENT_STATUS or code_of(error) in _TRANSIENT_CODES
     if _is_unknown_host(error) or _is_bad_certificate(error):
@@ -92,11 +92,11 @@ def is_transient(error: Exception) -> bool:
 
 
 def explain(where: str, error: Exception) -> StorageError | None:
-    """An error of botocore for the user, on one line with its remedy; None if it is not botocore's."""
+    """An error of botocore as a message with its remedy on one line; None for any other exception."""
     if isinstance(error, ClientError):
         return _explain_reply(where, error)
     if isinstance(error, FlexibleChecksumError):
-        return IntegrityError(f"{where}: {one_line(error)}, so it is damaged; restore it or write it anew")
+        return IntegrityError(f"{where}: {one_line(error)}, so it is corrupted; restore it or write it again")
     if isinstance(error, BotoCoreError | ResponseParserError):
         return StorageError(f"{where}: {one_line(error)}; {_remedy(error)}")
     return None
@@ -106,9 +106,9 @@ def _remedy(error: Exception) -> str:
     if isinstance(error, NoCredentialsError):
         return "set AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or run where the machine has a role"
     if _is_unknown_host(error):
-        return "there is no such host: correct AWS_ENDPOINT_URL_S3 or AWS_DEFAULT_REGION"
+        return "there is no such host; correct AWS_ENDPOINT_URL_S3 or AWS_DEFAULT_REGION"
     if _is_bad_certificate(error):
-        return "name the certificates to trust by AWS_CA_BUNDLE"
+        return "set AWS_CA_BUNDLE to a file with the certificates to trust"
     return "check the credentials, AWS_DEFAULT_REGION and AWS_ENDPOINT_URL_S3"
 
 
@@ -120,7 +120,7 @@ def _explain_reply(where: str, error: ClientError) -> StorageError:
         return StorageError(f"{where}: {code}: {_REMEDIES[code]}")
     if code in _OTHER_REGION:
         return StorageError(f"{where}: {one_line(error)}; set AWS_DEFAULT_REGION to the bucket's region")
-    if "x-amz-checksum" in str(error):  # a bucket with Object Lock demands what an older server refuses
+    if "x-amz-checksum" in str(error):  # a bucket with Object Lock requires the checksums that older servers reject
         return StorageError(f"{where}: {one_line(error)}; set AWS_REQUEST_CHECKSUM_CALCULATION=when_supported")
     return StorageError(f"{where}: {one_line(error)}; look up {code or status_of(error)} in the store's documentation")
 
@@ -136,13 +136,13 @@ def _is_bad_certificate(error: Exception) -> bool:
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
-    """An exception, those it was raised from, and those that they carry as arguments, as urllib3's do."""
+    """An exception and all its causes, including those that exceptions of urllib3 carry as arguments."""
     seen: list[BaseException] = []
-    waiting: list[BaseException | None] = [error]
-    while waiting:
-        one = waiting.pop()
-        if one is None or any(one is e for e in seen):
+    pending: list[BaseException | None] = [error]
+    while pending:
+        current = pending.pop()
+        if current is None or any(current is e for e in seen):
             continue
-        seen.append(one)
-        yield one
-        waiting += [one.__cause__, one.__context__, *(a for a in one.args if isinstance(a, BaseException))]
+        seen.append(current)
+        yield current
+        pending += [current.__cause__, current.__context__, *(a for a in current.args if isinstance(a, BaseException))]

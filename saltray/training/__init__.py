@@ -1,1 +1,1 @@
-"""The loop in plain PyTorch: losses, metrics, schedule, one fold from its first step to its last."""
+"""The training loop in plain PyTorch: losses, metrics, schedule, evaluation and inference."""

@@ -1,4 +1,4 @@
-"""An exponential moving average of a network's weights."""
+"""Exponential moving average of a network's weights."""
 
 from itertools import chain
 
@@ -7,14 +7,14 @@ from torch import Tensor, nn
 
 
 class WeightAverager:
-    """Moves `average` towards `model` after each step: parameters and floating buffers; others are copied.
+    """Averages parameters and floating-point buffers after each step; other buffers are copied.
 
-    The decay grows as (1 + step) / (10 + step) up to `decay`, so that the first weights are soon forgotten.
+    The decay is (1 + step) / (10 + step), at most `decay`, so that the initial weights lose their influence quickly.
 
     Args:
-        average: the module that holds the average, of the structure of `model`.
+        average: the module that holds the average, with the structure of `model`.
         model: the module that is trained.
-        decay: largest decay; 0 makes `average` a copy.
+        decay: largest decay; with 0 `average` is a copy of `model`.
     """
 
     def __init__(self, average: nn.Module, model: nn.Module, decay: float) -> None:
@@ -24,7 +24,7 @@ class WeightAverager:
 
     @torch.no_grad()
     def update(self, step: int) -> None:
-        """Take in the weights after step number `step` (from 0)."""
+        """Add the weights after step number `step` (from 0) to the average."""
         decay = min(self.decay, (1 + step) / (10 + step))
         torch._foreach_lerp_(*self._floats, 1 - decay)
         if self._counters[0]:

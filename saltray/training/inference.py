@@ -1,4 +1,4 @@
-"""From a trained network and tiles to probabilities."""
+"""Predict the probability of salt."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,7 +12,7 @@ from saltray.training.precision import Precision, autocast
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Eval mode without gradients; afterwards `model` is in the mode it was in."""
+    """Eval mode and inference mode; afterwards the training mode of `model` is restored, also after an error."""
     training = model.training
     model.eval()
     try:
@@ -23,7 +23,11 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 
 def tile_logits(model: nn.Module, images: Tensor, input_size: int, precision: Precision) -> Tensor:
-    """Logits, float32 [B, H, W], of uint8 tiles [B, H, W]: padded to `input_size` for the model, then cropped back."""
+    """Logits, float32 [B, H, W], of tiles, uint8 [B, H, W], which are padded to `input_size` for the model.
+
+    Raises:
+        ConfigError: the tiles are larger than `input_size`.
+    """
     inputs = pad_to(images, input_size)[:, None].float() / 255
     with autocast(precision, images.device):
         logits = model(inputs)
@@ -36,12 +40,12 @@ def predict_probabilities(
     """Probability of salt at each pixel.
 
     Args:
-        model: a network for one class; its mode is left as it was.
-        images: uint8 [N, H, W] on any device.
-        input_size: height and width that the network sees; tiles are padded to it by reflection.
-        batch_size: tiles a forward pass.
-        precision: of the forward pass.
-        tta: average the probabilities of the tile and of its mirror image (left to right).
+        model: a network for one class; its training mode is restored.
+        images: uint8 [N, H, W], 0..255, on any device.
+        input_size: height and width of the network's input, in pixels; tiles are padded to it by reflection.
+        batch_size: number of tiles per forward pass.
+        precision: arithmetic of the forward pass.
+        tta: test-time augmentation: the mean of the probabilities for the tile and for its left-right mirror image.
 
     Returns:
         float32 [N, H, W] on the CPU, 0..1.

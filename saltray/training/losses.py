@@ -1,4 +1,4 @@
-"""What training minimises."""
+"""The training loss."""
 
 import torch.nn.functional as F
 from torch import Tensor
@@ -7,16 +7,20 @@ from saltray.config import TrainConfig
 
 
 def tile_losses(logits: Tensor, masks: Tensor, config: TrainConfig) -> Tensor:
-    """`config.bce` times the binary cross-entropy plus `config.dice` times the soft Dice loss, of each tile: [B].
+    """`config.bce` times the binary cross-entropy plus `config.dice` times the soft Dice loss, of each tile.
 
-    Cross-entropy is the mean over a tile's pixels. Soft Dice is 1 - (2 sum(p t) + 1) / (sum(p) + sum(t) + 1) over one
-    tile (Milletari, Navab and Ahmadi, V-Net, 2016, without the squares; the 1 makes an empty prediction of an empty
-    tile perfect). Both are taken tile by tile, so the mean over a batch is the same however ranks share it.
+    The cross-entropy is the mean over a tile's pixels. The soft Dice loss of a tile with probabilities p and mask t is
+    1 - (2 sum(p t) + 1) / (sum(p) + sum(t) + 1): that of V-Net (Milletari, Navab and Ahmadi 2016) without the squares;
+    the added 1 gives an empty prediction of an empty tile a loss of 0. Both are computed per tile, so the mean over a
+    batch does not depend on how the ranks divide it.
 
     Args:
         logits: [B, 1, H, W].
         masks: [B, 1, H, W] of 0 and 1.
         config: the two weights.
+
+    Returns:
+        float32 [B].
     """
     logits, masks = logits.float().flatten(1), masks.float().flatten(1)
     bce = F.binary_cross_entropy_with_logits(logits, masks, reduction="none").mean(dim=1)

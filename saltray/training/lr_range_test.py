@@ -1,4 +1,4 @@
-"""The learning-rate range test (Smith, Cyclical Learning Rates, 2015): a short run at a rate that grows all the way."""
+"""The learning-rate range test: a short run whose learning rate grows at every step (Smith 2015, arXiv:1506.01186)."""
 
 import itertools
 import math
@@ -17,11 +17,11 @@ from saltray.training.state import FitState
 from saltray.training.tile_tensors import TileTensors
 
 SMOOTHING = 0.9
-"""Weight of the losses so far in the moving average."""
-BLOWN_UP = 3.0
-"""The test ends where the average loss is so many times the lowest."""
-CLEARLY = 0.02
-"""Share of the loss at the start that counts as a change."""
+"""Decay of the moving average, per step."""
+DIVERGED = 3.0
+"""The test stops when the average loss exceeds this many times its minimum."""
+TOLERANCE = 0.02
+"""Changes of the average loss below this share of its first value are treated as noise."""
 
 
 @dataclass(frozen=True)
@@ -29,86 +29,86 @@ class LRRangeTest:
     """Loss against learning rate, step by step."""
 
     rates: tuple[float, ...]
-    """Learning rate of each step, rising by the same factor from each to the next."""
+    """Learning rate of each step, which grows by a constant factor."""
     losses: tuple[float, ...]
     """Training loss of each step's batch, before the step."""
     smooth: tuple[float, ...]
-    """Their moving average, without what they owe to the tiles that happened to be in the batch: see `sweep`."""
+    """Moving average of the losses, corrected for the difficulty of each batch: see `smoothed`."""
 
     @property
     def suggestion(self) -> float | None:
-        """A learning rate to begin with: a tenth of the one at which the averaged loss was lowest.
+        """Suggested learning rate: a tenth of the rate at which the average loss was lowest.
 
-        Only up to where the average first lies clearly above its start: a network that was thrown off may come to rest
-        at a constant prediction, at a lower loss than it began with. None where the loss did not fall clearly before.
+        Only the steps before the average first rises above its initial value (by more than `TOLERANCE`) count: a
+        network that has diverged may settle at a constant prediction whose loss is lower than the initial one. None if
+        the average did not fall by more than `TOLERANCE` before.
         """
         if not self.smooth:
             return None
         start = self.smooth[0]
-        sound = list(itertools.takewhile(lambda average: average <= (1 + CLEARLY) * start, self.smooth))
-        lowest = min(range(len(sound)), key=sound.__getitem__)
-        return self.rates[lowest] / 10 if sound[lowest] < (1 - CLEARLY) * start else None
+        stable = list(itertools.takewhile(lambda average: average <= (1 + TOLERANCE) * start, self.smooth))
+        lowest = min(range(len(stable)), key=stable.__getitem__)
+        return self.rates[lowest] / 10 if stable[lowest] < (1 - TOLERANCE) * start else None
 
 
 def lr_range_test(
-    state: FitState, train: TileTensors, config: Config, ranks: ProcessGroup, *, low: float, high: float, steps: int
+    state: FitState, train: TileTensors, config: Config, group: ProcessGroup, *, low: float, high: float, steps: int
 ) -> LRRangeTest:
-    """Train for `steps` steps while the rate grows from `low` to `high`, or until the loss blows up.
+    """Train for `steps` steps while the learning rate grows from `low` to `high`, or until the loss diverges.
 
-    Every rank runs this with the same tiles, and all of them get the same result. Losses differ more between batches
-    than between rates, so the untrained network is run on each batch too: what is averaged is by how much the loss lies
-    below or above its.
+    Every rank calls this with the same tiles and gets the same result. Losses vary more between batches than between
+    learning rates, so each batch is also evaluated by the untrained network: see `smoothed`.
 
     Args:
-        state: where to begin; it is spoilt.
-        train: tiles to learn from.
-        config: the run; its schedule is not used.
-        ranks: this rank.
+        state: the initial state; it cannot be used afterwards.
+        train: the tiles to train on.
+        config: the configuration of the run; its schedule is ignored.
+        group: the process group of this fold.
         low: first learning rate.
         high: last learning rate.
         steps: number of steps, 2 or more.
 
     Raises:
-        ConfigError: the batch does not divide among the ranks, or the tiles are larger than the input size.
+        ConfigError: the batch size is not divisible by the number of ranks, or tiles are larger than the input size.
     """
-    batch, seed = config.train.batch_size, config.train.seed
-    share = rank_slice(batch, ranks)
+    batch_size, seed = config.train.batch_size, config.train.seed
+    share = rank_slice(batch_size, group)
     augment = Augmenter(config.augment, config.train.input_size, seed)
-    network = wrap_ddp(state.model, ranks).train()
-    each = train.steps(batch)
+    network = wrap_ddp(state.model, group).train()
+    steps_per_epoch = train.steps(batch_size)
     rates = [low * (high / low) ** (step / (steps - 1)) for step in range(steps)]
     untrained = state.ema.train()
     losses: list[float] = []
-    before: list[float] = []
+    references: list[float] = []
     averages: list[float] = []
     for step, rate in enumerate(rates):
-        epoch = step // each
-        index = train.epoch_order(seed, epoch, batch)[step % each, share]
+        epoch = step // steps_per_epoch
+        index = train.epoch_order(seed, epoch, batch_size)[step % steps_per_epoch, share]
         images, masks = augment(train.images[index], train.masks[index], train.keys[index], epoch)
         with torch.no_grad(), autocast(config.train.precision, images.device):
             reference = tile_losses(untrained(images), masks, config.train).mean()
         loss = train_step(network, state.optimizer, images, masks, config, rate)
-        values = (ranks.sum(torch.stack([loss, reference])) / ranks.size).tolist()
-        if not math.isfinite(values[0]):
+        loss_mean, reference_mean = (group.sum(torch.stack([loss, reference])) / group.size).tolist()
+        if not math.isfinite(loss_mean):
             break
-        losses.append(values[0])
-        before.append(values[1])
-        averages = smoothed(losses, before)
-        if averages[-1] > BLOWN_UP * min(averages):
+        losses.append(loss_mean)
+        references.append(reference_mean)
+        averages = smoothed(losses, references)
+        if averages[-1] > DIVERGED * min(averages):
             break
     return LRRangeTest(tuple(rates[: len(losses)]), tuple(losses), tuple(averages))
 
 
-def smoothed(losses: Sequence[float], before: Sequence[float]) -> list[float]:
-    """Moving average of how far `losses` lie from `before`, on top of the mean of `before`.
+def smoothed(losses: Sequence[float], references: Sequence[float]) -> list[float]:
+    """Moving average of the differences between losses and references, plus the mean of the references.
 
     Args:
-        losses: of each step's batch.
-        before: what the untrained network lost on it.
+        losses: loss of each step's batch.
+        references: loss of the untrained network on the same batch.
     """
-    level = math.fsum(before) / len(before)
+    level = math.fsum(references) / len(references)
     averages, average = [], 0.0
-    for step, (loss, reference) in enumerate(zip(losses, before, strict=True), start=1):
+    for step, (loss, reference) in enumerate(zip(losses, references, strict=True), start=1):
         average = SMOOTHING * average + (1 - SMOOTHING) * (loss - reference)
-        averages.append(level + average / (1 - SMOOTHING**step))  # corrected for its start, as Adam's moments are
+        averages.append(level + average / (1 - SMOOTHING**step))  # bias correction, as in Adam
     return averages

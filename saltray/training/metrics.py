@@ -1,7 +1,8 @@
-"""How good masks are: the competition's score, IoU and Dice, as sums of integers that ranks can add.
+"""The competition's score, IoU and Dice of predicted masks, from integer counts that can be summed over ranks.
 
-The score of a tile is the share of the thresholds 0.50, 0.55, .. 0.95 that its IoU exceeds, compared as integers, for
-in floats ties such as 3/5 > 0.6 come out wrong. Where the truth is empty, an empty prediction scores 1 and any other 0.
+The score of a tile is the share of the thresholds 0.50, 0.55, .. 0.95 that its IoU exceeds. They are compared as
+integers, since floats get ties such as 3/5 > 0.6 wrong. If the true mask is empty, an empty prediction scores 1 and any
+other 0.
 """
 
 from collections.abc import Sequence
@@ -16,27 +17,29 @@ from saltray.training.process_group import ProcessGroup
 
 _TWENTIETHS = range(10, 20)
 """The ten IoU thresholds, in twentieths."""
-_TILES_AT_ONCE = 256
+_CHUNK = 256
+"""Number of tiles that `score_at_thresholds` processes together."""
 
 
 @dataclass(frozen=True, eq=False)
 class Counts:
-    """Sums over tiles, in one int64 tensor [13] on their device, so that ranks add them at once.
+    """Sums over tiles, in one int64 tensor [13] on their device, so that one all-reduce sums them over ranks.
 
     Args:
-        sums: tiles, pixels of intersection, pixels of union, and the tiles that exceed each of the ten thresholds.
+        sums: number of tiles, pixels of intersection, pixels of union, and for each of the ten IoU thresholds the
+            number of tiles that exceed it.
     """
 
     sums: Tensor
 
     @classmethod
     def zero(cls, device: torch.device) -> "Counts":
-        """No tiles yet."""
+        """The counts of no tiles."""
         return cls(torch.zeros(3 + len(_TWENTIETHS), dtype=torch.int64, device=device))
 
     @classmethod
     def of(cls, probabilities: Tensor, masks: Tensor, threshold: float) -> "Counts":
-        """Count tiles; a pixel is predicted as salt where its probability is greater than `threshold`.
+        """The counts of some tiles; a pixel is predicted as salt if its probability is greater than `threshold`.
 
         Args:
             probabilities: [N, H, W], 0..1.
@@ -52,9 +55,9 @@ class Counts:
     def __add__(self, other: "Counts") -> "Counts":
         return Counts(self.sums + other.sums)
 
-    def all_reduce(self, ranks: ProcessGroup) -> "Counts":
-        """The counts of all ranks together."""
-        return Counts(ranks.sum(self.sums.clone()))
+    def all_reduce(self, group: ProcessGroup) -> "Counts":
+        """The counts of all ranks together, on every rank."""
+        return Counts(group.sum(self.sums.clone()))
 
     @property
     def tiles(self) -> int:
@@ -63,18 +66,18 @@ class Counts:
 
     @property
     def score(self) -> float:
-        """Competition score, 0..1: the mean over tiles."""
+        """Competition score, 0..1: the mean over the tiles."""
         return int(self.sums[3:].sum()) / (len(_TWENTIETHS) * self.tiles)
 
     @property
     def iou(self) -> float:
-        """Intersection over union of all pixels together; 1 if there is no salt in truth and prediction."""
+        """Intersection over union of all pixels together; 1 if neither truth nor prediction has salt."""
         intersection, union = self.sums[1:3].tolist()
         return intersection / union if union else 1.0
 
     @property
     def dice(self) -> float:
-        """Dice coefficient (F1) of all pixels together; 1 if there is no salt in truth and prediction."""
+        """Dice coefficient (F1) of all pixels together; 1 if neither truth nor prediction has salt."""
         intersection, union = self.sums[1:3].tolist()
         return 2 * intersection / (union + intersection) if union else 1.0
 
@@ -87,18 +90,17 @@ def score_at_thresholds(
     Args:
         probabilities: [N, H, W], 0..1.
         masks: [N, H, W], salt where it is not 0.
-        thresholds: any number of them, in any order.
+        thresholds: probability thresholds, in any order.
 
     Returns:
-        The scores, in the order of the thresholds.
+        the score at each threshold, in the same order.
     """
     cuts, place = torch.unique(torch.tensor(thresholds, dtype=torch.float32), return_inverse=True)
     hits = torch.zeros(len(cuts), dtype=torch.int64)
-    for start in range(0, len(probabilities), _TILES_AT_ONCE):
-        part = slice(start, start + _TILES_AT_ONCE)
-        levels = torch.bucketize(
-            torch.as_tensor(probabilities[part]).float().cpu(), cuts
-        )  # how many cuts a pixel exceeds
+    for start in range(0, len(probabilities), _CHUNK):
+        part = slice(start, start + _CHUNK)
+        # The number of cuts that each pixel exceeds.
+        levels = torch.bucketize(torch.as_tensor(probabilities[part]).float().cpu(), cuts)
         truth = torch.as_tensor(masks[part]).cpu() > 0
         above, salt = _pixels_above(levels.flatten(1), truth.flatten(1), len(cuts))
         hits += _exceeds(above[:, 1], above[:, 0] + salt[:, None]).sum(dim=(0, 2))
@@ -112,7 +114,13 @@ def _exceeds(intersection: Tensor, union: Tensor) -> Tensor:
 
 
 def _pixels_above(levels: Tensor, truth: Tensor, cuts: int) -> tuple[Tensor, Tensor]:
-    """Pixels of each tile that exceed each cut, without and with salt, [n, 2, cuts], and its pixels of salt, [n]."""
+    """Per tile, the number of pixels without and with salt that exceed each cut, [n, 2, cuts], and of salt, [n].
+
+    Args:
+        levels: number of cuts that each pixel exceeds, int64 [n, pixels].
+        truth: whether each pixel is salt, bool [n, pixels].
+        cuts: number of cuts.
+    """
     n = len(levels)
     cell = (2 * torch.arange(n)[:, None] + truth) * (cuts + 1) + levels
     histogram = torch.bincount(cell.flatten(), minlength=n * 2 * (cuts + 1)).view(n, 2, cuts + 1)

@@ -1,4 +1,4 @@
-"""The arithmetic of the forward pass."""
+"""Precision of the forward pass."""
 
 import logging
 from functools import cache
@@ -10,21 +10,20 @@ Precision = Literal["bf16", "fp32"]
 log = logging.getLogger(__name__)
 
 
-@cache  # so that it is said once a process
+@cache  # so that each process logs the warning once
 def resolve_precision(precision: Precision, device: torch.device) -> Precision:
-    """What `train.precision` means on a device: bf16 only where there are instructions for it.
+    """The precision to compute in on a device: fp32, with a warning, where bf16 has no hardware support.
 
-    Without them a CPU emulates bfloat16 at a tenth of float32's speed and less; there it is fp32, with a line in the
-    log.
+    A CPU without bfloat16 instructions emulates them at a tenth of float32's speed or less.
     """
     if precision == "fp32" or _has_bf16(device):
         return precision
-    log.warning("train.precision is bf16, but this %s has no bfloat16 arithmetic; computing in fp32", device.type)
+    log.warning("train.precision is bf16, but this %s has no bfloat16 instructions; computing in fp32", device.type)
     return "fp32"
 
 
 def autocast(precision: Precision, device: torch.device) -> torch.autocast:
-    """Context of a forward pass."""
+    """Context manager for a forward pass in the precision that `resolve_precision` gives."""
     enabled = resolve_precision(precision, device) == "bf16"
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=enabled)
 

@@ -1,4 +1,4 @@
-"""The processes that train one fold together."""
+"""The process group that trains one fold."""
 
 from dataclasses import dataclass
 
@@ -9,12 +9,12 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class ProcessGroup:
-    """This process's place among them, and its device; with `size` over 1 torch.distributed must be initialised.
+    """This process's rank in torch.distributed's default group, which must be initialised if `size` is over 1.
 
     Args:
-        rank: 0..size-1.
-        size: number of processes.
-        device: where this rank computes.
+        rank: this process's rank, 0..size-1.
+        size: number of processes, the world size.
+        device: the device of this rank.
     """
 
     rank: int
@@ -23,11 +23,11 @@ class ProcessGroup:
 
     @classmethod
     def single(cls, device: str | torch.device = "cpu") -> "ProcessGroup":
-        """One process alone."""
+        """A group of this process alone."""
         return cls(rank=0, size=1, device=torch.device(device))
 
     def sum(self, tensor: Tensor) -> Tensor:
-        """Sum of every rank's tensor, on each of them; `tensor` itself may be overwritten."""
+        """The sum of `tensor` over all ranks, on every rank; `tensor` may be overwritten."""
         if self.size > 1:
             dist.all_reduce(tensor)
         return tensor

@@ -1,4 +1,4 @@
-"""The learning rate, as a pure function of the step."""
+"""The learning-rate schedule, as a pure function of the step."""
 
 import math
 
@@ -8,14 +8,14 @@ from saltray.config import OptimConfig
 def lr_at(step: int, *, total: int, warmup: float, config: OptimConfig) -> float:
     """Learning rate of a step.
 
-    A linear warm-up from zero that reaches `config.lr` after `warmup` steps, then that rate or half a cosine down to
-    zero at the last step (Loshchilov and Hutter, SGDR, 2016, without restarts).
+    Linear warm-up from zero to `config.lr` over `warmup` steps; then constant, or half a cosine down to zero at the
+    last step (Loshchilov and Hutter 2016, SGDR, arXiv:1608.03983, without restarts).
 
     Args:
         step: 0..total-1.
-        total: steps of the whole run.
+        total: number of steps of the whole run.
         warmup: length of the warm-up, in steps.
-        config: peak and shape.
+        config: peak learning rate and schedule.
     """
     done = step + 1
     if done < warmup:

@@ -1,4 +1,4 @@
-"""All that changes while a fold is trained."""
+"""The state of one fold's training: everything that changes from step to step."""
 
 import copy
 from collections.abc import Mapping
@@ -10,46 +10,48 @@ from torch import nn
 
 from saltray.config import Config, OptimConfig
 from saltray.models.build import build_model
-from saltray.training.norm import synchronise
+from saltray.models.network import Network
+from saltray.training.norm import convert_sync_batchnorm
 from saltray.training.process_group import ProcessGroup
 
 
 @dataclass(eq=False)
 class FitState:
-    """The network, its average, the optimiser and how far they are.
+    """The network, its moving average, the optimizer, and the number of finished epochs and steps.
 
-    Everything else (order, augmentation, learning rate) is a function of the configuration, the epoch and the step, so
-    a run that goes on from this state is the same to the bit as one that was never stopped.
+    Everything else (order of the tiles, augmentation, learning rate) is a function of the configuration, the epoch and
+    the step, so resuming from this state gives, bit for bit, the results of an uninterrupted run.
     """
 
     model: nn.Module
-    """What is trained."""
+    """The network that is trained."""
     ema: nn.Module
-    """Moving average of `model`, in eval mode: what is scored and published."""
+    """Exponential moving average of `model`, in eval mode: the network that is evaluated and published."""
     optimizer: torch.optim.Optimizer
+    """The optimizer of `model`."""
     epoch: int = 0
-    """Finished epochs."""
+    """Number of finished epochs."""
     step: int = 0
-    """Finished steps."""
+    """Number of finished steps, over all epochs."""
 
     @classmethod
-    def create(cls, config: Config, ranks: ProcessGroup, model: nn.Module | None = None) -> "FitState":
+    def create(cls, config: Config, group: ProcessGroup, model: nn.Module | None = None) -> "FitState":
         """The state before the first step.
 
         Args:
-            config: the run.
-            ranks: this rank; the networks go to its device.
-            model: the network to start from, by default `initial_model(config)`. Load encoder weights into it before.
+            config: the configuration of the run.
+            group: the process group of this fold; the networks are moved to its device.
+            model: the network to start from, such as one with pretrained weights; by default `initial_model(config)`.
         """
         model = initial_model(config) if model is None else model
-        if ranks.size > 1 and config.train.sync_batchnorm:
-            model = synchronise(model, ranks)
-        model = model.to(ranks.device).to(memory_format=torch.channels_last)
+        if group.size > 1 and config.train.sync_batchnorm:
+            model = convert_sync_batchnorm(model, group)
+        model = model.to(group.device).to(memory_format=torch.channels_last)
         ema = copy.deepcopy(model).requires_grad_(False).eval()
         return cls(model, ema, make_optimizer(model, config.optim))
 
     def state_dict(self) -> dict[str, Any]:
-        """Tensors, numbers and strings, which `torch.load(weights_only=True)` reads; the tensors are the live ones."""
+        """The state for `torch.save`, readable with `torch.load(weights_only=True)`. Tensors are not copied."""
         return {
             "model": self.model.state_dict(),
             "ema": self.ema.state_dict(),
@@ -59,7 +61,7 @@ class FitState:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go back to a state of the same configuration; the number of ranks may differ."""
+        """Restore a state of the same configuration; the number of ranks may differ."""
         self.model.load_state_dict(state["model"])
         self.ema.load_state_dict(state["ema"])
         self.optimizer.load_state_dict(state["optimizer"])
@@ -67,19 +69,22 @@ class FitState:
         self.step = state["step"]
 
 
-def initial_model(config: Config) -> nn.Module:
-    """The network before training, a function of `config.model` and `config.train.seed`; on the CPU."""
+def initial_model(config: Config) -> Network:
+    """The network before training, on the CPU: a function of `config.model` and `config.train.seed`.
+
+    `config.model.weights` is ignored: see `saltray.models.weights.load_weights`.
+    """
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(config.train.seed)
         return build_model(config.model)
 
 
 def make_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.Optimizer:
-    """Adam (Kingma and Ba, 2014) or AdamW (Loshchilov and Hutter, 2017); vectors are exempt from the decay."""
+    """Adam (Kingma and Ba 2014) or AdamW (Loshchilov and Hutter 2017), without weight decay of biases and BatchNorm."""
     parameters = list(model.parameters())
-    groups = [
+    param_groups = [
         {"params": [p for p in parameters if p.ndim > 1], "weight_decay": config.weight_decay},
         {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
     ]
     kind = torch.optim.Adam if config.optimizer == "adam" else torch.optim.AdamW
-    return kind(groups, lr=config.lr, fused=True)
+    return kind(param_groups, lr=config.lr, fused=True)

@@ -1,4 +1,4 @@
-"""A fold's tiles where they are trained on: all of them on the device, 8 bits a pixel."""
+"""The tiles of a fold as tensors on the device, 8 bits per pixel."""
 
 from dataclasses import dataclass
 
@@ -6,21 +6,21 @@ import torch
 from torch import Tensor
 
 from saltray.data.random import random_int64, tile_keys
-from saltray.data.tiles import Tiles
+from saltray.data.tiles import LabelledTiles
 from saltray.errors import DataError
 
 _ORDER = 1 << 32
-"""Salt of the epoch's order, apart from those of the augmentation."""
+"""Purpose of the random numbers for the order of an epoch; the augmentation's are small integers."""
 
 
 @dataclass(frozen=True, eq=False)
 class TileTensors:
-    """Tiles and masks on a device, in the order of the `Tiles` they came from.
+    """Images and masks on a device, in the order of the `LabelledTiles` that they are created from.
 
     Args:
         images: uint8 [N, H, W], 0..255.
         masks: uint8 [N, H, W], 0 or 1.
-        keys: int64 [N], a stable hash of each id; whatever is random about a tile follows from it.
+        keys: int64 [N], a hash of each tile's id, from which all random numbers of the tile are derived.
     """
 
     images: Tensor
@@ -28,16 +28,14 @@ class TileTensors:
     keys: Tensor
 
     @classmethod
-    def create(cls, tiles: Tiles, device: torch.device) -> "TileTensors":
-        """Copy labelled tiles to the device, once.
+    def create(cls, tiles: LabelledTiles, device: torch.device) -> "TileTensors":
+        """Copy tiles to the device.
 
         Raises:
-            DataError: there are none, or they have no masks.
+            DataError: there are no tiles.
         """
         if len(tiles) == 0:
-            raise DataError("a fold has 0 tiles to train or validate on; use fewer folds, or more tiles")
-        if tiles.masks is None:
-            raise DataError(f"{len(tiles)} tiles have no masks; train on a labelled data set")
+            raise DataError("a fold has 0 tiles to train or validate on; use fewer folds or more tiles")
         return cls(
             images=torch.tensor(tiles.images, device=device),
             masks=torch.tensor(tiles.masks, device=device),
@@ -48,14 +46,14 @@ class TileTensors:
         return len(self.keys)
 
     def steps(self, batch_size: int) -> int:
-        """Batches an epoch, all of them whole."""
+        """Number of steps per epoch; the last batch is filled up."""
         return -(-len(self) // batch_size)
 
     def epoch_order(self, seed: int, epoch: int, batch_size: int) -> Tensor:
-        """Positions of the tiles of each step's global batch: int64 [steps, batch_size].
+        """Positions of the tiles in each step's global batch: int64 [steps, batch_size].
 
-        A permutation of all tiles by the hash of their keys, so it does not depend on their positions; the last batch
-        is filled up from the permutation's beginning.
+        The tiles are sorted by a hash of their keys, so the order does not depend on their positions. The last batch is
+        filled up with the first tiles of the order.
         """
         order = random_int64(self.keys, seed, epoch, _ORDER).argsort()
         filled = torch.arange(self.steps(batch_size) * batch_size, device=order.device) % len(order)

@@ -1,8 +1,8 @@
-"""How fast is a training step? `uv run python tests/bench/step.py [--seconds 100]` prints a Markdown table.
+"""Throughput of training steps: `uv run python tests/bench/step.py [--seconds 100]` prints a Markdown table.
 
-Full-width AlbuNet at 128x128, on the GPU if there is one: our loop with all it does, a plain loop after the 2018 script
-(float32, NCHW, BCE, Adam, each batch made on the host), and what the machine's own matrix products would allow at the
-network's 19.88 GFLOP an image. The three take turns, so a busy machine slows all alike: read the ratios.
+Full-width AlbuNet at 128x128, on the GPU if there is one: our loop, a plain loop after the 2018 script (float32, NCHW,
+BCE, Adam, batches prepared on the host), and the upper bound set by the machine's matrix products at the network's
+19.88 GFLOP per image. The three are measured in turn, so other load on the machine slows all of them: compare ratios.
 """
 
 import argparse
@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 
 from saltray.config import Config, ModelConfig, TrainConfig
-from saltray.data.tiles import Tiles
+from saltray.data.tiles import LabelledTiles
 from saltray.models.build import build_model
 from saltray.training.engine import fit
 from saltray.training.precision import resolve_precision
@@ -36,18 +36,18 @@ def noise(count: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
 
 
 def our_loop(device: torch.device, batch: int, steps: int) -> Iterator[float]:
-    """Images a second of each epoch of `fit`."""
+    """Images per second in each epoch of `fit`."""
     images, masks = noise(batch * steps)
     train = TrainConfig(epochs=FOREVER, eval_every=FOREVER, batch_size=batch, input_size=SIZE)
     config = Config(data="unused", model=ModelConfig(), train=train)
-    ranks = ProcessGroup.single(device)
-    tiles = TileTensors.create(Tiles(tuple(f"{i:06}" for i in range(len(images))), images, masks), device)
-    for metrics in fit(FitState.create(config, ranks), tiles, tiles, config, ranks):
+    group = ProcessGroup.single(device)
+    tiles = TileTensors.create(LabelledTiles(tuple(f"{i:06}" for i in range(len(images))), images, masks), device)
+    for metrics in fit(FitState.create(config, group), tiles, tiles, config, group):
         yield metrics.images_per_second
 
 
 def plain_loop(device: torch.device, batch: int, steps: int) -> Iterator[float]:
-    """Images a second of as many steps of the plain loop."""
+    """Images per second of `steps` steps of the plain loop."""
     images, masks = noise(batch * steps)
     model = build_model(ModelConfig()).to(device).train()
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
@@ -68,21 +68,21 @@ def plain_loop(device: torch.device, batch: int, steps: int) -> Iterator[float]:
 
 
 def products(device: torch.device, kind: torch.dtype) -> Iterator[float]:
-    """Images a second that a square matrix product's speed would allow."""
+    """Images per second if a step ran at the speed of a square matrix product."""
     n, repeats = (8192, 20) if device.type == "cuda" else (2048, 2)
     a, b = (torch.rand(n, n, device=device, dtype=kind) for _ in range(2))
-    wait: Callable[[], None] = torch.cuda.synchronize if device.type == "cuda" else lambda: None
+    synchronize: Callable[[], None] = torch.cuda.synchronize if device.type == "cuda" else lambda: None
     while True:
-        wait()
+        synchronize()
         started = time.perf_counter()
         for _ in range(repeats):
             a @ b
-        wait()
+        synchronize()
         yield repeats * 2 * n**3 / 1e9 / GFLOP_PER_IMAGE / (time.perf_counter() - started)
 
 
 def compare(device: torch.device, batch: int, steps: int, seconds: float) -> list[tuple[float, ...]]:
-    """Images a second, by round, of ours, plain, and products in float32 and, where there is such, bfloat16."""
+    """Images per second in each round: our loop, plain loop, products in float32 and, if supported, in bfloat16."""
     contenders = [our_loop(device, batch, steps), plain_loop(device, batch, steps), products(device, torch.float32)]
     if resolve_precision("bf16", device) == "bf16":
         contenders.append(products(device, torch.bfloat16))
@@ -100,20 +100,20 @@ def row(batch: int, precision: str, rounds: list[tuple[float, ...]]) -> str:
     gain = median(r[0] / r[1] for r in rounds)
     shares = [median(r[0] / r[at] for r in rounds) for at in range(2, 2 + len(ceilings))]
     cells = [f"{ceiling:.1f} ({share:.0%})" for ceiling, share in zip(ceilings, shares, strict=True)]
-    fp32, bf16 = [*cells, "no such arithmetic"][:2]
+    fp32, bf16 = [*cells, "unsupported"][:2]
     return f"| {batch} | {precision} | {ours:.1f} | {plain:.1f} | {gain:.2f} | {fp32} | {bf16} | {len(rounds)} |"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seconds", type=float, default=100, help="time to measure, over all batch sizes")
+    parser.add_argument("--seconds", type=float, default=100, help="measuring time over all batch sizes")
     seconds = parser.parse_args().seconds
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     plans = [(256, 20), (16, 50)] if device.type == "cuda" else [(16, 1)]
     precision = resolve_precision("bf16", device)
     where = torch.cuda.get_device_name() if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
     print(f"AlbuNet, {SIZE}x{SIZE}, {where}, torch {torch.__version__}; images/s, medians\n")
-    print("| batch | ours in | ours | plain loop | ours / plain | fp32 products allow (ours) | bf16 (ours) | rounds |")
+    print("| batch | precision | ours | plain loop | ours / plain | fp32 bound (ours) | bf16 bound (ours) | rounds |")
     print("|---|---|---|---|---|---|---|---|")
     for batch, steps in plans:
         print(row(batch, precision, compare(device, batch, steps, seconds / len(plans))), flush=True)

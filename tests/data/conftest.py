@@ -1,4 +1,4 @@
-"""The small data set in every place that it may lie in, and a synthetic one."""
+"""The small data set in each kind of source, and a synthetic one."""
 
 from pathlib import Path
 
@@ -7,9 +7,9 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from saltray.data.synthetic import synth
+from saltray.data.synthetic import write_dataset
 
-from .mini import PLACES, Array, Mini
+from .mini import SOURCES, Array, Mini
 
 
 @pytest.fixture(scope="session")
@@ -23,21 +23,21 @@ def folder(mini: Mini, tmp_path: Path) -> Path:
     return mini.write(tmp_path / "raw")
 
 
-@pytest.fixture(scope="session", params=PLACES)
-def place(request: pytest.FixtureRequest, mini: Mini, tmp_path_factory: pytest.TempPathFactory) -> str:
-    """URI of the small data set, once for each kind of place; only to read."""
-    home = tmp_path_factory.mktemp("place")
+@pytest.fixture(scope="session", params=SOURCES)
+def any_source_uri(request: pytest.FixtureRequest, mini: Mini, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """URI of the small data set (read-only), for each kind of source in turn."""
+    home = tmp_path_factory.mktemp("source")
     bucket = ""
     if "s3" in request.param:
         request.getfixturevalue("s3_server")
         bucket = f"s3://saltray-test/{home.name}"
-    return PLACES[request.param](mini.write(home / "raw"), home / "place", bucket)
+    return SOURCES[request.param](mini.write(home / "raw"), home / "source", bucket)
 
 
 @pytest.fixture(scope="session")
 def synth_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A synthetic data set of 400 labelled and 7 unlabelled tiles; only to read."""
-    return synth(tmp_path_factory.mktemp("synth") / "data", tiles=400, test_tiles=7, seed=3)
+    """A synthetic data set of 400 labelled and 7 unlabelled tiles (read-only)."""
+    return write_dataset(tmp_path_factory.mktemp("synth") / "data", tiles=400, test_tiles=7, seed=3)
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""A small data set with the quirks of the real one, known beforehand, and the places that it may lie in."""
+"""A small data set of known tiles with the irregularities of the real one, and each kind of source for it."""
 
 import csv
 import io
@@ -6,21 +6,21 @@ import shutil
 import struct
 import zipfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from saltray.storage.names import open_store
+from saltray.storage.uri import open_store
 
 Array = NDArray[np.uint8]
 HEIGHT, WIDTH = 9, 13
 
 
 class Mini:
-    """Tiles known beforehand, and the files that hold them."""
+    """Known tiles, and their files."""
 
     def __init__(self) -> None:
         rng = np.random.default_rng(7)
@@ -40,7 +40,7 @@ class Mini:
         self.test_images[4] = 0
 
     def write(self, folder: Path) -> Path:
-        """In Kaggle's layout."""
+        """Write the data set in Kaggle's layout."""
         for tile, image, mask in zip(self.ids, self.images, self.masks, strict=True):
             put(folder / f"train/images/{tile}.png", rgb(image))
             put(folder / f"train/masks/{tile}.png", mask.astype(np.uint16) * 65535 if mask.any() else mask)
@@ -48,7 +48,7 @@ class Mini:
             put(folder / f"test/images/{tile}.png", rgb(image))
         rows = [(tile, slow_rle(mask)) for tile, mask in zip(self.ids, self.masks, strict=True)]
         write_csv(folder / "train.csv", ("id", "rle_mask"), rows[::-1])
-        depths = [(tile, str(60 + place)) for place, tile in enumerate([*self.ids, *self.test_ids])]
+        depths = [(tile, str(60 + number)) for number, tile in enumerate([*self.ids, *self.test_ids])]
         write_csv(folder / "depths.csv", ("id", "z"), depths)
         return folder
 
@@ -69,7 +69,7 @@ def png(pixels: NDArray[np.generic]) -> bytes:
 
 
 def png_header(width: int, height: int, *, bits: int = 8, colour: int = 0, data: bytes = b"") -> bytes:
-    """A PNG written by hand: signature, header, one chunk of pixels, end."""
+    """A PNG by hand: signature, header, one chunk of pixels, end."""
 
     def chunk(kind: bytes, body: bytes) -> bytes:
         return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
@@ -80,7 +80,7 @@ def png_header(width: int, height: int, *, bits: int = 8, colour: int = 0, data:
 
 
 def slow_rle(mask: Array) -> str:
-    """Pixel by pixel, as the competition's rules say it."""
+    """Run-length encoding pixel by pixel, by the rules of the competition."""
     runs: list[list[int]] = []
     height, width = mask.shape
     for x in range(width):
@@ -107,6 +107,18 @@ def zip_folder(folder: Path, target: Path) -> Path:
     return target
 
 
+def zip_members(members: Iterable[tuple[str, bytes]], target: Path) -> Path:
+    """A zip of members that no folder could hold."""
+    with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, data in members:
+            archive.writestr(name, data)
+    return target
+
+
+def stems(names: Iterable[str]) -> list[str]:
+    return [Path(name).stem for name in names]
+
+
 def upload(folder: Path, uri: str) -> str:
     store = open_store(uri)
     for path in folder.rglob("*"):
@@ -131,7 +143,8 @@ def flat(folder: Path, target: Path) -> Path:
     return target
 
 
-PLACES: dict[str, Callable[[Path, Path, str], str]] = {
+# Each takes the folder of the data set, a folder for other files and an S3 prefix, and returns the URI of the source.
+SOURCES: dict[str, Callable[[Path, Path, str], str]] = {
     "folder": lambda folder, _, __: str(folder),
     "file URI": lambda folder, _, __: folder.as_uri(),
     "images and masks on top": lambda folder, target, _: str(flat(folder, target)),

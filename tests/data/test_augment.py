@@ -1,4 +1,4 @@
-"""Padding and augmentation, against numpy's padding and a slow sampler of one pixel at a time."""
+"""Padding and augmentation, compared with numpy's padding and a slow reference that samples pixel by pixel."""
 
 import math
 
@@ -13,15 +13,15 @@ from saltray.data.augment import Augmenter, crop_from, pad_to
 from saltray.data.random import random_uniform, tile_keys
 from saltray.errors import ConfigError
 
-STILL = AugmentConfig(flip=0, rotate=0, scale=0, shift=0, brightness=0, contrast=0)
+UNCHANGED = AugmentConfig(flip=0, rotate=0, scale=0, shift=0, brightness=0, contrast=0)
 SIZES = [(101, 101, 128), (50, 40, 64), (20, 5, 64), (1, 2, 16), (64, 64, 64), (129, 3, 192)]
 
 
 def batch(count: int, height: int, width: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Images, masks and keys of some tiles of noise."""
-    draw = np.random.default_rng(count * height + width)
-    images = torch.from_numpy(draw.integers(0, 256, (count, height, width), dtype=np.uint8))
-    masks = torch.from_numpy(draw.integers(0, 2, (count, height, width), dtype=np.uint8))
+    """Images, masks and keys of random tiles."""
+    rng = np.random.default_rng(count * height + width)
+    images = torch.from_numpy(rng.integers(0, 256, (count, height, width), dtype=np.uint8))
+    masks = torch.from_numpy(rng.integers(0, 2, (count, height, width), dtype=np.uint8))
     return images, masks, tile_keys(f"tile{i}" for i in range(count))
 
 
@@ -33,7 +33,7 @@ def numpy_padded(tiles: Tensor, size: int) -> NDArray[np.uint8]:
 
 
 @pytest.mark.parametrize(("height", "width", "size"), SIZES)
-def test_padding_is_numpys_and_is_undone(height: int, width: int, size: int) -> None:
+def test_padding_equals_numpys_and_can_be_undone(height: int, width: int, size: int) -> None:
     images = batch(3, height, width)[0]
     padded = pad_to(images, size)
     assert padded.dtype == torch.uint8
@@ -60,7 +60,7 @@ def test_no_augmentation_is_exact_padding(height: int, width: int, size: int, fl
     assert torch.equal(moved, pad_to(masks, size)[:, None].float())
 
 
-def test_image_and_mask_move_alike() -> None:
+def test_image_and_mask_get_the_same_change() -> None:
     blocks = torch.zeros(8, 101, 101, dtype=torch.uint8)
     for i in range(8):
         blocks[i, 10 * i : 10 * i + 25, 20:70] = 1
@@ -70,14 +70,16 @@ def test_image_and_mask_move_alike() -> None:
     assert not torch.equal(masks, pad_to(blocks, 128)[:, None].float())
 
 
-def slow(image: NDArray[np.uint8], draws: list[float], config: AugmentConfig, size: int) -> NDArray[np.float64]:
+def slow_augmented(
+    image: NDArray[np.uint8], draws: list[float], config: AugmentConfig, size: int
+) -> NDArray[np.float64]:
     """One tile, pixel by pixel, from the definition."""
     flip, rotate, scale, shift_y, shift_x, brightness, contrast = draws
     if flip < config.flip:
         image = image[:, ::-1]
     reach = 400
     height, width = image.shape
-    endless = np.pad(image.astype(float), reach, mode="reflect")
+    extended = np.pad(image.astype(float), reach, mode="reflect")
     angle, zoom = math.radians(config.rotate * (2 * rotate - 1)), 1 + config.scale * (2 * scale - 1)
     centre = (size - 1) / 2
     result = np.empty((size, size))
@@ -89,14 +91,14 @@ def slow(image: NDArray[np.uint8], draws: list[float], config: AugmentConfig, si
             y, x = y - (size - height) // 2 + reach, x - (size - width) // 2 + reach
             top, left = int(y), int(x)
             fy, fx = y - top, x - left
-            corner = endless[top : top + 2, left : left + 2]
+            corner = extended[top : top + 2, left : left + 2]
             result[i, j] = np.array([1 - fy, fy]) @ corner @ np.array([1 - fx, fx])
-    gain, lift = 1 + config.contrast * (2 * contrast - 1), config.brightness * (2 * brightness - 1)
-    return np.clip((result / 255 - 0.5) * gain + 0.5 + lift, 0, 1)
+    gain, offset = 1 + config.contrast * (2 * contrast - 1), config.brightness * (2 * brightness - 1)
+    return np.clip((result / 255 - 0.5) * gain + 0.5 + offset, 0, 1)
 
 
 @pytest.mark.parametrize(("height", "width", "size"), [(9, 7, 16), (13, 20, 20)])
-def test_all_changes_together_by_a_slow_sampler(height: int, width: int, size: int) -> None:
+def test_all_changes_equal_the_slow_reference(height: int, width: int, size: int) -> None:
     images, masks, keys = batch(6, height, width)
     config = AugmentConfig(flip=0.5, rotate=30, scale=0.3, shift=0.2, brightness=0.3, contrast=0.4)
     changed, moved = Augmenter(config, size, 7)(images, masks, keys, 3)
@@ -104,13 +106,15 @@ def test_all_changes_together_by_a_slow_sampler(height: int, width: int, size: i
     assert {draw[0] < 0.5 for draw in draws} == {True, False}
     plain = AugmentConfig(flip=0.5, rotate=30, scale=0.3, shift=0.2, brightness=0, contrast=0)
     for i in range(6):
-        np.testing.assert_allclose(changed[i, 0].numpy(), slow(images[i].numpy(), draws[i], config, size), atol=1e-4)
-        soft = slow(masks[i].numpy() * np.uint8(255), draws[i], plain, size)
+        np.testing.assert_allclose(
+            changed[i, 0].numpy(), slow_augmented(images[i].numpy(), draws[i], config, size), atol=1e-4
+        )
+        soft = slow_augmented(masks[i].numpy() * np.uint8(255), draws[i], plain, size)
         sure = abs(soft - 0.5) > 1e-4
         np.testing.assert_array_equal(moved[i, 0].numpy()[sure], (soft > 0.5)[sure])
 
 
-def test_a_tile_is_changed_alike_in_any_batch() -> None:
+def test_a_tile_gets_the_same_change_in_any_batch() -> None:
     images, masks, keys = batch(12, 50, 50)
     augmenter = Augmenter(AugmentConfig(), 64, 3)
     whole = augmenter(images, masks, keys, 2)
@@ -121,7 +125,7 @@ def test_a_tile_is_changed_alike_in_any_batch() -> None:
     assert torch.equal(augmenter(images[3:4], masks[3:4], keys[3:4], 2)[0], whole[0][3:4])
 
 
-def test_each_epoch_seed_and_tile_draws_anew() -> None:
+def test_each_epoch_seed_and_tile_has_its_own_change() -> None:
     image = torch.arange(100, dtype=torch.uint8).view(1, 10, 10).expand(2, 10, 10).contiguous()
     keys = tile_keys(["a", "b"])
     results = [
@@ -147,4 +151,4 @@ def test_a_tile_larger_than_the_input_is_refused() -> None:
     with pytest.raises(ConfigError, match=message):
         pad_to(images, 64)
     with pytest.raises(ConfigError, match=message):
-        Augmenter(STILL, 64, 0)(images, masks, keys, 0)
+        Augmenter(UNCHANGED, 64, 0)(images, masks, keys, 0)

@@ -1,4 +1,4 @@
-"""The split: balanced, without leaks, and a function of ids, masks, seed and count alone."""
+"""The split is balanced, has no leaks, and depends only on ids, masks, seed and count."""
 
 from collections import Counter
 from itertools import pairwise
@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from saltray.config import FoldConfig
-from saltray.data.folds import assign_folds, chi2, fold_balance, strata
+from saltray.data.folds import FoldBalance, assign_folds, check_count, fold_balance, strata
 from saltray.errors import ConfigError
+from saltray.records import to_record
 
 Array = NDArray[np.uint8]
 
@@ -33,6 +34,16 @@ def data_sets(draw: st.DrawFn) -> tuple[list[str], Array]:
     ids = draw(st.lists(st.text("abc123", min_size=1, max_size=6), min_size=2, max_size=40, unique=True))
     bits = draw(st.lists(st.integers(0, 15), min_size=len(ids), max_size=len(ids)))
     return ids, np.array([[[n >> 3 & 1, n >> 2 & 1], [n >> 1 & 1, n & 1]] for n in bits], np.uint8)
+
+
+def chi2(stratum_of: NDArray[np.int64], fold_of: NDArray[np.int64]) -> float:
+    """Pearson's chi-squared of the table of strata by folds: 0 if each fold has its share of each stratum."""
+    rows, row_of = np.unique(stratum_of, return_inverse=True)
+    columns, column_of = np.unique(fold_of, return_inverse=True)
+    observed = np.zeros((len(rows), len(columns)))
+    np.add.at(observed, (row_of, column_of), 1)
+    expected = observed.sum(axis=1, keepdims=True) * observed.sum(axis=0) / observed.sum()
+    return float(((observed - expected) ** 2 / expected).sum())
 
 
 def fold_by_id(ids: list[str], masks: Array, folds: FoldConfig) -> dict[str, int]:
@@ -59,7 +70,7 @@ def test_order_of_files_does_not_matter(
 
 @settings(deadline=None)
 @given(data=data_sets(), count=st.integers(2, 7), seed=st.integers(0, 9))
-def test_identical_salt_stays_together_and_empty_tiles_spread(
+def test_identical_masks_share_a_fold_and_empty_tiles_are_distributed(
     data: tuple[list[str], Array], count: int, seed: int
 ) -> None:
     ids, masks = data
@@ -69,10 +80,10 @@ def test_identical_salt_stays_together_and_empty_tiles_spread(
             assign_folds(ids, masks, FoldConfig(count=count, seed=seed))
         return
     fold_of = assign_folds(ids, masks, FoldConfig(count=count, seed=seed))
-    homes: dict[bytes, set[int]] = {}
+    folds_of: dict[bytes, set[int]] = {}
     for mask, fold in zip(masks, fold_of.tolist(), strict=True):
-        homes.setdefault(mask.tobytes(), set()).add(fold)
-    assert all(len(folds) == 1 for mask, folds in homes.items() if any(mask))
+        folds_of.setdefault(mask.tobytes(), set()).add(fold)
+    assert all(len(folds) == 1 for mask, folds in folds_of.items() if any(mask))
     empty = np.bincount(fold_of[~masks.any(axis=(1, 2))], minlength=count)
     assert empty.max() - empty.min() <= 1
 
@@ -88,28 +99,28 @@ def test_balance(count: int, seed: int) -> None:
         inside = np.bincount(fold_of[strata(masks, "coverage") == stratum], minlength=count)
         assert inside.max() - inside.min() <= 4  # 1, but for a group of 4 where the share of a fold is small
     assert chi2(strata(masks, "coverage"), fold_of) < 1
-    shares = [row["empty_share"] for row in fold_balance(masks, fold_of, count)]
+    shares = [balance.empty_share for balance in fold_balance(masks, fold_of, count)]
     assert max(shares) - min(shares) <= 1.5 / sizes.min()
 
 
-def test_seed_changes_the_split_and_is_all_that_does() -> None:
+def test_seed_alone_changes_the_split() -> None:
     ids, masks = tiles_like_the_real_ones(300, 0)
     splits = [assign_folds(ids, masks, FoldConfig(seed=seed)) for seed in (0, 0, 1)]
     assert (splits[0] == splits[1]).all()
-    assert 0.6 < (splits[0] != splits[2]).mean() < 0.95  # by chance four in five tiles move
+    assert 0.6 < (splits[0] != splits[2]).mean() < 0.95  # by chance four of five tiles move
 
 
 def test_split_is_the_same_on_every_machine() -> None:
     masks = np.zeros((8, 2, 2), np.uint8)
     masks[4:] = np.array([[[1, 0], [0, 0]], [[1, 1], [0, 0]], [[1, 1], [1, 0]], [[1, 1], [1, 1]]])
     fold_of = assign_folds(list("abcdefgh"), masks, FoldConfig(count=2, seed=6))
-    # The empty tiles a to d are dealt in the order of BLAKE2b of "6/a" .. "6/d": c, d, b, a. Each of the others is
-    # alone in its stratum, and goes to the smaller fold.
+    # The empty tiles a to d are assigned in the order of BLAKE2b of "6/a" .. "6/d": c, d, b, a. Each of the others is
+    # alone in its stratum, and is assigned to the smaller fold.
     assert fold_of.tolist() == [1, 0, 0, 1, 0, 1, 0, 1]
 
 
 def literal_blog(ids: list[str], masks: Array, seed: int, count: int) -> dict[str, int]:
-    """The blog's way with its indices used once, step by step."""
+    """The blog's script with its indices applied once, step by step."""
     names = sorted(ids)
     mask_of = dict(zip(ids, masks, strict=True))
     order = np.arange(len(names))
@@ -147,7 +158,7 @@ def test_strata_by_hand() -> None:
     masks = np.zeros((22, 1, 100), np.uint8)
     for n, salt in enumerate(range(1, 21)):
         masks[n, 0, :salt] = 1
-    # 20 tiles of 1..20 pixels: two a tenth. Two empty ones.
+    # 20 tiles of 1..20 pixels: two per decile. Two empty ones.
     assert strata(masks, "coverage").tolist() == [1 + n // 2 for n in range(20)] + [0, 0]
     # Edges at 0, 0.02, ... 0.20: a bin begins at its lower edge, and 20 pixels belong to the last.
     widths = strata(masks, "blog").tolist()
@@ -163,31 +174,36 @@ def test_equal_coverage_is_one_stratum() -> None:
     assert set(strata(masks, "coverage").tolist()) == {1}
 
 
-def test_chi2_by_hand() -> None:
-    # Observed 3 1 / 1 3, expected 2 everywhere: four times 1/2.
-    assert chi2(np.array([0, 0, 0, 0, 1, 1, 1, 1]), np.array([0, 0, 0, 1, 0, 1, 1, 1])) == pytest.approx(2)
-    assert chi2(np.array([0, 0, 7, 7]), np.array([0, 1, 0, 1])) == 0
-
-
 def test_fold_balance_by_hand() -> None:
     masks = np.array([[[1, 1]], [[0, 0]], [[1, 0]], [[0, 0]], [[0, 0]]], np.uint8)
-    assert fold_balance(masks, np.array([0, 0, 1, 1, 1]), 2) == [
-        {"fold": 0, "tiles": 2, "positives": 1, "empty_share": 0.5, "coverage": 0.5},
-        {"fold": 1, "tiles": 3, "positives": 1, "empty_share": pytest.approx(2 / 3), "coverage": pytest.approx(1 / 6)},
-    ]
+    balance = fold_balance(masks, np.array([0, 0, 1, 1, 1]), 3)
+    assert balance == (
+        FoldBalance(fold=0, tiles=2, positives=1, empty_share=0.5, coverage=0.5),
+        FoldBalance(fold=1, tiles=3, positives=1, empty_share=pytest.approx(2 / 3), coverage=pytest.approx(1 / 6)),
+        FoldBalance(fold=2, tiles=0, positives=0, empty_share=1, coverage=0),
+    )
+    assert to_record(balance[0]) == {"fold": 0, "tiles": 2, "positives": 1, "empty_share": 0.5, "coverage": 0.5}
 
 
-def test_too_few_tiles() -> None:
-    ids, masks = tiles_like_the_real_ones(20, 0)
-    with pytest.raises(ConfigError, match="there are only 4 tiles; use fewer folds"):
-        assign_folds(ids[:4], masks[:4], FoldConfig())
-    with pytest.raises(ConfigError, match="leave fold 1 empty by scheme coverage"):
-        assign_folds(ids[:5], np.ones((5, 2, 2), np.uint8), FoldConfig())
-    with pytest.raises(ConfigError, match="empty by scheme blog"):
-        assign_folds(
-            ids[:5],
-            np.array([[[n % 2]] for n in range(5)], np.uint8),
-            FoldConfig(count=5, scheme="blog"),
-        )
-    with pytest.raises(ConfigError, match=r"below 2\*\*32"):
-        assign_folds(ids, masks, FoldConfig(seed=2**32, scheme="blog"))
+HALVES = np.array([[[n % 2]] for n in range(5)], np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("masks", "folds", "message"),
+    [
+        (HALVES[:4], FoldConfig(count=5), "folds.count is 5, but there are only 4 tiles; use fewer folds"),
+        (HALVES**0, FoldConfig(count=5), "with 5 tiles scheme coverage leaves fold 1 empty; use fewer folds"),
+        (HALVES, FoldConfig(count=5, scheme="blog"), "scheme blog leaves fold 3 empty; use fewer folds"),
+        (HALVES, FoldConfig(count=2, seed=2**32, scheme="blog"), "folds.seed is 4294967296, but .* below 2**32"),
+    ],
+)
+def test_impossible_splits_are_refused(masks: Array, folds: FoldConfig, message: str) -> None:
+    ids = [f"{n}" for n in range(len(masks))]
+    with pytest.raises(ConfigError, match=message.replace("**", r"\*\*")):
+        assign_folds(ids, masks, folds)
+
+
+def test_check_count() -> None:
+    check_count(FoldConfig(count=5), 5)
+    with pytest.raises(ConfigError, match="there are only 4 tiles"):
+        check_count(FoldConfig(count=5), 4)

@@ -1,4 +1,4 @@
-"""PNG files come from anywhere: sizes, depths, damage, bombs."""
+"""Untrusted PNG files: sizes, bit depths, damage, decompression bombs."""
 
 import io
 
@@ -48,7 +48,7 @@ def test_16_bit_image_is_scaled_not_clipped() -> None:
         (np.array([[0, 1]], np.uint8), 8),
     ],
 )
-def test_salt_is_whatever_is_above_0(pixels: np.ndarray, bits: int) -> None:
+def test_salt_is_any_value_above_0(pixels: np.ndarray, bits: int) -> None:
     mask = decode_mask(png(pixels))
     np.testing.assert_array_equal(mask.salt, [[0, 1]])
     assert mask.salt.dtype == np.uint8
@@ -68,7 +68,7 @@ def test_grey_mask_is_refused(top: np.generic) -> None:
 
 
 @pytest.mark.parametrize(
-    ("data", "fault"),
+    ("data", "problem"),
     [
         (b"", "cannot be decoded"),
         (b"not an image", "cannot be decoded"),
@@ -77,15 +77,15 @@ def test_grey_mask_is_refused(top: np.generic) -> None:
         (saved(Image.fromarray(GREY).convert("RGBA")), "mode RGBA"),
         (saved(Image.fromarray(GREY).convert("LA")), "mode LA"),
         (saved(Image.fromarray(GREY).convert("1")), "mode 1"),
-        (png(np.stack([GREY, GREY, GREY + np.uint8(1)], axis=2)), "channels differ"),
+        (png(np.stack([GREY, GREY, GREY + np.uint8(1)], axis=2)), "three channels differ"),
         (png_header(3, 3, bits=7, data=bytes(12)), "cannot be decoded"),
     ],
 )
-def test_what_is_no_grey_png_is_refused(data: bytes, fault: str) -> None:
-    with pytest.raises(DataError, match=fault):
+def test_other_files_are_refused(data: bytes, problem: str) -> None:
+    with pytest.raises(DataError, match=problem):
         decode_image(data)
-    if "channels" not in fault:
-        with pytest.raises(DataError, match=fault):
+    if "channels" not in problem:
+        with pytest.raises(DataError, match=problem):
             decode_mask(data)
 
 
@@ -95,7 +95,7 @@ def test_mask_of_three_channels_is_refused() -> None:
 
 
 @pytest.mark.parametrize("size", [(MAX_SIDE + 1, 1), (1, MAX_SIDE + 1), (50_000, 50_000), (2**31 - 1, 2**31 - 1)])
-def test_bomb_is_refused_before_its_pixels_are_made(size: tuple[int, int], recwarn: pytest.WarningsRecorder) -> None:
+def test_bomb_is_refused_before_decoding(size: tuple[int, int], recwarn: pytest.WarningsRecorder) -> None:
     for decode in (decode_image, decode_mask):
         with pytest.raises(DataError, match="the limit is 4096x4096"):
             decode(png_header(*size, data=bytes(100)))
@@ -112,7 +112,7 @@ def test_large_file_is_refused() -> None:
 
 
 def same_or_refused(data: bytes) -> bool:
-    """Whether a damaged file is refused; if it is not, its pixels are right."""
+    """Whether a damaged file is refused; otherwise its pixels must be right."""
     try:
         pixels = decode_image(data)
     except DataError:
@@ -131,7 +131,7 @@ def test_truncated_file_is_refused(length: int) -> None:
 
 
 @given(st.integers(0, len(WHOLE) * 8 - 1))
-def test_no_flipped_bit_goes_unseen(bit: int) -> None:
+def test_a_flipped_bit_is_refused(bit: int) -> None:
     data = bytearray(WHOLE)
     data[bit // 8] ^= 1 << bit % 8
     assert same_or_refused(bytes(data)) or bit // 8 >= END - 4

@@ -1,4 +1,4 @@
-"""Keyed random numbers against SplitMix64 in Python's own integers."""
+"""Counter-based random numbers, compared with SplitMix64 in Python's integers."""
 
 import torch
 from hypothesis import given, settings
@@ -31,7 +31,7 @@ def test_hash_is_splitmix64(key: int, salts: list[int]) -> None:
     assert float(random_uniform(torch.tensor([key]), *salts)) == (word >> 40) / 2**24
 
 
-def test_uniform_numbers_fill_the_interval_evenly() -> None:
+def test_uniform_numbers_are_uniform_and_uncorrelated() -> None:
     draws = random_uniform(torch.arange(20_000)[:, None], 0, 3, torch.arange(4))
     assert draws.shape == (20_000, 4)
     assert float(draws.min()) >= 0

@@ -1,4 +1,4 @@
-"""Run-length encoding against hand-worked masks and the rules of the competition, pixel by pixel."""
+"""Run-length encoding, compared with masks encoded by hand and with the rules of the competition."""
 
 import numpy as np
 import pytest
@@ -29,7 +29,7 @@ def test_by_hand() -> None:
 
 
 @given(MASKS)
-def test_agrees_with_the_rules_and_comes_back(mask: NDArray[np.uint8]) -> None:
+def test_round_trip_by_the_rules(mask: NDArray[np.uint8]) -> None:
     text = encode_rle(mask)
     assert text == slow_rle(mask)
     back = decode_rle(text, *mask.shape)
@@ -44,15 +44,15 @@ def test_any_non_zero_value_is_salt() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "fault"),
+    ("text", "problem"),
     [
         ("1", "pairs"),
         ("1 2 3", "pairs"),
-        ("a b", "whole numbers"),
-        ("1 -2", "whole numbers"),
-        ("1.0 2", "whole numbers"),
-        ("1 ٣", "whole numbers"),
-        ("1 99999999999999999999", "whole numbers"),
+        ("a b", "write integers"),
+        ("1 -2", "write integers"),
+        ("1.0 2", "write integers"),
+        ("1 ٣", "write integers"),
+        ("1 99999999999999999999", "write integers"),
         ("0 1", "starts before"),
         ("1 0", "shorter"),
         ("6 2", "ends after pixel 6"),
@@ -62,19 +62,19 @@ def test_any_non_zero_value_is_salt() -> None:
         ("1 1 1 1", "overlaps"),
     ],
 )
-def test_refuses(text: str, fault: str) -> None:
-    with pytest.raises(DataError, match=fault) as caught:
+def test_invalid_text_is_refused(text: str, problem: str) -> None:
+    with pytest.raises(DataError, match=problem) as caught:
         decode_rle(text, 2, 3)
     assert "\n" not in str(caught.value)
 
 
 @given(st.text(alphabet="0123456789 -x", max_size=20))
-def test_any_text_decodes_to_itself_or_is_refused(text: str) -> None:
+def test_any_text_is_decoded_exactly_or_refused(text: str) -> None:
     try:
         mask = decode_rle(text, 3, 4)
     except DataError:
         return
-    # Touching runs become one, so compare the pixels, which a set of numbers gives independently.
+    # Adjacent runs are merged, so compare sets of pixels.
     numbers = [int(token) for token in text.split()]
     pixels = {start + k for start, length in zip(numbers[::2], numbers[1::2], strict=True) for k in range(length)}
     assert {int(n) + 1 for n in np.flatnonzero(mask.T.ravel())} == pixels

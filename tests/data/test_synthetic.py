@@ -1,6 +1,7 @@
-"""The synthetic data set has the layout, the quirks and the statistics of the real one."""
+"""The synthetic data set has the layout, the irregularities and the statistics of the real one."""
 
 import csv
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from saltray.data.synthetic import draw_tile, synth
+from saltray.data.synthetic import draw_tile, write_dataset
 from saltray.errors import ConfigError, DataError
 
 TILES = 400  # of the fixtures
@@ -81,7 +82,7 @@ def test_table_of_runs_equals_masks(synth_folder: Path) -> None:
         assert (decoded == (np.asarray(Image.open(synth_folder / f"train/masks/{name}.png")) > 0)).all()
 
 
-def test_shares_of_the_quirks(synth_images: NDArray[np.uint8], synth_salt: NDArray[np.bool_]) -> None:
+def test_shares_of_each_kind(synth_images: NDArray[np.uint8], synth_salt: NDArray[np.bool_]) -> None:
     pixels = synth_salt.sum(axis=(1, 2))
     blank = synth_images.max(axis=(1, 2)) == 0
     columns = synth_salt.mean(axis=1)
@@ -104,12 +105,12 @@ def test_statistics_of_the_images(synth_images: NDArray[np.uint8]) -> None:
     assert clipped.mean() < 0.01
 
 
-def test_layers_lie_flatter_than_upright(synth_images: NDArray[np.uint8]) -> None:
+def test_layers_are_flat_rather_than_steep(synth_images: NDArray[np.uint8]) -> None:
     down, across = (np.abs(np.diff(synth_images.astype(float), axis=axis)).mean() for axis in (1, 2))
     assert 1.2 * across < down < 4 * across
 
 
-def test_salt_shows_by_texture_and_not_by_brightness(
+def test_salt_differs_in_texture_and_not_in_brightness(
     synth_images: NDArray[np.uint8], synth_salt: NDArray[np.bool_]
 ) -> None:
     large = [(i / 255.0, m) for i, m in zip(synth_images, synth_salt, strict=True) if 0.1 < m.mean() < 0.9 and i.any()]
@@ -117,14 +118,14 @@ def test_salt_shows_by_texture_and_not_by_brightness(
     calmer = np.array([image[mask].std() < image[~mask].std() for image, mask in large])
     assert abs(brighter.mean()) < 0.01
     assert brighter.std() < 0.04
-    assert 0.6 < calmer.mean() < 0.98  # it helps, but does not give the answer away
+    assert 0.6 < calmer.mean() < 0.98  # a hint, but not the answer
 
 
-def test_a_tile_depends_on_seed_and_index_alone(tmp_path: Path) -> None:
-    few = contents(synth(tmp_path / "few", tiles=5, test_tiles=2, seed=8))
-    many = contents(synth(tmp_path / "many", tiles=9, test_tiles=4, seed=8))
-    other = contents(synth(tmp_path / "other", tiles=5, test_tiles=2, seed=9))
-    assert contents(synth(tmp_path / "again", tiles=5, test_tiles=2, seed=8)) == few
+def test_a_tile_depends_only_on_seed_and_index(tmp_path: Path) -> None:
+    few = contents(write_dataset(tmp_path / "few", tiles=5, test_tiles=2, seed=8))
+    many = contents(write_dataset(tmp_path / "many", tiles=9, test_tiles=4, seed=8))
+    other = contents(write_dataset(tmp_path / "other", tiles=5, test_tiles=2, seed=9))
+    assert contents(write_dataset(tmp_path / "again", tiles=5, test_tiles=2, seed=8)) == few
     pngs = {name: data for name, data in few.items() if name.endswith(".png")}
     assert len(pngs) == 5 + 5 + 2
     assert all(many[name] == data for name, data in pngs.items())
@@ -138,34 +139,34 @@ def test_the_parts_differ() -> None:
 
 
 @pytest.mark.parametrize(("tiles", "expected"), [(1, 1), (4, 1), (10, 2), (12, 3)])
-def test_a_quarter_of_test_tiles_unless_told(tmp_path: Path, tiles: int, expected: int) -> None:
-    assert len(stems(synth(tmp_path / "data", tiles=tiles) / "test/images")) == expected
+def test_default_number_of_test_tiles(tmp_path: Path, tiles: int, expected: int) -> None:
+    assert len(stems(write_dataset(tmp_path / "data", tiles=tiles) / "test/images")) == expected
 
 
 def test_an_empty_folder_is_filled(tmp_path: Path) -> None:
     target = tmp_path / "deeper" / "data"
     target.mkdir(parents=True)
-    assert synth(target, tiles=1) == target.resolve()
+    assert write_dataset(target, tiles=1) == target.resolve()
     assert [path.name for path in target.parent.iterdir()] == ["data"]
 
 
 @pytest.mark.parametrize("make", [Path.touch, lambda path: (path.mkdir(), (path / "keep").touch())])
-def test_what_is_there_is_never_touched(tmp_path: Path, make) -> None:
+def test_existing_files_are_not_changed(tmp_path: Path, make: Callable[[Path], object]) -> None:
     target = tmp_path / "data"
     make(target)
     before = sorted(tmp_path.rglob("*"))
     with pytest.raises(DataError, match="not an empty folder"):
-        synth(target, tiles=1)
+        write_dataset(target, tiles=1)
     assert sorted(tmp_path.rglob("*")) == before
 
 
-def test_nothing_is_left_of_half_a_data_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_incomplete_data_set_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("saltray.data.synthetic._write_csv", full)
     with pytest.raises(DataError, match="No space left on device"):
-        synth(tmp_path / "data", tiles=2)
+        write_dataset(tmp_path / "data", tiles=2)
     assert not list(tmp_path.iterdir())
 
 
@@ -175,5 +176,5 @@ def test_nothing_is_left_of_half_a_data_set(tmp_path: Path, monkeypatch: pytest.
 )
 def test_numbers_out_of_range(tmp_path: Path, name: str, arguments: dict[str, int]) -> None:
     with pytest.raises(ConfigError, match=f"^{name} is "):
-        synth(tmp_path / "data", **arguments)
+        write_dataset(tmp_path / "data", **arguments)
     assert not list(tmp_path.iterdir())

@@ -1,41 +1,43 @@
-"""Tiles are in order of their ids, and stay so."""
+"""Tiles are in ascending order of their ids, and a selection keeps the order and the type."""
 
 import numpy as np
 import pytest
 
-from saltray.data.tiles import Tiles
+from saltray.data.tiles import LabelledTiles, Tiles
 
+IDS = ("a", "b", "c")
 IMAGES = np.arange(3 * 2 * 5, dtype=np.uint8).reshape(3, 2, 5)
-TILES = Tiles(("a", "b", "c"), IMAGES, IMAGES % 2)
+MASKS = IMAGES % 2
 
 
 def test_size() -> None:
-    assert (len(TILES), TILES.height, TILES.width) == (3, 2, 5)
+    tiles = Tiles(IDS, IMAGES)
+    assert (len(tiles), tiles.height, tiles.width) == (3, 2, 5)
 
 
-@pytest.mark.parametrize("index", [np.array([2, 0]), np.array([True, False, True])])
-def test_select_keeps_the_order_of_ids(index: np.ndarray) -> None:
-    some = TILES.select(index)
+@pytest.mark.parametrize("index", [np.array([2, 0]), np.array([0, 2], np.int32), np.array([True, False, True])])
+@pytest.mark.parametrize("tiles", [Tiles(IDS, IMAGES), LabelledTiles(IDS, IMAGES, MASKS)])
+def test_select_keeps_type_and_order(tiles: Tiles, index: np.ndarray) -> None:
+    some = tiles.select(index)
+    assert type(some) is type(tiles)
     assert some.ids == ("a", "c")
-    assert some.masks is not None
     np.testing.assert_array_equal(some.images, IMAGES[[0, 2]])
-    np.testing.assert_array_equal(some.masks, IMAGES[[0, 2]] % 2)
-
-
-def test_select_without_masks() -> None:
-    assert Tiles(("a", "b", "c"), IMAGES, None).select(np.array([1])).masks is None
+    if isinstance(some, LabelledTiles):
+        np.testing.assert_array_equal(some.masks, MASKS[[0, 2]])
 
 
 @pytest.mark.parametrize(
     ("ids", "images", "masks"),
     [
-        (("b", "a", "c"), IMAGES, None),
-        (("a", "a", "c"), IMAGES, None),
-        (("a", "b"), IMAGES, None),
-        (("a", "b", "c"), IMAGES.astype(np.float32), None),
-        (("a", "b", "c"), IMAGES, IMAGES[:, :, :1] % 2),
+        (("b", "a", "c"), IMAGES, MASKS),
+        (("a", "a", "c"), IMAGES, MASKS),
+        (("a", "b"), IMAGES, MASKS),
+        (IDS, IMAGES.astype(np.float32), MASKS),
+        (IDS, IMAGES[0], MASKS),
+        (IDS, IMAGES, MASKS[:, :, :1]),
+        (IDS, IMAGES, MASKS.astype(bool)),
     ],
 )
-def test_what_cannot_be_is_asserted(ids: tuple[str, ...], images: np.ndarray, masks: np.ndarray | None) -> None:
+def test_inconsistent_arguments_are_asserted(ids: tuple[str, ...], images: np.ndarray, masks: np.ndarray) -> None:
     with pytest.raises(AssertionError):
-        Tiles(ids, images, masks)
+        LabelledTiles(ids, images, masks)

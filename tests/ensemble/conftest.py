@@ -1,27 +1,28 @@
-"""Runs whose folds are finished: thin networks in a store of each kind."""
+"""Runs whose folds are finished: thin networks in a store of each kind; and their ensembles."""
 
 import hashlib
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
 
 import pytest
 import torch
 from safetensors.torch import save
 
 from saltray.config import Config, FoldConfig, ModelConfig, TrainConfig
-from saltray.ensemble.manifest import EnsembleManifest, FoldResult
-from saltray.ensemble.publishing import publish
+from saltray.data.packing import DatasetManifest
+from saltray.data.statistics import Statistics
+from saltray.ensemble.manifest import EnsembleManifest, Member
+from saltray.ensemble.publishing import FoldModel, publish
 from saltray.ensemble.threshold import ThresholdChoice
 from saltray.models.build import build_model
 from saltray.storage.base import Store
-from saltray.storage.names import open_store
+from saltray.storage.uri import open_store
 
 FOLDS = 2
 
 
 @pytest.fixture(autouse=True)
 def one_thread() -> Iterator[None]:
-    """More threads than free cores make small tensors crawl."""
+    """Small tensors are slow with more threads than free cores."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -45,6 +46,36 @@ def config() -> Config:
 
 
 @pytest.fixture(scope="session")
+def dataset() -> DatasetManifest:
+    statistics = Statistics(
+        train_tiles=21,
+        height=64,
+        width=48,
+        empty=8,
+        full=0,
+        vertical=0,
+        tiny=0,
+        black=0,
+        duplicate_masks=0,
+        mean_coverage=0.25,
+        median_coverage=None,
+        pixel_mean=0.5,
+        pixel_std=0.2,
+    )
+    return DatasetManifest(
+        format=1,
+        name="tiles",
+        source="unused",
+        digest="d" * 64,
+        tiles=21,
+        height=64,
+        width=48,
+        statistics=statistics,
+        shards=(),
+    )
+
+
+@pytest.fixture(scope="session")
 def weights(config: Config) -> list[bytes]:
     """Each fold's weights as safetensors."""
     with torch.random.fork_rng():
@@ -53,39 +84,62 @@ def weights(config: Config) -> list[bytes]:
 
 
 @pytest.fixture
-def results(store: Store, weights: list[bytes]) -> list[FoldResult]:
-    """The results of run r1, whose weights are in the store."""
+def models(store: Store, weights: list[bytes]) -> list[FoldModel]:
+    """The models of run r1, whose weights are in the store."""
     return [put_fold(store, fold, data) for fold, data in enumerate(weights)]
 
 
-def put_fold(store: Store, fold: int, data: bytes) -> FoldResult:
-    """Put a fold's weights into run r1, as the end of its training does."""
-    store.put(f"runs/r1/fold-{fold}/model.safetensors", data)
-    return FoldResult(
-        fold=fold,
-        tiles=10 + fold,
-        score=0.7 + fold / 100,
-        iou=0.6,
-        dice=0.75,
-        epochs=3,
-        seconds=1.5,
-        started=1000.0,
-        finished=1002.0,
-        weights_sha256=hashlib.sha256(data).hexdigest(),
-        oof_sha256="0" * 64,
-    )
+def put_fold(store: Store, fold: int, data: bytes) -> FoldModel:
+    """Put a fold's weights into run r1."""
+    key = f"runs/r1/fold-{fold}/model.safetensors"
+    store.put(key, data)
+    return FoldModel(fold=fold, key=key, sha256=hashlib.sha256(data).hexdigest(), score=0.7 + fold / 100)
 
 
-Publisher = Callable[[list[FoldResult]], EnsembleManifest]
+Publisher = Callable[[Sequence[FoldModel]], EnsembleManifest]
 
 
 @pytest.fixture
-def publish_run(store: Store, config: Config) -> Publisher:
-    """Publishes the given results of run r1."""
-    dataset: dict[str, Any] = {"height": 64, "width": 64, "digest": "d" * 64}
+def publish_run(store: Store, config: Config, dataset: DatasetManifest) -> Publisher:
+    """Publishes the given models of run r1."""
 
-    def run(results: list[FoldResult]) -> EnsembleManifest:
-        choice = ThresholdChoice(0.44, 0.7321, (0.44, 0.5), (0.7321, 0.7123))
-        return publish(store, config=config, results=results, choice=choice, score=0.7123, floor=0.39, dataset=dataset)
+    def run(models: Sequence[FoldModel]) -> EnsembleManifest:
+        threshold = ThresholdChoice(0.44, 0.7321, (0.44, 0.5), (0.7321, 0.7123))
+        return publish(
+            store, config=config, models=models, threshold=threshold, score=0.7123, baseline=0.39, dataset=dataset
+        )
 
     return run
+
+
+@pytest.fixture
+def uri(store: Store, models: list[FoldModel], publish_run: Publisher) -> str:
+    """URI of a published ensemble."""
+    publish_run(models)
+    return f"{store.uri}/ensembles/r1"
+
+
+@pytest.fixture(scope="session")
+def manifest() -> EnsembleManifest:
+    """The manifest of an ensemble of five folds that is in no store."""
+    members = [Member(fold=k, key=f"fold-{k}.safetensors", sha256=f"{k}" * 64, score=k / 3) for k in range(5)]
+    return EnsembleManifest(
+        name="r1",
+        version="v1",
+        members=tuple(members),
+        height=101,
+        width=101,
+        threshold=0.46,
+        score=0.1 + 0.2,
+        score_at_threshold=0.75,
+        baseline=0.39,
+        run="r1",
+        dataset="d" * 64,
+        config=Config(data="tiles", model=ModelConfig(weights="IMAGENET1K_V1")),
+        provenance={"python": "3.11.9", "commit": None},
+    )
+
+
+def flipped(data: bytes) -> bytes:
+    """Safetensors with the lowest bit of the last byte inverted: still well-formed, but with another digest."""
+    return data[:-1] + bytes([data[-1] ^ 1])

@@ -1,27 +1,25 @@
-"""A published ensemble in memory: checked before it is parsed, and a mean of probabilities."""
+"""A published ensemble: digests are checked before anything is parsed, and probabilities are averaged."""
+
+import subprocess
+import sys
+from collections.abc import Callable
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 from numpy.typing import NDArray
 from safetensors.torch import load, save
 
 from saltray.config import Config, ModelConfig
-from saltray.ensemble.load import Ensemble, choose_device
-from saltray.ensemble.manifest import FoldResult
+from saltray.ensemble.card import model_card
+from saltray.ensemble.load import Ensemble, MemberCheck
+from saltray.ensemble.publishing import FoldModel
 from saltray.errors import EnsembleError, IntegrityError
 from saltray.models.build import build_model
 from saltray.storage.base import Store
 
-from .conftest import Publisher, put_fold
-from .test_versions import flipped
-
-
-@pytest.fixture
-def uri(store: Store, results: list[FoldResult], publish_run: Publisher) -> str:
-    """URI of a published ensemble."""
-    publish_run(results)
-    return f"{store.uri}/ensembles/r1"
+from .conftest import Publisher, flipped, put_fold
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +46,7 @@ def test_a_flipped_bit_is_refused_before_it_is_parsed(
         parsed.append(data)
         return load(data)
 
-    monkeypatch.setattr("saltray.ensemble.load.load", watched)
+    monkeypatch.setattr(safetensors.torch, "load", watched)
     with pytest.raises(IntegrityError, match=r"fold-1\.safetensors: its SHA-256 is"):
         Ensemble.load(uri, device="cpu")
     assert parsed == [weights[0]]
@@ -56,10 +54,10 @@ def test_a_flipped_bit_is_refused_before_it_is_parsed(
 
 @pytest.mark.parametrize("model", [ModelConfig(architecture="unet", num_filters=2, encoder_width=4), None])
 def test_a_member_that_does_not_fit_is_one_line(
-    store: Store, results: list[FoldResult], publish_run: Publisher, model: ModelConfig | None
+    store: Store, models: list[FoldModel], publish_run: Publisher, model: ModelConfig | None
 ) -> None:
     data = b"no safetensors" if model is None else save(build_model(model).state_dict())
-    publish_run([results[0], put_fold(store, 1, data)])
+    publish_run([models[0], put_fold(store, 1, data)])
     with pytest.raises(EnsembleError, match=r"fold-1\.safetensors does not fit .*; use another") as caught:
         Ensemble.load(f"{store.uri}/ensembles/r1", device="cpu")
     assert "\n" not in str(caught.value)
@@ -79,7 +77,7 @@ def test_probabilities_are_averaged_over_folds_and_mirror_images(
             model.load_state_dict(load(data))
             plain.append(model(inputs)[:, 0].sigmoid().numpy())
             mirrored.append(model(inputs.flip(-1)).flip(-1)[:, 0].sigmoid().numpy())
-    assert np.abs(plain[0] - plain[1]).max() > 1e-3  # or else a mean could not be told from one of them
+    assert np.abs(plain[0] - plain[1]).max() > 1e-3  # otherwise the mean would equal each of them
     assert np.abs(plain[0] - mirrored[0]).max() > 1e-3
 
     without = ensemble.predict(images, tta=False, batch_size=2)
@@ -98,7 +96,7 @@ def test_tiles_of_any_size_and_layout(uri: str, images: NDArray[np.uint8]) -> No
 
 
 @pytest.mark.parametrize(
-    ("shape", "dtype", "told"),
+    ("shape", "dtype", "message"),
     [
         ((3, 64, 64), "float32", r"images are float32 of shape \(3, 64, 64\)"),
         ((3, 64, 64), "int64", r"images are int64"),
@@ -106,12 +104,47 @@ def test_tiles_of_any_size_and_layout(uri: str, images: NDArray[np.uint8]) -> No
         ((3, 64, 64, 3), "uint8", r"of shape \(3, 64, 64, 3\)"),
     ],
 )
-def test_other_images_are_refused(uri: str, shape: tuple[int, ...], dtype: str, told: str) -> None:
-    with pytest.raises(EnsembleError, match=told):
+def test_other_images_are_refused(uri: str, shape: tuple[int, ...], dtype: str, message: str) -> None:
+    with pytest.raises(EnsembleError, match=message):
         Ensemble.load(uri, device="cpu").predict(np.zeros(shape, dtype))
 
 
-def test_the_device_asked_for_comes_first() -> None:
-    assert choose_device("cpu") == torch.device("cpu")
-    assert choose_device(torch.device("cpu")) == torch.device("cpu")
-    assert choose_device(None).type == ("cuda" if torch.cuda.is_available() else "cpu")
+def test_the_device_is_a_gpu_where_there_is_one(uri: str) -> None:
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    ensemble = Ensemble.load(uri)
+    assert ensemble.device.type == device
+    assert {parameter.device.type for model in ensemble.models for parameter in model.parameters()} == {device}
+    assert Ensemble.load(uri, device=torch.device("cpu")).device.type == "cpu"
+
+
+def test_verify_finds_a_flipped_bit_and_a_lost_member(
+    uri: str, store: Store, models: list[FoldModel], weights: list[bytes]
+) -> None:
+    good = MemberCheck("fold-0.safetensors", None)
+    assert Ensemble.verify(uri) == (good, MemberCheck("fold-1.safetensors", None))
+    store.put("ensembles/r1/v1/fold-1.safetensors", flipped(weights[1]))
+    first, second = Ensemble.verify(uri)
+    assert (first, second.key) == (good, "fold-1.safetensors")
+    assert models[1].sha256 in (second.fault or "")
+    store.delete("ensembles/r1/v1/fold-1.safetensors")
+    assert "no such object" in (Ensemble.verify(uri)[1].fault or "")
+
+
+def test_card(uri: str) -> None:
+    assert Ensemble.card(uri) == model_card(Ensemble.load(uri, device="cpu").manifest)
+
+
+@pytest.mark.parametrize("call", [Ensemble.load, Ensemble.verify, Ensemble.card])
+def test_a_missing_ensemble_is_refused(store: Store, call: Callable[[str], object]) -> None:
+    with pytest.raises(EnsembleError, match=r"no complete ensemble at .*ensembles/r1"):
+        call(f"{store.uri}/ensembles/r1")
+
+
+def test_verify_and_card_load_no_torch(uri: str) -> None:
+    code = (
+        "import sys\n"
+        "from saltray.ensemble.load import Ensemble\n"
+        f"assert len(Ensemble.verify({uri!r})) == 2 and Ensemble.card({uri!r})\n"
+        "assert not {'torch', 'ray', 'pandas', 'pyarrow'} & set(sys.modules)\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

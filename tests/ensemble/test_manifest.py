@@ -1,88 +1,102 @@
-"""The records survive JSON, and what is not one of them is refused."""
+"""The manifest survives JSON, under its stored keys; everything else is refused."""
 
 import json
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from saltray import ensemble
-from saltray.config import Config, ModelConfig, to_dict
-from saltray.ensemble.manifest import EnsembleManifest, FoldResult, Member, provenance
-from saltray.errors import EnsembleError, IntegrityError
+from saltray.ensemble.manifest import EnsembleManifest, SearchProvenance, provenance
+from saltray.errors import EnsembleError
+from saltray.records import to_record
 
-RESULT = FoldResult(
-    fold=3,
-    tiles=800,
+SEARCH = SearchProvenance(
+    uri="s3://bucket/searches/s1",
+    search="s1",
+    trial="trial-003",
+    values={"optim.lr": 1e-3, "model.num_filters": 16, "train.sync_batchnorm": True, "optim.optimizer": "adam"},
     score=0.8125,
-    iou=0.75,
-    dice=6 / 7,
-    epochs=60,
-    seconds=123.5,
-    started=1.0e9,
-    finished=1.0e9 + 200,
-    weights_sha256="a" * 64,
-    oof_sha256="b" * 64,
-)
-MANIFEST = EnsembleManifest(
-    name="r1",
-    version="v1",
-    members=tuple(Member(fold=k, key=f"fold-{k}.safetensors", sha256=f"{k}" * 64, score=k / 3) for k in range(5)),
-    height=101,
-    width=101,
-    threshold=0.46,
-    score=0.1 + 0.2,
-    score_at_threshold=0.75,
-    floor=0.39,
-    run="r1",
-    dataset="d" * 64,
-    config=to_dict(Config(data="tiles", model=ModelConfig(weights="IMAGENET1K_V1"))),
-    provenance={"python": "3.11.9", "commit": None},
+    trials=16,
 )
 
 
-def test_a_manifest_survives_json() -> None:
-    assert EnsembleManifest.from_json(json.loads(json.dumps(MANIFEST.to_json()))) == MANIFEST
+@pytest.mark.parametrize("search", [None, SEARCH])
+def test_a_manifest_survives_json(manifest: EnsembleManifest, search: SearchProvenance | None) -> None:
+    written = replace(manifest, search_provenance=search)
+    read = EnsembleManifest.from_json(json.loads(json.dumps(to_record(written))))
+    assert read == written
+    if read.search_provenance is not None:  # 1 and 1.0 and True are equal
+        assert [type(value) for value in read.search_provenance.values.values()] == [float, int, bool, str]
 
 
-def test_a_fold_result_survives_json() -> None:
-    assert FoldResult.from_json(json.loads(json.dumps(asdict(RESULT)))) == RESULT
+def test_the_stored_keys_are_those_of_format_1(manifest: EnsembleManifest) -> None:
+    record = to_record(replace(manifest, search_provenance=SEARCH))
+    own = {"baseline": record.pop("floor"), "search_provenance": record.pop("origin")}
+    assert own == {"baseline": 0.39, "search_provenance": asdict(SEARCH)}
+    expected = asdict(replace(manifest, search_provenance=SEARCH))
+    assert record | own == json.loads(json.dumps(expected))
+    assert to_record(manifest)["origin"] is None
+
+
+def test_a_manifest_without_the_key_of_the_search_is_read(manifest: EnsembleManifest) -> None:
+    record = to_record(manifest)
+    del record["origin"]
+    assert EnsembleManifest.from_json(record) == manifest
 
 
 @pytest.mark.parametrize("number", [0, 2, "1", None])
-def test_another_format_is_refused(number: object) -> None:
-    with pytest.raises(EnsembleError, match=rf"format {number!r}, this saltray reads 1; update saltray"):
-        EnsembleManifest.from_json(MANIFEST.to_json() | {"format": number})
-
-
-def test_what_is_no_manifest_is_refused() -> None:
-    whole = MANIFEST.to_json()
-    without = [{key: value for key, value in whole.items() if key != name} for name in ("members", "threshold")]
-    strange = [whole | {"colour": "red"}, whole | {"members": [{"fold": 0}]}, whole | {"members": 5}]
-    for record in without + strange:
-        with pytest.raises(EnsembleError, match="not an ensemble manifest") as caught:
+def test_another_format_is_refused_first(manifest: EnsembleManifest, number: object) -> None:
+    for record in ({"format": number}, to_record(manifest) | {"format": number}):
+        with pytest.raises(EnsembleError, match=rf"format {number!r}, this saltray reads 1; update saltray"):
             EnsembleManifest.from_json(record)
-        assert "\n" not in str(caught.value)
-    with pytest.raises(EnsembleError, match="format None"):
-        EnsembleManifest.from_json({})
-    with pytest.raises(EnsembleError, match="no JSON object"):
-        EnsembleManifest.from_json(json.loads("[1]"))
 
 
-def test_what_is_no_fold_result_is_refused() -> None:
-    record = asdict(RESULT)
-    for strange in (record | {"colour": "red"}, {"fold": 0}):
-        with pytest.raises(IntegrityError, match=r"not a fold's result.*train it again"):
-            FoldResult.from_json(strange)
+def without(*names: str) -> Callable[[dict[str, Any]], dict[str, Any]]:
+    return lambda record: {key: value for key, value in record.items() if key not in names}
 
 
-def test_provenance_is_plain_json_with_the_versions_in_use() -> None:
+@pytest.mark.parametrize(
+    ("change", "fault"),
+    [
+        (without("members"), "members is missing"),
+        (without("floor"), "floor is missing"),
+        (lambda record: record | {"colour": "red"}, "colour is unknown"),
+        (lambda record: record | {"members": 5}, "members is 5"),
+        (lambda record: record | {"members": [{"fold": 0}]}, r"members\.0\.key is missing"),
+        (lambda record: record | {"threshold": "0.5"}, 'threshold is "0.5"'),
+        (lambda record: record | {"height": 101.5}, "height is 101.5"),
+        (lambda record: record | {"provenance": {"torch": 2}}, r"provenance\.torch is 2"),
+        (lambda record: record | {"origin": {"search": "s1"}}, r"origin\.uri is missing"),
+        (lambda record: record | {"config": record["config"] | {"colour": "red"}}, r"config\.colour is unknown"),
+        (lambda record: record | {"config": record["config"] | {"folds": {"count": 1}}}, "folds.count is 1"),
+    ],
+)
+def test_other_records_are_refused(
+    manifest: EnsembleManifest, change: Callable[[dict[str, Any]], dict[str, Any]], fault: str
+) -> None:
+    with pytest.raises(
+        EnsembleError, match=f"not an ensemble manifest: {fault}.*; publish the ensemble again"
+    ) as caught:
+        EnsembleManifest.from_json(change(to_record(manifest)))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("record", [[1], "text", None])
+def test_other_json_is_refused(record: object) -> None:
+    with pytest.raises(EnsembleError, match="not an ensemble manifest: no JSON object; publish the ensemble again"):
+        EnsembleManifest.from_json(record)
+
+
+def test_provenance_is_plain_json_with_the_versions_in_use(manifest: EnsembleManifest) -> None:
     import torch
 
     record = provenance()
     assert json.loads(json.dumps(record)) == record
-    assert record["torch"] == torch.__version__.partition("+")[0] or record["torch"] == torch.__version__
-    assert EnsembleManifest.from_json(replace(MANIFEST, provenance=record).to_json()).provenance == record
+    assert record["torch"] in (torch.__version__, torch.__version__.partition("+")[0])
+    assert EnsembleManifest.from_json(to_record(replace(manifest, provenance=record))).provenance == record
 
 
 def test_an_image_names_the_commit_that_it_was_built_from(monkeypatch: pytest.MonkeyPatch) -> None:

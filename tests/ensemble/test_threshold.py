@@ -1,4 +1,4 @@
-"""The threshold, worked by hand."""
+"""The threshold, calculated by hand."""
 
 import numpy as np
 import pytest
@@ -52,7 +52,7 @@ def test_a_better_score_beats_nearness() -> None:
     assert (choice.threshold, choice.score) == (0.8, 1.0)
 
 
-def test_half_precision_is_taken_as_it_is_stored() -> None:
+def test_half_precision_is_accepted() -> None:
     probabilities = tiles([0.9, 0.9, 0.1, 0.1]).astype(np.float16)
     choice = choose_threshold(probabilities, masks([1, 1, 0, 0]))
     assert choice.thresholds == GRID

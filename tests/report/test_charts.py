@@ -12,8 +12,8 @@ from saltray.report.charts import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, Chart
 FLOATS = st.floats(-1e6, 1e6, allow_nan=False).map(lambda x: round(x, 6))
 
 
-def chart_of(points: list[tuple[float, float | None]], *, whole_x: bool = False) -> Chart:
-    chart = line_chart([Line("a", points)], x_label="x", y_label="y", whole_x=whole_x)
+def chart_of(points: list[tuple[float, float | None]], *, integer_x: bool = False) -> Chart:
+    chart = line_chart([Line("a", points)], x_label="x", y_label="y", integer_x=integer_x)
     assert chart is not None
     return chart
 
@@ -44,8 +44,8 @@ def test_the_last_tick_survives_rounding() -> None:
 
 
 def test_epochs_are_whole_numbers() -> None:
-    assert [tick.text for tick in chart_of([(1, 0), (3, 1)], whole_x=True).x_ticks] == ["1", "2", "3"]
-    assert [tick.text for tick in chart_of([(0, 0), (60, 1)], whole_x=True).x_ticks] == list("0") + [
+    assert [tick.text for tick in chart_of([(1, 0), (3, 1)], integer_x=True).x_ticks] == ["1", "2", "3"]
+    assert [tick.text for tick in chart_of([(0, 0), (60, 1)], integer_x=True).x_ticks] == list("0") + [
         str(n) for n in range(10, 61, 10)
     ]
 
@@ -79,8 +79,8 @@ def test_a_mark_stands_at_its_x() -> None:
 
 
 @given(st.lists(st.tuples(FLOATS, FLOATS), min_size=1, max_size=8), st.booleans())
-def test_everything_lies_inside(points: list[tuple[float, float | None]], whole_x: bool) -> None:
-    chart = chart_of(points, whole_x=whole_x)
+def test_everything_lies_inside(points: list[tuple[float, float | None]], integer_x: bool) -> None:
+    chart = chart_of(points, integer_x=integer_x)
     assert all(LEFT <= x <= WIDTH - RIGHT and TOP <= y <= HEIGHT - BOTTOM for x, y in corners(chart.paths[0].d))
     assert all(LEFT <= tick.at <= WIDTH - RIGHT for tick in chart.x_ticks)
     assert all(TOP <= tick.at <= HEIGHT - BOTTOM for tick in chart.y_ticks)

@@ -1,13 +1,16 @@
-"""The page of a run is whole, says the figures that it was given, and reaches for nothing outside itself."""
+"""The page of a run is well-formed, shows the figures that it was given, and loads nothing from outside."""
 
 import base64
+import math
 import re
+import subprocess
+import sys
+from dataclasses import replace
 from html.parser import HTMLParser
-from typing import Any
 
 import pytest
 
-from saltray.report.page import render_run
+from saltray.report.page import RunReport, render_run
 
 VOID = {"meta", "link", "img", "col"}  # and in SVG, what ends in '/>'
 HOSTILE = "<script>alert(1)</script>\"'&amp;{{ 7 * 7 }}"
@@ -50,47 +53,64 @@ class Page(HTMLParser):
             self.rows[-1][-1] += data
 
 
-def test_headline(page_input: dict[str, Any]) -> None:
-    page = Page(render_run(**page_input))
-    assert {"0.7346", "0.7012", "0.3905", "r1", "s3://bucket/ensembles/r1/1"} <= set(page.text)
+def test_headline(report: RunReport) -> None:
+    page = Page(render_run(report))
+    figures = [text for text in page.text if re.fullmatch(r"0\.\d{4}", text)]
+    assert figures[:3] == ["0.7346", "0.7012", "0.3905"]
+    assert {"r1", "s3://bucket/ensembles/r1/v1", "Baseline: no salt anywhere"} <= set(page.text)
     assert any("0.45, the chosen threshold" in text for text in page.text)
 
 
-def test_tables(page_input: dict[str, Any]) -> None:
-    rows = Page(render_run(**page_input)).rows
+def test_tables_are_in_order_of_the_folds(report: RunReport) -> None:
+    rows = Page(render_run(report)).rows
     first = rows.index(["0", "0.6500", "0.7000", "0.6000", "0.9000", "3", "8.4 s"])
     assert rows[first + 1 : first + 4] == [
         ["1", "0.7500", "0.7600", "0.7000", "0.8000", "3", "1 min 15 s"],
         ["mean", "0.7000", "0.7300", "0.6500", "0.8500", "", "41.7 s"],
         ["std", "0.0707", "0.0424", "0.0707", "0.0707", "", ""],  # of 0.65 and 0.75: 0.1 / sqrt(2)
     ]
-    assert ["0", "31", "38.7 %", "23.4 %"] in rows
-    assert ["1", "29", "41.4 %", "24.6 %"] in rows
-    for pair in (["data", "tgs"], ["epochs", "3"], ["weights", "–"], ["torch", "2.15.0"], ["ray", "2.60.0"]):  # noqa: RUF001
-        assert pair in rows
-    assert ["train"] in rows
+    first = rows.index(["0", "31", "38.7 %", "23.4 %"])
+    assert rows[first + 1] == ["1", "29", "41.4 %", "24.6 %"]
+    assert [row for row in rows if row[0] in ("ray", "torch")] == [["ray", "2.60.0"], ["torch", "2.15.0"]]
 
 
-def test_one_line_a_fold(page_input: dict[str, Any]) -> None:
-    html = render_run(**page_input)
+def test_every_setting_is_shown_below_its_section(report: RunReport) -> None:
+    rows = Page(render_run(report)).rows
+    data, model, train, cluster = (rows.index(row) for row in (["data", "tgs"], ["model"], ["train"], ["cluster"]))
+    assert data < model < train < cluster
+    assert ["num_filters", "7"] in rows[model:train]
+    assert ["weights", "–"] in rows[model:train]  # noqa: RUF001
+    assert ["epochs", "3"] in rows[train:cluster]
+
+
+def test_one_line_per_fold(report: RunReport) -> None:
+    html = render_run(report)
     charts = re.findall(r'<svg.*?aria-label="([^"]*)".*?</svg>', html, re.DOTALL)
     assert charts == ["Score by epoch", "Loss by epoch", "Score by threshold"]
-    lines = [len(re.findall("<path ", svg)) for svg in re.findall("<svg.*?</svg>", html, re.DOTALL)]
-    assert lines == [2, 4, 1]  # the loss has a training and a validation line each
-    assert "chosen: 0.45" in html
-
-
-def test_picture_is_inside(page_input: dict[str, Any]) -> None:
-    (source,) = [
-        value for tag, name, value in Page(render_run(**page_input)).attributes if (tag, name) == ("img", "src")
+    score, loss, threshold = re.findall("<svg.*?</svg>", html, re.DOTALL)
+    assert re.findall('class="line ([^"]*)"><title>([^<]*)', score) == [("c0", "fold 0"), ("c1", "fold 1")]
+    assert re.findall('class="line ([^"]*)"><title>([^<]*)', loss) == [
+        ("c0", "fold 0"),
+        ("c1", "fold 1"),
+        ("c0 dashed", "fold 0"),
+        ("c1 dashed", "fold 1"),
     ]
+    assert [len(re.findall("[ML]", d)) for d in re.findall('<path d="([^"]*)"', score)] == [2, 2]  # epochs 1 and 3
+    assert [len(re.findall("[ML]", d)) for d in re.findall('<path d="([^"]*)"', loss)] == [3, 3, 2, 2]
+    assert [len(re.findall("[ML]", d)) for d in re.findall('<path d="([^"]*)"', threshold)] == [3]
+    assert "chosen: 0.45" in threshold
+
+
+def test_the_picture_is_inside(report: RunReport) -> None:
+    page = Page(render_run(report))
+    (source,) = [value for tag, name, value in page.attributes if (tag, name) == ("img", "src")]
     head, data = source.split(",")
     assert head == "data:image/png;base64"
-    assert base64.b64decode(data, validate=True) == page_input["examples"]
+    assert base64.b64decode(data, validate=True) == report.examples
 
 
-def test_nothing_is_fetched(page_input: dict[str, Any]) -> None:
-    html = render_run(**page_input)
+def test_nothing_is_fetched(report: RunReport) -> None:
+    html = render_run(report)
     page = Page(html)
     assert not {"script", "iframe", "object", "embed", "form", "base", "a"} & set(page.tags)
     links = {
@@ -102,42 +122,42 @@ def test_nothing_is_fetched(page_input: dict[str, Any]) -> None:
     assert any(value.startswith("default-src 'none'") for value in policy)
 
 
-@pytest.mark.parametrize("where", ["run", "ensemble", "section", "field", "value", "library", "version"])
-def test_hostile_text_is_only_text(page_input: dict[str, Any], where: str) -> None:
-    harmless = Page(render_run(**page_input))
-    page_input |= {
-        "run": {"run": HOSTILE},
-        "ensemble": {"ensemble": HOSTILE},
-        "section": {"config": {**page_input["config"], "model": {}, HOSTILE: {"weights": None}}},
-        "field": {"config": {**page_input["config"], "model": {HOSTILE: None}}},
-        "value": {"config": {**page_input["config"], "model": {"weights": HOSTILE}}},
-        "library": {"versions": {"torch": "2.15.0", HOSTILE: "1"}},
-        "version": {"versions": {"torch": "2.15.0", "ray": HOSTILE}},
+@pytest.mark.parametrize("where", ["run", "ensemble", "setting", "library", "version"])
+def test_markup_in_text_is_escaped(report: RunReport, where: str) -> None:
+    hostile = {
+        "run": replace(report, run=HOSTILE),
+        "ensemble": replace(report, ensemble=HOSTILE),
+        "setting": replace(report, config=replace(report.config, data=HOSTILE)),
+        "library": replace(report, versions={"torch": "2.15.0", HOSTILE: "1"}),
+        "version": replace(report, versions={"torch": "2.15.0", "ray": HOSTILE}),
     }[where]
-    page = Page(render_run(**page_input))
+    page = Page(render_run(hostile))
     assert any(HOSTILE in text for text in page.text)
-    if where != "section":
-        assert page.tags == harmless.tags
-    assert "script" not in page.tags
+    assert page.tags == Page(render_run(report)).tags
 
 
-def test_a_run_without_records(page_input: dict[str, Any]) -> None:
-    page_input |= {"history": {}, "threshold_curve": ([], [])}
-    html = render_run(**page_input)
+def test_a_run_without_history(report: RunReport) -> None:
+    html = render_run(replace(report, history={}, threshold_curve=[]))
     assert Page(html).text.count("Nothing was recorded.") == 3
     assert "<svg" not in html
 
 
-def test_what_is_unknown_is_not_invented(page_input: dict[str, Any]) -> None:
-    page_input["results"][0] |= {"iou": None, "dice": float("nan"), "seconds": 7265.0}
-    page_input["versions"]["commit"] = None
-    rows = Page(render_run(**page_input)).rows
+def test_unknown_values_are_dashes(report: RunReport) -> None:
+    fold = replace(report.folds[0], iou=math.nan, dice=math.inf, seconds=7265.0)
+    changed = replace(report, folds=[fold, *report.folds[1:]], versions={"commit": None})
+    rows = Page(render_run(changed)).rows
     assert ["1", "0.7500", "0.7600", "–", "–", "3", "2 h 01 min"] in rows  # noqa: RUF001
     assert ["commit", "–"] in rows  # noqa: RUF001
-    (mean,) = [row for row in rows if row[0] == "mean"]
-    assert mean[3:5] == ["–", "–"]  # noqa: RUF001
+    mean, std = (row for row in rows if row[0] in ("mean", "std"))
+    assert mean[1:5] == ["0.7000", "0.7300", "–", "–"]  # noqa: RUF001
+    assert std[3:5] == ["–", "–"]  # noqa: RUF001
 
 
-def test_a_single_fold_has_no_spread(page_input: dict[str, Any]) -> None:
-    page_input["results"] = page_input["results"][:1]
-    assert not [row for row in Page(render_run(**page_input)).rows if row[0] == "std"]
+def test_a_single_fold_has_no_standard_deviation(report: RunReport) -> None:
+    rows = Page(render_run(replace(report, folds=report.folds[:1]))).rows
+    assert [row[0] for row in rows if row[0] in ("mean", "std")] == ["mean"]
+
+
+def test_a_page_needs_no_torch() -> None:
+    code = "import sys, saltray.report.page\nassert not {'torch', 'matplotlib', 'ray'} & set(sys.modules)\n"
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -1,21 +1,23 @@
-"""A store of each kind, and S3 with faults."""
+"""A store of each kind, and S3 with simulated faults."""
 
 import threading
+import uuid
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import boto3
 import pytest
 from ceph import Ceph
 
 from saltray.storage.base import Store
-from saltray.storage.names import open_store
+from saltray.storage.uri import open_store
 
 from .faulty_s3 import BUCKET, FaultProxy
 
 
 @pytest.fixture(params=["folder", "s3", "ceph"])
 def store_kind(request: pytest.FixtureRequest) -> str:
-    """What a store promises is tested on the real server as well."""
+    """The guarantees of a store are tested on a real S3 server too."""
     kind: str = request.param
     return kind
 
@@ -36,7 +38,7 @@ def ceph_proxy(ceph: Ceph, monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultPro
 
 
 def proxy_before(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultProxy]:
-    """The proxy, and the environment of this test pointing to it; pauses between tries are short."""
+    """The proxy, set as the endpoint of this test; the pauses between retries are short."""
     monkeypatch.setattr("saltray.storage.retry.FIRST_PAUSE_S", 0.001)
     with FaultProxy(endpoint) as server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
@@ -48,12 +50,24 @@ def proxy_before(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Fau
 
 
 @pytest.fixture
-def damage(any_store_uri: str) -> Callable[[str, bytes], None]:
-    """Change an object's bytes behind the store's back, leaving its metadata as it is."""
+def s3(proxy: FaultProxy) -> Store:
+    """An empty store behind the proxy, with the default deadline."""
+    return open_store(f"s3://{BUCKET}/{uuid.uuid4()}")
+
+
+@pytest.fixture
+def impatient_s3(s3: Store) -> Store:
+    """The same with a short deadline."""
+    s3.deadline_s = 0.3
+    return s3
+
+
+@pytest.fixture
+def corrupt(any_store_uri: str) -> Callable[[str, bytes], None]:
+    """Replaces an object's bytes without changing its metadata."""
 
     def on_disk(key: str, data: bytes) -> None:
-        with open(f"{any_store_uri}/{key}", "wb") as file:  # noqa: PTH123
-            file.write(data)
+        Path(any_store_uri, key).write_bytes(data)
 
     def on_s3(key: str, data: bytes) -> None:
         name = f"{any_store_uri.removeprefix(f's3://{BUCKET}/')}/{key}"

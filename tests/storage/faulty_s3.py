@@ -1,4 +1,4 @@
-"""A proxy in front of the S3 server that plays a network or a server at fault."""
+"""A proxy in front of an S3 server that simulates faults of the network and the server."""
 
 import http.client
 import threading
@@ -8,40 +8,46 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import urlsplit
 
+import pytest
+
+from saltray.errors import StorageError
+
 BUCKET = "saltray-test"
+FOREVER = 10**6
 
 
 @dataclass
 class Fault:
-    """What goes wrong with the next requests that match.
+    """A fault of the next requests that match.
 
     Args:
         method: HTTP method.
-        text: found in the request's target.
-        status: answered in place of the server's; 0 to do what `action` says.
-        code: S3's error code in that answer.
-        message: its text.
-        action: reset (closed before the server sees it), damage (a bit of the request's body is flipped), silence (the
-            server does it, but the reply is lost), truncate (half of the reply's body), swallow (200 without doing it),
-            unconditional (If-None-Match is left out), short pages (a listing gives two names a page).
-        times: how many requests it hits.
-        first: called before the action.
+        text: part of the request's target.
+        status: HTTP status of the reply in place of the server's; 0 to apply `action`.
+        code: S3's error code in that reply.
+        message: the error's text in that reply.
+        action: reset (the connection is closed before the server sees the request), corrupt (a bit of the request's
+            body is flipped), lose reply (the server executes the request, then the connection is closed), truncate
+            (the reply has half its body), ignore (status 200 without execution), unconditional (If-None-Match is
+            removed), short pages (a listing has two names per page).
+        times: number of requests with the fault.
+        before: called first.
     """
 
     method: str
     text: str = ""
     status: int = 0
     code: str = "Fault"
-    message: str = "played by the test"
+    message: str = "simulated"
     action: str = ""
     times: int = 1
-    first: Callable[[], object] = lambda: None
+    before: Callable[[], object] = lambda: None
 
 
 class FaultProxy(ThreadingHTTPServer):
-    """Forwards to the server at `target`, except what `faults` spoils.
+    """Forwards requests to the server at `target`, with `faults`.
 
-    Of each request `seen` holds 'METHOD target', `ports` the client's port, and `regions` the one it is signed for.
+    For each request, `seen` has 'METHOD target', `ports` the client's port, and `regions` the region in the signature.
     """
 
     daemon_threads = True
@@ -76,8 +82,8 @@ class FaultHandler(BaseHTTPRequestHandler):
         # Authorization: AWS4-HMAC-SHA256 Credential=KEY/DAY/REGION/s3/aws4_request, …
         self.server.regions.append(self.headers["Authorization"].split("/")[2])
         fault = self.server.fault_for(self.command, self.path) or Fault(self.command, times=0)
-        fault.first()
-        if fault.action == "damage":
+        fault.before()
+        if fault.action == "corrupt":
             body = bytes([body[0] ^ 1]) + body[1:]
         if fault.action == "unconditional":
             del self.headers["If-None-Match"]
@@ -86,17 +92,17 @@ class FaultHandler(BaseHTTPRequestHandler):
         if fault.status:
             text = f"<Error><Code>{fault.code}</Code><Message>{fault.message}</Message></Error>".encode()
             self._reply(fault.status, {}, b"" if self.command == "HEAD" else text)
-        elif fault.action == "swallow":
+        elif fault.action == "ignore":
             self._reply(200, {"ETag": '"0"'}, b"")
         elif fault.action == "reset":
             self.close_connection = True
         else:
             try:
                 status, headers, reply = self._forward(body)
-            except OSError:  # the server is away
+            except OSError:  # the server is down
                 self.close_connection = True
                 return
-            if fault.action == "silence":
+            if fault.action == "lose reply":
                 self.close_connection = True
             else:
                 self._reply(status, headers, reply[: len(reply) // 2] if fault.action == "truncate" else reply)
@@ -105,7 +111,7 @@ class FaultHandler(BaseHTTPRequestHandler):
     do_GET = do_PUT = do_POST = do_DELETE = do_HEAD = handle_one  # noqa: N815
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
-        """Keep quiet."""
+        """Nothing."""
 
     def _forward(self, body: bytes) -> tuple[int, dict[str, str], bytes]:
         connection = http.client.HTTPConnection(self.server.target)
@@ -122,3 +128,18 @@ class FaultHandler(BaseHTTPRequestHandler):
                 self.send_header(name, value)
         self.end_headers()
         self.wfile.write(body)
+
+
+def refused(
+    call: Callable[[], object], kind: type[StorageError] = StorageError, *, at_once_by: FaultProxy | None = None
+) -> str:
+    """The message with which a call fails; with `at_once_by`, the call must send exactly one request to the proxy."""
+    if at_once_by is not None:
+        at_once_by.seen.clear()
+    with pytest.raises(StorageError) as caught:
+        call()
+    assert type(caught.value) is kind
+    assert "\n" not in str(caught.value)
+    if at_once_by is not None:
+        assert len(at_once_by.seen) == 1
+    return str(caught.value)

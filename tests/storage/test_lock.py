@@ -1,4 +1,4 @@
-"""One live process a run, on each kind of store."""
+"""At most one live process per run, on each kind of store."""
 
 import os
 import socket
@@ -15,8 +15,8 @@ import pytest
 
 from saltray.errors import RunLockedError, StorageError
 from saltray.storage.base import Store
-from saltray.storage.lock import RunLock
-from saltray.storage.names import open_store
+from saltray.storage.lock import STALE_S, Owner, RunLock, owner_of
+from saltray.storage.uri import open_store
 
 BEAT_S = 0.03
 FOREVER_S = 1000.0
@@ -36,17 +36,17 @@ def record(
 
 
 def until(condition: Callable[[], bool]) -> None:
-    """Wait until `condition` holds; a test that waits in vain fails."""
+    """Wait until `condition` holds, for 20 s at most."""
     for _ in range(2000):
         if condition():
             return
         time.sleep(0.01)
-    raise AssertionError("waited in vain")
+    raise AssertionError("timed out after 20 s")
 
 
 @pytest.fixture
 def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever watches an owner's beat fails."""
+    """Fails a test in which a process waits for an owner's heartbeat."""
 
     def sleep(seconds: float) -> None:
         raise AssertionError(f"sleeps {seconds} s")
@@ -56,17 +56,17 @@ def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     )
 
 
-def test_the_lock_is_an_object_with_its_owner(store: Store) -> None:
+def test_the_lock_is_an_object_that_describes_its_owner(store: Store) -> None:
     with RunLock(store, "run r1", beat=FOREVER_S) as lock:
         (written,) = locks(store).values()
         assert time.time() - 60 < written.pop("at") <= time.time()
         assert written == record(host=socket.gethostname(), pid=os.getpid())
         assert lock.taken_from is None
-        assert not lock.lost.is_set()
+        lock.check()
     assert locks(store)["lock/000001.json"]["released"] is True
 
 
-def test_a_second_holder_is_refused_while_the_first_beats(store: Store) -> None:
+def test_a_second_process_is_refused_while_the_first_has_heartbeats(store: Store) -> None:
     with RunLock(store, "run r1", beat=BEAT_S) as first:
         for _ in range(2):
             with pytest.raises(RunLockedError, match="run r1 is being run by process") as caught:
@@ -77,15 +77,15 @@ def test_a_second_holder_is_refused_while_the_first_beats(store: Store) -> None:
 
 
 @pytest.mark.usefixtures("no_waiting")
-def test_a_released_lock_is_taken_at_once(store: Store) -> None:
+def test_a_released_lock_is_acquired_at_once(store: Store) -> None:
     with RunLock(store, "run r1", beat=FOREVER_S):
         pass
     with RunLock(store, "run r1", beat=FOREVER_S) as second:
         assert second.taken_from is None
-        assert list(locks(store)) == ["lock/000002.json"]  # the old object is gone
+        assert list(locks(store)) == ["lock/000002.json"]  # the old object was deleted
 
 
-def test_it_is_released_when_the_body_raises(store: Store) -> None:
+def test_the_lock_is_released_if_the_body_raises(store: Store) -> None:
     with pytest.raises(ZeroDivisionError), RunLock(store, "run r1", beat=FOREVER_S):
         raise ZeroDivisionError
     assert locks(store)["lock/000001.json"]["released"] is True
@@ -98,7 +98,7 @@ def test_a_stale_lock_is_taken_over_and_its_owner_described(store: Store) -> Non
         assert list(locks(store)) == ["lock/000042.json"]
 
 
-def test_a_process_of_another_container_of_this_host_is_watched(store: Store) -> None:
+def test_the_heartbeat_decides_for_a_process_in_another_container_of_this_host(store: Store) -> None:
     dead = subprocess.Popen(["true"])
     dead.wait()
     other = record(host=socket.gethostname(), pid=dead.pid, space="pid:[1]")
@@ -120,9 +120,9 @@ def test_a_process_of_another_container_of_this_host_is_watched(store: Store) ->
 
 
 @pytest.mark.usefixtures("no_waiting")
-def test_a_process_that_died_on_this_host_is_known_at_once(store: Store) -> None:
+def test_a_dead_process_of_this_host_is_detected_at_once(store: Store) -> None:
     die_holding = (
-        "import os, sys; from saltray.storage import RunLock, open_store\n"
+        "import os, sys; from saltray.storage.lock import RunLock; from saltray.storage.uri import open_store\n"
         "RunLock(open_store(sys.argv[1]), 'run r1').__enter__(); os._exit(9)"
     )
     with subprocess.Popen([sys.executable, "-c", die_holding, store.uri]) as process:
@@ -132,7 +132,7 @@ def test_a_process_that_died_on_this_host_is_known_at_once(store: Store) -> None
         assert lock.taken_from == f"process {process.pid} on {socket.gethostname()}"
 
 
-def test_a_lock_given_up_while_it_is_watched_was_not_a_dead_ones(store: Store) -> None:
+def test_a_lock_released_while_another_process_waits_has_no_dead_owner(store: Store) -> None:
     store.put_json("lock/000001.json", record())
     release = threading.Timer(0.2, store.put_json, ("lock/000001.json", record(released=True)))
     release.start()
@@ -142,7 +142,7 @@ def test_a_lock_given_up_while_it_is_watched_was_not_a_dead_ones(store: Store) -
 
 
 @pytest.mark.parametrize("before", ["none", "released", "dead"])
-def test_of_eight_at_once_exactly_one_wins_and_the_others_are_told(store: Store, before: str) -> None:
+def test_exactly_one_of_eight_concurrent_processes_acquires_the_lock(store: Store, before: str) -> None:
     if before == "released":
         store.put_json("lock/000001.json", record(released=True))
     if before == "dead":
@@ -162,70 +162,114 @@ def test_of_eight_at_once_exactly_one_wins_and_the_others_are_told(store: Store,
     with ThreadPoolExecutor(8) as pool:
         ended = list(pool.map(enter, range(8)))
     winners = [lock for lock in ended if isinstance(lock, RunLock)]
-    told = [str(error) for error in ended if isinstance(error, RunLockedError)]
-    assert (len(winners), len(told)) == (1, 7)
-    assert all(line.startswith(("run r1 was started by another", "run r1 is being run by")) for line in told)
+    messages = [str(error) for error in ended if isinstance(error, RunLockedError)]
+    assert (len(winners), len(messages)) == (1, 7)
+    assert all(line.startswith(("run r1 was started by another", "run r1 is being run by")) for line in messages)
     assert not winners[0].lost.is_set()
     winners[0].__exit__(None, None, None)
     assert [lock["released"] for lock in locks(store).values()] == [True]
 
 
-def test_one_that_looked_too_early_gives_way(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Between its look and its put one owner took number 2 and was done, and the next one took number 3."""
+def test_a_process_with_an_outdated_listing_is_refused(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between its listing and its put, one process acquired and released number 2, and another acquired number 3."""
     store.put_json("lock/000001.json", record(released=True))
     newest = record(host="third", beat=5)
-    put_new_json = store.put_new_json
+    put_new_record = store.put_new_record
 
-    def meanwhile(key: str, ours: Any) -> bool:
+    def after_the_others(key: str, owner: Owner) -> bool:
         store.delete("lock/000001.json")
         store.put_json("lock/000003.json", newest)
-        return put_new_json(key, ours)
+        return put_new_record(key, owner)
 
-    monkeypatch.setattr(store, "put_new_json", meanwhile)
+    monkeypatch.setattr(store, "put_new_record", after_the_others)
     with pytest.raises(RunLockedError, match="run r1 was started by another process at this moment"):
         RunLock(store, "run r1", beat=FOREVER_S).__enter__()
     assert locks(store) == {"lock/000003.json": newest}
 
 
-def test_an_owner_that_stalled_learns_that_the_lock_is_lost(store: Store) -> None:
-    newcomers = record(host="elsewhere", beat=3)
+def test_a_stalled_owner_is_told_that_the_lock_was_taken_over(store: Store) -> None:
+    new = record(host="elsewhere", beat=3)
     with RunLock(store, "run r1", beat=BEAT_S) as lock:
-        store.put_json("lock/000002.json", newcomers)
+        store.put_json("lock/000002.json", new)
         store.delete("lock/000001.json")
         assert lock.lost.wait(20)
-    assert locks(store) == {"lock/000002.json": newcomers}  # neither a beat nor the end of the loser's body touched it
+        with pytest.raises(RunLockedError, match="run r1 was taken over by another process .*; let that one finish"):
+            lock.check()
+    assert locks(store) == {"lock/000002.json": new}  # changed neither by a heartbeat nor by the release
 
 
-def test_a_loser_that_ends_before_its_next_beat_leaves_the_newcomer_in_charge(store: Store) -> None:
-    newcomers = record(host="elsewhere", beat=3)
+def test_an_owner_that_ends_before_it_is_told_does_not_release_the_new_lock(store: Store) -> None:
+    new = record(host="elsewhere", beat=3)
     with RunLock(store, "run r1", beat=FOREVER_S):
-        store.put_json("lock/000002.json", newcomers)
-    assert locks(store)["lock/000002.json"] == newcomers
+        store.put_json("lock/000002.json", new)
+    assert locks(store)["lock/000002.json"] == new
     with RunLock(store, "run r1", beat=BEAT_S, stale=0.2) as third:
         assert third.taken_from == "process 7 on elsewhere"
         assert list(locks(store)) == ["lock/000003.json"]
 
 
-def test_a_beat_that_fails_is_tried_again(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    put_json = store.put_json
+def test_a_failed_heartbeat_is_retried(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    put_record = store.put_record
     failures: list[str] = []
 
-    def fail_twice(key: str, data: Any) -> None:
+    def fail_twice(key: str, owner: Owner) -> None:
         if len(failures) < 2:
             failures.append(key)
-            raise StorageError("the store is away for a moment")
-        put_json(key, data)
+            raise StorageError("the store is temporarily unavailable")
+        put_record(key, owner)
 
     with RunLock(store, "run r1", beat=BEAT_S) as lock:
-        monkeypatch.setattr(store, "put_json", fail_twice)
+        monkeypatch.setattr(store, "put_record", fail_twice)
         until(lambda: locks(store)["lock/000001.json"]["beat"] > 2)
         assert failures == ["lock/000001.json"] * 2
         assert not lock.lost.is_set()
     assert locks(store)["lock/000001.json"]["released"] is True
 
 
-def test_an_unreadable_lock_is_no_owner(store: Store) -> None:
-    store.put("lock/000001.json", b"{")
+@pytest.mark.usefixtures("no_waiting")
+@pytest.mark.parametrize(
+    "data",
+    [b"{", b"[]", b"{}", b'{"host": "h", "pid": 7, "beat": 0}', b'{"host": "h", "pid": "7", "beat": 0, "released": 1}'],
+)
+def test_a_corrupted_record_has_no_owner(store: Store, data: bytes) -> None:
+    store.put("lock/000001.json", data)
+    assert owner_of(store) is None
     with RunLock(store, "run r1", beat=FOREVER_S, stale=FOREVER_S) as lock:
         assert lock.taken_from is None
         assert list(locks(store)) == ["lock/000002.json"]
+
+
+@pytest.mark.usefixtures("no_waiting")
+def test_other_objects_in_the_folder_are_no_locks(store: Store) -> None:
+    for name in ("notes.txt", "7.json", "000007.json.bak"):
+        store.put(f"lock/{name}", b"")
+    assert owner_of(store) is None
+    with RunLock(store, "run r1", beat=FOREVER_S):
+        assert store.exists("lock/000001.json")
+
+
+def test_the_owner_of_an_older_version_has_neither_namespace_nor_time(store: Store) -> None:
+    store.put_json("lock/000001.json", {"host": "h", "pid": 7, "beat": 3, "released": False})
+    owner = owner_of(store)
+    assert owner == Owner(host="h", pid=7, beat=3, released=False)
+    assert str(owner) == "process 7 on h"
+    assert not owner.is_alive()
+
+
+@pytest.mark.parametrize(
+    ("changes", "alive", "dead"),
+    [
+        ({}, True, False),
+        ({"at": -STALE_S - 1}, False, False),
+        ({"at": 20.0}, True, False),
+        ({"released": True}, False, False),
+        ({"pid": 10**30}, False, True),
+        ({"pid": 10**30, "host": "elsewhere"}, True, False),
+        ({"pid": 10**30, "pid_namespace": "pid:[1]"}, True, False),
+    ],
+    ids=str,
+)
+def test_an_owner_is_alive_unless_stale_or_known_dead(changes: dict[str, Any], alive: bool, dead: bool) -> None:
+    here = {"host": socket.gethostname(), "pid": os.getpid(), "pid_namespace": SPACE, "beat": 0, "released": False}
+    owner = Owner(**here | changes | {"at": time.time() + changes.get("at", 0)})
+    assert (owner.is_alive(), owner.is_known_dead()) == (alive, dead)

@@ -8,7 +8,7 @@ from saltray.storage.retry import DEADLINE_VARIABLE, LONGEST_PAUSE_S, deadline_f
 
 
 class Clock:
-    """Time that passes only by sleeping and by the work itself."""
+    """Time that passes only by sleeping and in `call`."""
 
     def __init__(self) -> None:
         self.now = 1000.0
@@ -32,7 +32,7 @@ def is_transient(error: Exception) -> bool:
     return isinstance(error, TimeoutError)
 
 
-def test_returns_the_first_success(clock: Clock) -> None:
+def test_the_first_success_is_returned(clock: Clock) -> None:
     outcomes = [TimeoutError(), TimeoutError(), "done"]
 
     def call() -> str:
@@ -46,61 +46,61 @@ def test_returns_the_first_success(clock: Clock) -> None:
 
 
 def test_other_errors_are_raised_at_once(clock: Clock) -> None:
-    tries = []
+    attempts = []
 
     def call() -> None:
-        tries.append(clock.now)
+        attempts.append(clock.now)
         raise KeyError("no")
 
     with pytest.raises(KeyError):
         retry(call, what="x", seconds=120, is_transient=is_transient)
-    assert tries == [1000.0]
+    assert attempts == [1000.0]
 
 
-def test_gives_up_at_the_deadline_after_a_last_try_there(clock: Clock) -> None:
-    tries = []
+def test_the_last_attempt_is_at_the_deadline(clock: Clock) -> None:
+    attempts = []
 
     def call() -> None:
-        tries.append(clock.now)
-        raise TimeoutError("the store\n  is away")
+        attempts.append(clock.now)
+        raise TimeoutError("the store\n  is down")
 
     with pytest.raises(
-        StorageError, match=r"s3://b/k: gave up after \d+ tries over 120 s: the store is away; "
+        StorageError, match=r"s3://b/k: gave up after \d+ attempts over 120 s: the store is down; "
     ) as caught:
         retry(call, what="s3://b/k", seconds=120, is_transient=is_transient)
-    assert tries[-1] == 1120.0
+    assert attempts[-1] == 1120.0
     assert "\n" not in str(caught.value)
     assert DEADLINE_VARIABLE in str(caught.value)
 
 
-def test_the_clock_starts_at_the_first_failure(clock: Clock) -> None:
-    """A transfer of ten minutes that fails at its end is tried once more."""
-    tries = []
+def test_the_deadline_counts_from_the_first_failure(clock: Clock) -> None:
+    """A transfer that fails after ten minutes is retried."""
+    attempts = []
 
     def call() -> str:
         clock.now += 600
-        tries.append(clock.now)
-        if len(tries) == 1:
+        attempts.append(clock.now)
+        if len(attempts) == 1:
             raise TimeoutError
         return "done"
 
     assert retry(call, what="x", seconds=1, is_transient=is_transient) == "done"
 
 
-def test_no_deadline_means_one_try(clock: Clock) -> None:
+def test_a_deadline_of_zero_allows_one_attempt(clock: Clock) -> None:
     def call() -> None:
         raise TimeoutError
 
-    with pytest.raises(StorageError, match="after 1 tries over 0 s: TimeoutError"):
+    with pytest.raises(StorageError, match="after 1 attempts over 0 s: TimeoutError"):
         retry(call, what="x", seconds=0, is_transient=is_transient)
 
 
 @given(st.integers(1, 10_000))
-def test_pauses_are_bounded_and_not_all_alike(tries: int) -> None:
-    drawn = {pause(tries) for _ in range(20)}
+def test_pauses_are_bounded_and_random(attempts: int) -> None:
+    drawn = {pause(attempts) for _ in range(20)}
     assert len(drawn) > 1
     assert min(drawn) >= 0
-    assert max(drawn) <= min(LONGEST_PAUSE_S, 0.1 * 2 ** min(tries, 20))
+    assert max(drawn) <= min(LONGEST_PAUSE_S, 0.1 * 2 ** min(attempts, 20))
 
 
 @pytest.mark.parametrize("text", ["soon", "", "-1", "nan", "inf"])

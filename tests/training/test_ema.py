@@ -1,4 +1,4 @@
-"""The averaged weights by hand."""
+"""The moving average of the weights, by hand."""
 
 import copy
 
@@ -9,12 +9,12 @@ from torch import nn
 from saltray.training.ema import WeightAverager
 
 
-def test_by_hand() -> None:
+def test_average_by_hand() -> None:
     model = nn.BatchNorm1d(1)
     average = copy.deepcopy(model)
     averager = WeightAverager(average, model, decay=0.2)
     expected_weight, expected_mean = 1.0, 0.0
-    for step, decay in enumerate([1 / 10, 2 / 11, 0.2, 0.2]):  # then 3/12, 4/13: over 0.2
+    for step, decay in enumerate([1 / 10, 2 / 11, 0.2, 0.2]):  # 3/12 and 4/13 exceed 0.2
         with torch.no_grad():
             model.weight.add_(step + 1)
             assert model.running_mean is not None
@@ -30,7 +30,7 @@ def test_by_hand() -> None:
     assert int(average.num_batches_tracked or 0) == 4
 
 
-def test_a_decay_of_zero_copies() -> None:
+def test_decay_of_zero_copies() -> None:
     model, average = nn.Linear(3, 2), nn.Linear(3, 2)
     WeightAverager(average, model, decay=0).update(7)
     assert torch.equal(average.weight, model.weight)

@@ -1,4 +1,4 @@
-"""Prediction: the tile's own pixels, at its own size, whatever the batch."""
+"""Predicted probabilities: at the tiles' own size, independent of the batch, without side effects on the model."""
 
 from collections.abc import Callable
 
@@ -16,7 +16,7 @@ ConfigMaker = Callable[..., Config]
 
 
 class Echo(nn.Module):
-    """Logits that are the input's own values."""
+    """Logits that are the input."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -27,7 +27,7 @@ class Echo(nn.Module):
 
 
 class Ramp(Echo):
-    """Logits that grow from left to right, whatever the tile."""
+    """Logits that grow from left to right, for every tile."""
 
     def forward(self, images: Tensor) -> Tensor:
         return images * 0 + torch.linspace(-2, 2, images.shape[-1])
@@ -41,7 +41,7 @@ def test_each_pixel_keeps_its_place() -> None:
         torch.testing.assert_close(result, (images / 255).sigmoid())
 
 
-def test_mirror_images_are_averaged_as_probabilities() -> None:
+def test_tta_averages_probabilities_with_the_mirror_image() -> None:
     images = torch.zeros(1, 4, 8, dtype=torch.uint8)
     ramp = torch.linspace(-2, 2, 8).sigmoid()
     plain = predict_probabilities(Ramp(), images, input_size=8, batch_size=1, precision="fp32", tta=False)
@@ -50,8 +50,10 @@ def test_mirror_images_are_averaged_as_probabilities() -> None:
     torch.testing.assert_close(averaged[0, 0], (ramp + ramp.flip(0)) / 2)
 
 
-def test_the_batch_does_not_matter_and_the_mode_is_restored(thin: ConfigMaker, tensors: TileTensors) -> None:
-    model = build_model(thin().model)
+def test_result_does_not_depend_on_the_batch_and_the_mode_is_restored(
+    make_config: ConfigMaker, tensors: TileTensors
+) -> None:
+    model = build_model(make_config().model)
     before = {key: value.clone() for key, value in model.state_dict().items()}
     results = [
         predict_probabilities(model.train(mode), tensors.images, input_size=64, batch_size=batch_size, precision="fp32")
@@ -67,9 +69,9 @@ def test_the_batch_does_not_matter_and_the_mode_is_restored(thin: ConfigMaker, t
     assert results[0].shape == tensors.images.shape
 
 
-def test_the_mode_is_restored_after_an_error() -> None:
+def test_mode_is_restored_after_an_error() -> None:
     model = Echo()
-    with pytest.raises(ConfigError, match=r"raise it to 13"):
+    with pytest.raises(ConfigError, match=r"13x10 .*train.input_size 8"):
         predict_probabilities(
             model, torch.zeros(1, 13, 10, dtype=torch.uint8), input_size=8, batch_size=1, precision="fp32"
         )

@@ -1,12 +1,16 @@
-"""The learning-rate range test: what it measures, and what it suggests from that."""
+"""The learning-rate range test: what it measures, where it stops, and what it suggests."""
 
+import copy
 import math
 from collections.abc import Callable
+from typing import Any
 
 import pytest
+import torch
+from torch import Tensor, nn
 
-from saltray.config import Config
-from saltray.training.lr_range_test import LRRangeTest, lr_range_test, smoothed
+from saltray.config import AugmentConfig, Config, OptimConfig
+from saltray.training.lr_range_test import DIVERGED, LRRangeTest, lr_range_test, smoothed
 from saltray.training.process_group import ProcessGroup
 from saltray.training.state import FitState
 from saltray.training.tile_tensors import TileTensors
@@ -14,36 +18,34 @@ from saltray.training.tile_tensors import TileTensors
 RATES = (1e-4, 1e-3, 1e-2, 1e-1)
 
 
-def suggestion(*smooth: float) -> float | None:
-    return LRRangeTest(RATES[: len(smooth)], smooth, smooth).suggestion
+@pytest.mark.parametrize(
+    ("smooth", "suggestion"),
+    [
+        ((1.0, 0.9, 0.6, 0.8), 1e-3),
+        ((1.0, 0.9, 0.6), 1e-3),
+        ((1.0, 0.9, 1.01, 0.6), 1e-2),  # a rise within the tolerance
+        ((1.0, 0.9, 1.5, 0.6), 1e-4),  # a low loss after a rise does not count
+        ((1.0, 0.99, 1.01, 1.0), None),
+        ((1.0, 1.5, 0.6), None),
+        ((), None),
+    ],
+)
+def test_suggestion_is_a_tenth_of_the_best_rate(smooth: tuple[float, ...], suggestion: float | None) -> None:
+    result = LRRangeTest(RATES[: len(smooth)], smooth, smooth)
+    assert result.suggestion == (suggestion and pytest.approx(suggestion))
 
 
-def test_the_suggestion_is_a_tenth_of_the_best_rate() -> None:
-    assert suggestion(1.0, 0.9, 0.6, 0.8) == pytest.approx(1e-3)
-    assert suggestion(1.0, 0.9, 0.6) == pytest.approx(1e-3)
+def test_average_does_not_depend_on_the_difficulty_of_the_batches() -> None:
+    references = [1.5, 0.5, 1.4, 0.6]
+    assert smoothed(references, references) == pytest.approx([1.0] * 4)
+    improved = [loss - 0.1 for loss in references]
+    assert smoothed(improved, references) == pytest.approx([0.9] * 4)
 
 
-def test_what_comes_after_the_loss_has_risen_does_not_count() -> None:
-    assert suggestion(1.0, 0.9, 1.5, 0.6) == pytest.approx(1e-4)
-
-
-def test_where_the_loss_never_falls_there_is_no_suggestion() -> None:
-    assert suggestion(1.0, 0.99, 1.01, 1.0) is None
-    assert suggestion(1.0, 1.5, 0.6) is None
-    assert suggestion() is None
-
-
-def test_the_average_does_not_depend_on_how_hard_a_batch_is() -> None:
-    hard_and_easy = [1.5, 0.5, 1.4, 0.6]
-    assert smoothed(hard_and_easy, hard_and_easy) == pytest.approx([1.0] * 4)
-    learnt = [loss - 0.1 for loss in hard_and_easy]
-    assert smoothed(learnt, hard_and_easy) == pytest.approx([0.9] * 4)
-
-
-def test_a_sweep_sees_nothing_at_tiny_rates_and_a_fall_at_good_ones(
-    thin: Callable[..., Config], tensors: TileTensors, single: ProcessGroup
+def test_tiny_rates_change_nothing_and_good_ones_lower_the_loss(
+    make_config: Callable[..., Config], tensors: TileTensors, single: ProcessGroup
 ) -> None:
-    config = thin(batch_size=4, seed=2)
+    config = make_config(batch_size=4, seed=2)
     tiny = lr_range_test(FitState.create(config, single), tensors, config, single, low=1e-9, high=1e-7, steps=10)
     assert max(tiny.losses) > 1.01 * min(tiny.losses)
     assert max(tiny.smooth) < 1.001 * min(tiny.smooth)
@@ -53,14 +55,53 @@ def test_a_sweep_sees_nothing_at_tiny_rates_and_a_fall_at_good_ones(
     assert len(good.rates) == len(good.losses) == len(good.smooth) == 60
     assert good.rates[0] == pytest.approx(1e-4)
     assert good.rates[-1] == pytest.approx(3e-3)
-    assert good.suggestion is not None
     assert good.smooth[-1] < 0.9 * good.smooth[0]
+    assert good.suggestion == good.rates[good.smooth.index(min(good.smooth))] / 10
 
 
-def test_a_sweep_ends_where_the_loss_is_no_number(
-    thin: Callable[..., Config], tensors: TileTensors, single: ProcessGroup
+class Constant(nn.Module):
+    """The same logit for every pixel; the best is 0 where half of the pixels are salt."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.logit = nn.Parameter(torch.tensor(2.0))
+
+    def forward(self, images: Tensor) -> Tensor:
+        return images * 0 + self.logit
+
+
+def test_stops_where_the_loss_diverges_and_suggests_a_rate_below(
+    make_config: Callable[..., Config], still: AugmentConfig, single: ProcessGroup
 ) -> None:
-    config = thin(batch_size=4)
-    wild = lr_range_test(FitState.create(config, single), tensors, config, single, low=1e-3, high=1e30, steps=10)
-    assert 0 < len(wild.losses) < 10
-    assert all(map(math.isfinite, wild.losses + wild.smooth))
+    config = make_config(augment=still, batch_size=2, dice=0, optim=OptimConfig(clip_norm=0))
+    masks = torch.zeros(2, 64, 64, dtype=torch.uint8)
+    masks[:, :32] = 1
+    train = TileTensors(torch.zeros_like(masks), masks, torch.arange(2))
+    model = Constant()
+    state = FitState(model, copy.deepcopy(model), torch.optim.SGD(model.parameters()))
+    result = lr_range_test(state, train, config, single, low=1e-2, high=1e4, steps=60)
+    assert len(result.losses) < 60
+    assert result.losses[0] == pytest.approx(math.log1p(math.exp(-2)) + 1)
+    assert min(result.losses) == pytest.approx(math.log(2), rel=0.01)
+    *before, last = result.smooth
+    assert last > DIVERGED * min(before) > max(before)
+    assert result.suggestion is not None
+    assert 0.1 < 10 * result.suggestion < result.rates[-1]
+
+
+def test_stops_where_the_loss_is_not_finite(
+    make_config: Callable[..., Config], tensors: TileTensors, single: ProcessGroup
+) -> None:
+    config = make_config(batch_size=4)
+    result = lr_range_test(FitState.create(config, single), tensors, config, single, low=1e-3, high=1e30, steps=10)
+    assert 0 < len(result.losses) < 10
+    assert all(map(math.isfinite, result.losses + result.smooth))
+
+
+def test_two_ranks_get_the_result_of_one(two_ranks: dict[str, dict[str, Any]]) -> None:
+    alone, first, second = (two_ranks[place]["range test"] for place in ("alone", "0", "1"))
+    assert first == second
+    assert first["rates"] == alone["rates"]
+    assert len(first["losses"]) == 5
+    assert first["losses"] == pytest.approx(alone["losses"], rel=1e-3)
+    assert first["smooth"] == pytest.approx(alone["smooth"], rel=1e-3)

@@ -1,7 +1,8 @@
-"""The competition's score against exact fractions, and cases worked by hand."""
+"""The competition's score against exact fractions and by hand."""
 
 import math
 from fractions import Fraction
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,7 +20,7 @@ THRESHOLDS = [Fraction(k, 20) for k in range(10, 20)]
 
 
 def slow_score(predicted: NDArray[np.bool_], truth: NDArray[np.bool_]) -> Fraction:
-    """Mean score of tiles [N, H, W], in exact fractions, from the rules."""
+    """Mean score of tiles [N, H, W] in exact fractions, after the rules of the competition."""
     total = Fraction(0)
     for p, t in zip(predicted, truth, strict=True):
         salt = {tuple(at) for at in np.argwhere(t)}
@@ -41,12 +42,12 @@ def row(pixels: int, length: int = 20) -> Tensor:
     ("found", "salt", "expected"),
     [
         (10, 20, 0.0),  # IoU 1/2 is not greater than 0.50
-        (11, 20, 0.1),  # 0.55: greater than 0.50 alone
-        (12, 20, 0.2),  # 0.60, which floats get wrong
+        (11, 20, 0.1),  # 0.55 is only greater than 0.50
+        (12, 20, 0.2),  # 0.60, a tie that floats get wrong
         (13, 20, 0.3),
         (19, 20, 0.9),
         (20, 20, 1.0),
-        (3, 5, 0.2),  # 3/5 again, as other integers
+        (3, 5, 0.2),  # the same tie from other integers
         (0, 0, 1.0),
         (1, 0, 0.0),
         (0, 1, 0.0),
@@ -63,13 +64,13 @@ def test_one_tile_by_hand(found: int, salt: int, expected: float) -> None:
 
 
 def test_predicting_nothing_scores_the_share_of_empty_tiles() -> None:
-    # The floor of the real data set is 1562 / 4000 = 0.3905 by the same rule.
+    # By the same rule the baseline of the competition's data set is 1562 / 4000 = 0.3905.
     masks = torch.cat([row(0)] * 3 + [row(i) for i in (1, 5, 9, 13, 20)])
     assert Counts.of(torch.zeros(8, 1, 20), masks, 0.5).score == 3 / 8
     assert Counts.of(torch.ones(8, 1, 20), masks, 0.5).score == (1 + 3 / 10) / 8  # IoU 20/20 and 13/20
 
 
-def test_a_pixel_at_the_threshold_is_no_salt() -> None:
+def test_pixel_at_the_threshold_is_not_salt() -> None:
     probabilities = torch.tensor([[[0.55, 0.5500001]]])
     masks = torch.tensor([[[0, 1]]])
     assert Counts.of(probabilities, masks, 0.55).score == 1
@@ -94,7 +95,7 @@ def test_score_is_that_of_exact_fractions(pair: tuple[NDArray[np.bool_], NDArray
 
 @settings(deadline=None)
 @given(masks_pair, st.lists(st.sampled_from([i / 8 for i in range(9)]), min_size=1, max_size=6))
-def test_many_thresholds_are_one_each(
+def test_many_thresholds_equal_one_at_a_time(
     pair: tuple[NDArray[np.bool_], NDArray[np.bool_]], thresholds: list[float]
 ) -> None:
     noise, truth = pair
@@ -119,7 +120,7 @@ def test_many_thresholds_over_more_tiles_than_one_chunk() -> None:
     assert score_at_thresholds(probabilities, masks, thresholds).tolist() == expected
 
 
-def test_counts_add_up() -> None:
+def test_counts_of_parts_add_up() -> None:
     draw = np.random.default_rng(2)
     predicted, truth = draw.random((2, 30, 4, 4)) < 0.4
     whole = Counts.of(torch.from_numpy(predicted).float(), torch.from_numpy(truth), 0.5)
@@ -129,3 +130,9 @@ def test_counts_add_up() -> None:
     assert torch.equal(total.sums, whole.sums)
     assert torch.equal(total.all_reduce(ProcessGroup.single()).sums, whole.sums)
     assert total.tiles == 30
+
+
+@pytest.mark.parametrize("rank", ["0", "1"])
+def test_all_reduce_adds_the_counts_of_all_ranks(two_ranks: dict[str, dict[str, Any]], rank: str) -> None:
+    assert two_ranks["alone"]["counts"].tolist() == list(range(13))
+    assert two_ranks[rank]["counts"].tolist() == [2 * count + 1 for count in range(13)]

@@ -1,6 +1,8 @@
-"""The state before the first step."""
+"""The state before the first step, and its restoration."""
 
 import copy
+import dataclasses
+import io
 from collections.abc import Callable
 
 import pytest
@@ -8,41 +10,55 @@ import torch
 from torch import nn
 
 from saltray.config import Config, OptimConfig
-from saltray.training.precision import resolve_precision
 from saltray.training.process_group import ProcessGroup
 from saltray.training.state import FitState, initial_model
 
 ConfigMaker = Callable[..., Config]
 
 
-def test_the_first_weights_follow_from_the_seed_alone(thin: ConfigMaker) -> None:
+def test_initial_weights_depend_on_the_seed_alone(make_config: ConfigMaker) -> None:
     torch.manual_seed(5)
-    first = initial_model(thin()).state_dict()
+    first = initial_model(make_config()).state_dict()
     after = torch.rand(1)
     torch.manual_seed(5)
-    assert torch.equal(after, torch.rand(1)), "the global generator was moved"
-    assert all(torch.equal(value, first[key]) for key, value in initial_model(thin()).state_dict().items())
-    assert not torch.equal(initial_model(thin(seed=1)).state_dict()["final.weight"], first["final.weight"])
+    assert torch.equal(after, torch.rand(1)), "the global generator was advanced"
+    assert all(torch.equal(value, first[key]) for key, value in initial_model(make_config()).state_dict().items())
+    assert not torch.equal(initial_model(make_config(seed=1)).state_dict()["final.weight"], first["final.weight"])
 
 
-def test_the_given_model_is_trained_and_averaged(thin: ConfigMaker, single: ProcessGroup) -> None:
-    config = thin(seed=4)
+def test_the_given_model_is_trained_and_averaged(make_config: ConfigMaker, single: ProcessGroup) -> None:
+    config = make_config(seed=4)
     given = copy.deepcopy(initial_model(config))
-    state = FitState.create(thin(), single, given)
+    state = FitState.create(make_config(), single, given)
     for key, value in initial_model(config).state_dict().items():
         assert torch.equal(state.model.state_dict()[key], value)
         assert torch.equal(state.ema.state_dict()[key], value)
     assert not {id(p) for p in state.model.parameters()} & {id(p) for p in state.ema.parameters()}
+    assert not state.ema.training
+    assert not any(p.requires_grad for p in state.ema.parameters())
+
+
+@pytest.mark.parametrize(("size", "sync", "plain"), [(1, True, True), (2, True, False), (2, False, True)])
+def test_batchnorm_is_synchronised_where_there_are_several_ranks(
+    make_config: ConfigMaker, size: int, sync: bool, plain: bool
+) -> None:
+    group = ProcessGroup(rank=0, size=size, device=torch.device("cpu"))
+    state = FitState.create(make_config(sync_batchnorm=sync), group)
+    for model in (state.model, state.ema):
+        norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
+        assert norms
+        assert all((type(norm) is nn.BatchNorm2d) == plain for norm in norms)
 
 
 @pytest.mark.parametrize(("name", "kind"), [("adam", torch.optim.Adam), ("adamw", torch.optim.AdamW)])
-def test_vectors_are_exempt_from_the_decay(
-    thin: ConfigMaker, single: ProcessGroup, name: str, kind: type[torch.optim.Optimizer]
+def test_biases_and_batchnorm_have_no_weight_decay(
+    make_config: ConfigMaker, single: ProcessGroup, name: str, kind: type[torch.optim.Optimizer]
 ) -> None:
     optim = OptimConfig(optimizer=name, lr=0.25, weight_decay=0.125)  # type: ignore[arg-type]
-    state = FitState.create(thin(optim=optim), single)
+    state = FitState.create(make_config(optim=optim), single)
     assert type(state.optimizer) is kind
-    decay = {id(p): g["weight_decay"] for g in state.optimizer.param_groups for p in g["params"]}
+    assert {param_group["lr"] for param_group in state.optimizer.param_groups} == {0.25}
+    decay = {id(p): group["weight_decay"] for group in state.optimizer.param_groups for p in group["params"]}
     assert len(decay) == len(list(state.model.parameters()))
     for layer in state.model.modules():
         if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
@@ -52,11 +68,24 @@ def test_vectors_are_exempt_from_the_decay(
             assert decay[id(layer.weight)] == decay[id(layer.bias)] == 0
 
 
-def test_precision_is_bf16_only_where_there_are_instructions_for_it(caplog: pytest.LogCaptureFixture) -> None:
-    cpu = torch.device("cpu")
-    resolve_precision.cache_clear()
-    assert resolve_precision("fp32", cpu) == "fp32"
-    native = torch.ops.mkldnn._is_mkldnn_bf16_supported()
-    for _ in range(2):
-        assert resolve_precision("bf16", cpu) == ("bf16" if native else "fp32")
-    assert len(caplog.messages) == (0 if native else 1)
+def test_state_dict_restores_everything_from_a_file(make_config: ConfigMaker, single: ProcessGroup) -> None:
+    config = make_config()
+    saved = FitState.create(config, single)
+    for p in saved.model.parameters():
+        p.grad = torch.ones_like(p)
+    saved.optimizer.step()
+    saved.epoch, saved.step = 3, 7
+    file = io.BytesIO()
+    torch.save(saved.state_dict(), file)
+    file.seek(0)
+
+    other_seed = dataclasses.replace(config, train=dataclasses.replace(config.train, seed=9))
+    restored = FitState.create(other_seed, single)
+    restored.load_state_dict(torch.load(file, weights_only=True))
+    assert (restored.epoch, restored.step) == (3, 7)
+    for old, new in ((saved.model, restored.model), (saved.ema, restored.ema)):
+        assert all(torch.equal(value, new.state_dict()[key]) for key, value in old.state_dict().items())
+    assert not torch.equal(next(restored.model.parameters()), next(restored.ema.parameters()))
+    moments = [optimizer.state_dict()["state"][0]["exp_avg"] for optimizer in (saved.optimizer, restored.optimizer)]
+    assert torch.equal(*moments)
+    assert moments[0].any()

@@ -1,0 +1,297 @@
+"""The verbs: each parses its flags, calls one function, draws its result. Flags follow from the configuration."""
+
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from types import FrameType
+from typing import Annotated, Literal, NoReturn
+
+from rich.console import Console
+from rich.text import Text
+from tyro.conf import Positional, arg
+from tyro.extras import SubcommandApp
+
+import saltray
+from saltray.cli import plan as plan_text
+from saltray.cli import status as status_text
+from saltray.cli import tables
+from saltray.cli.flags import WITH_SETTINGS, RunFlags, SearchFlags, TrainFlags, refuse_misused, with_file
+from saltray.cli.observer import TerminalObserver
+from saltray.errors import DataError, EnsembleError, SaltrayError, SearchFailedError
+
+# One line stays one line in a log file, however narrow the terminal, and is taken literally.
+console = Console(highlight=False, markup=False, soft_wrap=True)
+observer = TerminalObserver(console)
+PROBLEMS_SHOWN = 50
+SEARCH_DEFAULTS = SearchFlags()
+
+
+def demo(*, tiles: int = 240) -> None:
+    """Make synthetic tiles, train five folds at once, publish and predict, here in ./saltray-demo; draws demo.png.
+
+    Args:
+        tiles: Number of synthetic training tiles.
+    """
+    done = saltray.demo(Path("saltray-demo"), picture=Path("demo.png"), tiles=tiles, observer=observer)
+    tables.print_train(console, done.train)
+    test = done.prediction
+    console.print(f"wrote {test.out}: {test.tiles} test tiles, {test.empty} of them without salt")
+    console.print(f"picture   {done.picture}")
+
+
+def synth(
+    directory: Positional[Path],
+    /,
+    *,
+    tiles: int = 400,
+    test_tiles: int | None = None,
+    seed: int = 0,
+    noise: float = 1.0,
+) -> None:
+    """Write a synthetic data set in the Kaggle layout.
+
+    Args:
+        directory: Folder to make.
+        tiles: Number of training tiles, with masks.
+        test_tiles: Number of test tiles, without; a quarter of the training tiles unless given.
+        seed: The same seed gives the same tiles.
+        noise: How much hides the salt: 1 is as in the field, 0 is nothing.
+    """
+    path = saltray.synth(directory, tiles=tiles, seed=seed, test_tiles=test_tiles, noise=noise)
+    console.print(f"wrote {tiles} training tiles to {path}")
+
+
+def check(data: Positional[str], /) -> None:
+    """Check a data set and count what is in it; every fault is listed by file.
+
+    Args:
+        data: A folder, a zip or s3://bucket/prefix in the Kaggle layout.
+    """
+    tables.print_summary(console, saltray.check(data))
+
+
+def train(flags: Annotated[TrainFlags, arg(name="")], *, from_search: str | None = None) -> None:
+    """Train every fold, average them into an ensemble, publish it. The same command again finishes what is missing.
+
+    Args:
+        flags: The run.
+        from_search: searches/NAME: use the values that this search found best.
+    """
+    tables.print_train(console, saltray.train(flags.config(), from_search=from_search, observer=observer))
+
+
+def tune(
+    flags: Annotated[TrainFlags, arg(name="")], search: Annotated[SearchFlags, arg(name="search")] = SEARCH_DEFAULTS
+) -> None:
+    """Search the learning rate, and other fields on request. The same command again resumes where it stopped.
+
+    Args:
+        flags: Data, store and recipe.
+        search: The search.
+    """
+    tables.print_search(console, saltray.tune(flags.config(), search, observer=observer))
+
+
+def range_test(
+    flags: Annotated[TrainFlags, arg(name="")],
+    *,
+    name: str = "s1",
+    fold: int = 0,
+    low: float = 1e-5,
+    high: float = 1.0,
+    steps: int = 100,
+) -> None:
+    """Train a few steps at a growing learning rate, and suggest one.
+
+    Args:
+        flags: Data, store and recipe.
+        name: Name of the search beside which the results are kept, in STORE/searches/NAME.
+        fold: The fold to hold out.
+        low: First learning rate.
+        high: Last learning rate.
+        steps: Number of steps.
+    """
+    found = saltray.range_test(flags.config(), name=name, fold=fold, low=low, high=high, steps=steps, observer=observer)
+    tables.print_range_test(console, found)
+
+
+def run(
+    flags: Annotated[RunFlags, arg(name="")], search: Annotated[SearchFlags, arg(name="search")] = SEARCH_DEFAULTS
+) -> None:
+    """Search, train every fold with the best values, publish: `tune` and `train --from-search` in one job.
+
+    Args:
+        flags: Data, store and recipe of both.
+        search: The search.
+    """
+    tables.print_train(console, saltray.run(flags.config(), search, observer=observer))
+
+
+def plan(
+    flags: Annotated[TrainFlags, arg(name="")],
+    *,
+    on: Path | None = None,
+    images_per_second: float | None = None,
+    like: str | None = None,
+    price: float | None = None,
+) -> None:
+    """Show what `train` would run, on what, how long and for how much; nothing is started.
+
+    Args:
+        flags: The run.
+        on: A cluster.yaml, whose nodes count as possible; else the cluster that is connected, or this machine.
+        images_per_second: Images that one GPU trains in a second.
+        like: Name of a run of this store, to take that from.
+        price: Of a GPU for an hour, in any currency.
+    """
+    planned = saltray.plan(flags.config(), on=on, images_per_second=images_per_second, like=like)
+    plan_text.print_plan(console, planned, price)
+
+
+def status(*, store: str = "saltray-store", run: str | None = None) -> None:
+    """Show from the store alone how far a run is, fold by fold; without --run, which runs there are.
+
+    Args:
+        store: A folder or s3://bucket/prefix.
+        run: Name of the run.
+    """
+    if run is not None:
+        status_text.print_run(console, saltray.status(store, run))
+    elif runs := saltray.list_runs(store):
+        status_text.print_runs(console, runs)
+    else:
+        console.print(f"no run in {store} yet; `saltray train` creates one")
+
+
+def predict(
+    *,
+    ensemble: str,
+    data: str,
+    out: Path = Path("submission.csv"),
+    part: Literal["test", "train"] = "test",
+    masks: Path | None = None,
+    probabilities: Path | None = None,
+    tta: bool = True,
+    workers: int | None = None,
+) -> None:
+    """Predict the masks of any number of tiles.
+
+    Args:
+        ensemble: STORE/ensembles/NAME, with /latest or /v3 at the end if you like.
+        data: A folder, a zip or s3://bucket/prefix.
+        out: Kaggle submission to write: id,rle_mask.
+        part: Which images of the data set.
+        masks: Folder for PNG masks.
+        probabilities: Parquet file for the probabilities of every pixel.
+        tta: Average over each tile and its mirror image.
+        workers: Model actors; one per GPU where there are any, else one per CPU.
+    """
+    done = saltray.predict(
+        ensemble=ensemble,
+        data=data,
+        out=out,
+        part=part,
+        masks=masks,
+        probabilities=probabilities,
+        tta=tta,
+        workers=workers,
+        observer=observer,
+    )
+    console.print(f"wrote {done.out}: {done.tiles} tiles, {done.empty} of them without salt")
+
+
+def list_ensembles(store: Positional[str] = "saltray-store", /) -> None:
+    """List the ensembles of a store.
+
+    Args:
+        store: A folder or s3://bucket/prefix.
+    """
+    if versions := saltray.list_ensembles(store):
+        tables.print_ensembles(console, versions)
+    else:
+        console.print(f"no ensemble in {store} yet; `saltray train` publishes one")
+
+
+def show(uri: Positional[str], /) -> None:
+    """Print an ensemble's model card.
+
+    Args:
+        uri: STORE/ensembles/NAME, with /latest or /v3 at the end if you like.
+    """
+    console.print(saltray.Ensemble.card(uri))
+
+
+def verify(uri: Positional[str], /) -> None:
+    """Check the digest of every member of an ensemble.
+
+    Args:
+        uri: STORE/ensembles/NAME, with /latest or /v3 at the end if you like.
+    """
+    members = saltray.Ensemble.verify(uri)
+    for member in members:
+        console.print(f"{member.key}  {member.fault or 'correct'}")
+    if faults := [member.key for member in members if member.fault]:
+        raise EnsembleError(f"{len(faults)} members of {uri} are corrupted: {', '.join(faults)}; publish it again")
+
+
+def make_app(words: Sequence[str]) -> SubcommandApp:
+    """All verbs, with the settings of the file that the command line names as defaults.
+
+    Raises:
+        ConfigError, StorageError: the file cannot be used.
+    """
+    app, ensemble = SubcommandApp(), SubcommandApp()
+    app.command(demo)
+    app.command(synth)
+    app.command(check)
+    settings = words if words and words[0] in WITH_SETTINGS else ()
+    app.command(name="train")(with_file(train, settings, flags=TrainFlags))
+    app.command(name="tune")(with_file(tune, settings, flags=TrainFlags, search=SearchFlags))
+    app.command(name="range-test")(with_file(range_test, settings, flags=TrainFlags))
+    app.command(name="run")(with_file(run, settings, flags=RunFlags, search=SearchFlags))
+    app.command(name="plan")(with_file(plan, settings, flags=TrainFlags))
+    app.command(status)
+    app.command(predict)
+    ensemble.command(name="list")(list_ensembles)
+    ensemble.command(show)
+    ensemble.command(verify)
+    app.command(ensemble, name="ensemble", help="List, show or verify published ensembles.")
+    return app
+
+
+def main() -> None:
+    """Entry point. Exit codes: 0 done, 1 some folds or all trials failed, 2 the user can fix it, 130 interrupted."""
+    errors = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
+    signal.signal(signal.SIGTERM, _interrupt)  # what `ray job stop` sends
+    words = sys.argv[1:]
+    try:
+        refuse_misused(words)
+        make_app(words).cli(prog="saltray", description=saltray.__doc__, args=words)
+    except SaltrayError as error:
+        for line in _details(error):
+            errors.print(line)
+        errors.print(Text(f"saltray: {error}", style="red"))
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        errors.print("\nsaltray: interrupted; run the same command again to resume")
+        sys.exit(130)
+    except BrokenPipeError:  # `saltray ... | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+
+
+def _details(error: SaltrayError) -> list[str]:
+    """What belongs above an error's own line."""
+    if isinstance(error, DataError):
+        hidden = len(error.problems) - PROBLEMS_SHOWN
+        shown = [f"  {problem}" for problem in error.problems[:PROBLEMS_SHOWN]]
+        return [*shown, *([f"  and {hidden} more"] if hidden > 0 else [])]
+    if isinstance(error, SearchFailedError):
+        return [f"  {trial}: {reason}" for trial, reason in error.failures.items()]
+    return []
+
+
+def _interrupt(_signal: int, _frame: FrameType | None) -> NoReturn:
+    raise KeyboardInterrupt

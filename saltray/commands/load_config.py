@@ -1,0 +1,144 @@
+"""Settings from a TOML or JSON file, local or in S3, by the names that `saltray run --help` gives them."""
+
+import json
+import tomllib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
+
+from saltray.config import Choice, ClusterConfig, Config, Range, SearchConfig, Space, value_text
+from saltray.errors import ConfigError
+from saltray.records import RecordError, field_types, from_record
+from saltray.search.space import parse_values
+from saltray.storage.uri import open_store
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class SettingsFile:
+    """The settings in a file, by section.
+
+    The hardware's settings are in `[cluster]` or at the top, as on the command line; those of a search in `[search]`,
+    and what it searches in `[search.space]`: a field, and its values as `--search.space` takes them, or a list of them.
+    """
+
+    uri: str
+    config: Mapping[str, Any]
+    search: Mapping[str, Any]
+
+    @classmethod
+    def read(cls, uri: str) -> "SettingsFile":
+        """Parse a file.
+
+        Args:
+            uri: a path or s3://bucket/key of a TOML or JSON file.
+
+        Raises:
+            ConfigError: the file cannot be parsed, or a setting is in it twice.
+            StorageError: it does not exist, or cannot be read.
+        """
+        config = _with_underscores(_parse(uri), uri)
+        search = config.pop("search", {})
+        for name in field_types(ClusterConfig).keys() & config.keys():
+            cluster = config.setdefault("cluster", {})
+            if name in cluster:
+                raise ConfigError(f"{uri}: {name} is there twice, at the top and in [cluster]; keep one of them")
+            cluster[name] = config.pop(name)
+        return cls(uri, config, search)
+
+    def as_config(self, kind: type[T]) -> T:
+        """The run's settings as a `Config`, or a subclass of it.
+
+        Raises:
+            ConfigError: a setting is unknown, missing, of the wrong type or impossible.
+        """
+        return self._checked(kind, self.config)
+
+    def as_search(self) -> SearchConfig:
+        """The search's settings.
+
+        Raises:
+            ConfigError: a setting is unknown, of the wrong type or impossible.
+        """
+        rest = {name: value for name, value in self.search.items() if name != "space"}
+        search = self._checked(SearchConfig, rest)
+        return search if "space" not in self.search else replace(search, space=self._space(self.search["space"]))
+
+    def _space(self, table: Any) -> Space:
+        if not isinstance(table, dict):
+            raise ConfigError(f"{self.uri}: search.space is {table!r}; make it a table of fields and their values")
+        try:
+            return {field: _searched(field, values) for field, values in _flat(table)}
+        except ConfigError as error:
+            raise ConfigError(f"{self.uri}: {error}") from None
+
+    def _checked(self, kind: type[T], record: Mapping[str, Any]) -> T:
+        try:
+            return from_record(kind, record)
+        except RecordError as error:
+            raise ConfigError(f"{self.uri}: {error}; `saltray run --help` lists all settings") from None
+
+
+def load_config(uri: str) -> Config:
+    """The configuration in a file; what it leaves out has its default, and its `[search]` is ignored.
+
+    Args:
+        uri: a path or s3://bucket/key of a TOML or JSON file.
+
+    Raises:
+        ConfigError: it cannot be parsed, or a setting is unknown, missing, of the wrong type or impossible.
+        StorageError: it does not exist, or cannot be read.
+    """
+    return SettingsFile.read(uri).as_config(Config)
+
+
+def load_search_config(uri: str) -> SearchConfig:
+    """The search in the `[search]` of a file; what that leaves out has its default.
+
+    Args:
+        uri: as for `load_config`.
+
+    Raises:
+        as `load_config`.
+    """
+    return SettingsFile.read(uri).as_search()
+
+
+def _parse(uri: str) -> dict[str, Any]:
+    cut = uri.rfind("/") + 1
+    kind = uri.rpartition(".")[2].lower()
+    if kind not in ("toml", "json"):
+        raise ConfigError(f"{uri} is neither .toml nor .json; rename it to what it is")
+    data = open_store(uri[:cut] or ".").get(uri[cut:])
+    try:
+        record = tomllib.loads(data.decode()) if kind == "toml" else json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"{uri} is not {kind.upper()}: {error}; correct it") from error
+    if not isinstance(record, dict):
+        raise ConfigError(f"{uri} is not a table of settings; write names and values in braces")
+    return record
+
+
+def _with_underscores(table: Mapping[str, Any], uri: str) -> dict[str, Any]:
+    """The same table with Python's names: input_size for input-size."""
+    renamed: dict[str, Any] = {}
+    for given, value in table.items():
+        name = given.replace("-", "_")
+        if name in renamed:
+            raise ConfigError(f"{uri}: {given} is there twice; keep one of them")
+        renamed[name] = _with_underscores(value, uri) if isinstance(value, dict) else value
+    return renamed
+
+
+def _flat(table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """The values of nested tables by dotted name."""
+    for name, value in table.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
+
+
+def _searched(field: str, values: Any) -> Range | Choice:
+    return Choice(tuple(values)) if isinstance(values, list) else parse_values(field, value_text(values))

@@ -1,0 +1,30 @@
+"""`saltray run`: search, train with the best values, publish; in one job."""
+
+from dataclasses import replace
+
+from saltray.commands.train import TrainResult, train
+from saltray.commands.tune import tune
+from saltray.config import Config, SearchConfig
+from saltray.distributed.cluster import ray_cluster
+from saltray.progress import Observer, log_event
+from saltray.search.layout import search_folder
+from saltray.search.spec import SearchSpec
+
+
+def run(config: Config, search: SearchConfig | None = None, *, observer: Observer = log_event) -> TrainResult:
+    """Search, train every fold with the best values, and publish the ensemble. Each part resumes where it stopped.
+
+    Args:
+        config: data, store and recipe of both.
+        search: the search; its name is that of the run unless given.
+        observer: is told of progress.
+
+    Raises:
+        as `tune` and `train`.
+    """
+    settings = search or SearchConfig()
+    settings = replace(settings, name=settings.name or config.run)
+    SearchSpec.create(config, settings, name=config.run)  # an impossible search is refused before Ray starts
+    with ray_cluster():
+        found = tune(config, settings, observer=observer)
+        return train(config, from_search=search_folder(found.name), observer=observer)

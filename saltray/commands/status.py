@@ -1,0 +1,32 @@
+"""`saltray status`: how far a run is, or which runs a store has, from the store alone."""
+
+from saltray.runs.status import RunStatus, RunSummary, run_status, run_summaries
+from saltray.storage.uri import open_store
+
+
+def status(store: str, run: str) -> RunStatus:
+    """How far each fold of a run is.
+
+    Times, and whether an owner is alive, are as accurate as the clocks of the machines.
+
+    Args:
+        store: a folder or s3://bucket/prefix.
+        run: name of the run.
+
+    Raises:
+        NotFoundError: there is no such run.
+        StorageError: the store cannot be reached.
+    """
+    return run_status(open_store(store), run)
+
+
+def list_runs(store: str) -> list[RunSummary]:
+    """All runs of a store, by name.
+
+    Args:
+        store: a folder or s3://bucket/prefix.
+
+    Raises:
+        StorageError: the store cannot be reached.
+    """
+    return run_summaries(open_store(store))

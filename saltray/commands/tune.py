@@ -1,0 +1,194 @@
+"""`saltray tune`: Ray Tune runs trials, each a Ray Train job on the workers that train the folds."""
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from saltray.commands.prepare import Prepared, open_for_writing, prepare, share
+from saltray.config import Config, SearchConfig
+from saltray.distributed.cluster import ray_cluster
+from saltray.distributed.preflight import preflight
+from saltray.errors import SearchFailedError
+from saltray.progress import (
+    CapacityFound,
+    LockTakenOver,
+    Observer,
+    SearchPlanned,
+    TrialsEnded,
+    TrialsRunning,
+    TrialsStartedBefore,
+    log_event,
+)
+from saltray.report.search_figures import TrialCurve, draw_search
+from saltray.search.layout import FIGURE, search_folder
+from saltray.search.results import trials_frame, write_best, write_table
+from saltray.search.samplers import import_optuna
+from saltray.search.space import apply_values
+from saltray.search.spec import SearchSpec
+from saltray.search.trials import Trial, clear_checkpoints, create_search, load_trials
+from saltray.storage.base import Store
+from saltray.storage.lock import RunLock
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+SEARCH_NAME = "s1"
+"""Name of a search that has none."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchResult:
+    """What a search found."""
+
+    name: str
+    spec: SearchSpec
+    best: Trial
+    trials: tuple[Trial, ...]
+    """All of them, in order."""
+    best_config: Config
+    """The configuration that was searched around, with the best trial's values."""
+    uri: str
+    """Where its results are: manifest.json, trials.parquet, best.json, search.png, tensorboard/."""
+
+    @property
+    def score(self) -> float:
+        """Best validation score of the best trial."""
+        assert self.best.best is not None
+        assert self.best.best.score is not None
+        return self.best.best.score
+
+    @property
+    def table(self) -> "pd.DataFrame":
+        """One row per trial: trial, status, the searched fields, score, valid_loss, epoch, epochs, seconds, reason."""
+        return trials_frame(self.trials)
+
+
+def tune(config: Config, search: SearchConfig | None = None, *, observer: Observer = log_event) -> SearchResult:
+    """Search for the values of the highest validation score, and keep what was found under `searches/NAME`.
+
+    Each trial trains `config` with other values, on some folds of the split and scored on their held-out tiles; its
+    objective is the best score over its epochs. The same call again resumes an interrupted search, and with more trials
+    it extends a finished one.
+
+    Args:
+        config: data, store and recipe.
+        search: what to search, and how; the learning rate by default.
+        observer: is told of progress.
+
+    Raises:
+        ConfigError: the search does not fit the configuration, or exists with other settings or tiles.
+        DataError: the tiles cannot be used; all faults at once.
+        RunLockedError: another live process works on this search.
+        ResourceError: the cluster can never hold one trial.
+        SearchFailedError: no trial has a score.
+        StorageError: the store cannot be reached or written.
+    """
+    spec = SearchSpec.create(config, search or SearchConfig(), name=SEARCH_NAME)
+    if spec.settings.sampler == "tpe":
+        import_optuna()
+    store = open_for_writing(config.store)
+    prepared = prepare(spec.config, store)
+    home = store.sub(search_folder(spec.name))
+    with RunLock(home, f"search {spec.name}") as lock:
+        if lock.taken_from is not None:
+            observer(LockTakenOver(lock.taken_from))
+        create_search(home, spec, prepared.dataset, prepared.initial_digest)
+        observer(_planned(spec, prepared))
+        known = load_trials(home, spec.config.train.epochs)
+        trials = _run_missing(spec, home, known, prepared, lock, observer)
+        return _write_results(config, spec, home, trials)
+
+
+def _planned(spec: SearchSpec, prepared: Prepared) -> SearchPlanned:
+    train, folds = spec.config.train, spec.settings.folds
+    held_out = tuple(int(np.count_nonzero(prepared.fold_of == fold)) for fold in folds)
+    return SearchPlanned(
+        search=spec.name,
+        tiles=len(prepared.tiles),
+        folds=folds,
+        held_out=held_out,
+        trials=spec.settings.trials,
+        epochs=train.epochs,
+        steps=sum(-(-(len(prepared.tiles) - count) // train.batch_size) for count in held_out),
+        batch_size=train.batch_size,
+        space=spec.space_text,
+        rungs=spec.rungs,
+    )
+
+
+def _run_missing(
+    spec: SearchSpec, home: Store, known: list[Trial], prepared: Prepared, lock: RunLock, observer: Observer
+) -> list[Trial]:
+    """All trials; those that an earlier command has ended as they are."""
+    unfinished = [trial for trial in known if trial.resumable]
+    if known:
+        observer(TrialsStartedBefore(len(known), len(known) - len(unfinished)))
+    settings, length = spec.settings, spec.config.train.epochs
+    count = len(unfinished) + max(0, settings.trials - len(known))
+    if count == 0:
+        return known
+    with ray_cluster() as where:
+        import ray
+
+        from saltray.distributed.search_callback import SearchCallback
+        from saltray.distributed.trial import TrialTemplate
+        from saltray.distributed.tuner import run_trials
+
+        jobs = settings.concurrent or count
+        capacity = preflight(spec.config.cluster, home, jobs=jobs, sharing=1, observer=observer)
+        concurrency = min(capacity.concurrency, count if settings.concurrent else max(1, capacity.ready))
+        needs = str(capacity.resources)
+        observer(
+            CapacityFound(
+                where=where, job="trial", needs=needs, jobs=count, concurrency=concurrency, ready=capacity.ready
+            )
+        )
+        template = TrialTemplate(replace(share(prepared, spec.config, home), folds=settings.folds), capacity.resources)
+        callback = SearchCallback(spec, home, known, lock, observer)
+        states = tuple(trial.state(length) for trial in known)
+        observer(TrialsRunning(known=states, limit=settings.trials, fields=tuple(spec.space_text)))
+        try:
+            run_trials(spec, template, callback, trials=count, concurrency=concurrency, lock=lock)
+        except BaseException:
+            # Ctrl-C, or a lost lock: no trial may continue with nobody waiting for it, also where the caller connected
+            # to Ray.
+            ray.shutdown()
+            raise
+        finally:
+            observer(TrialsEnded())
+        return callback.trials
+
+
+def _write_results(config: Config, spec: SearchSpec, home: Store, trials: list[Trial]) -> SearchResult:
+    """Table, figure, and the best trial, if there is one."""
+    best = max(trials, key=lambda trial: trial.rank)
+    write_table(home, trials)
+    if best.best is None:
+        reasons = {trial.name: trial.reason or "" for trial in trials if trial.reason is not None}
+        raise SearchFailedError(
+            f"none of {len(trials)} trials of search {spec.name} has a score; the first, {trials[0].name}: "
+            f"{trials[0].reason}",
+            reasons,
+        )
+    clear_checkpoints(home, trials)
+    write_best(home, spec, best, len(trials))
+    home.put(FIGURE, draw_search([_curve(trial) for trial in trials], spec.settings.space, best.name))
+    return SearchResult(
+        name=spec.name,
+        spec=spec,
+        best=best,
+        trials=tuple(trials),
+        best_config=apply_values(config, best.values),
+        uri=home.uri,
+    )
+
+
+def _curve(trial: Trial) -> TrialCurve:
+    return TrialCurve(
+        name=trial.name,
+        status=trial.status,
+        values=trial.values,
+        score=trial.best.score if trial.best else None,
+        epochs=[(epoch.epoch, epoch.score) for epoch in trial.epochs],
+    )

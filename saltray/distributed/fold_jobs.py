@@ -1,0 +1,144 @@
+"""The folds of a run as jobs: as many at once as the cluster holds, the others queued, all watched from one thread."""
+
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from saltray.distributed.capacity import Capacity
+from saltray.distributed.job_pool import JobOutcome, JobPool
+from saltray.distributed.jobs import Job, PermanentFailure
+from saltray.distributed.trainer import failure_reason, write_error
+from saltray.distributed.worker import train_fold
+from saltray.errors import StorageError
+from saltray.progress import (
+    FoldEpoch,
+    FoldFailed,
+    FoldFinished,
+    FoldNote,
+    FoldResumed,
+    FoldStarted,
+    FoldWaiting,
+    Observer,
+)
+from saltray.runs.history import EpochRecord, NoteRecord, Record, ResumeRecord, read_history
+from saltray.runs.layout import ERROR
+from saltray.runs.records import FoldResult
+
+POLL_S = 0.5
+WAITING_S = 300.0
+"""Time without a record of a fold after which the user is told that it waits, and again after as long."""
+
+
+@dataclass(frozen=True)
+class FoldOutcome:
+    """How one fold ended: a result, or the reason for having none."""
+
+    fold: int
+    result: FoldResult | None = None
+    failure: str | None = None
+    retryable: bool = True
+    """Whether the same settings may succeed when they are tried again."""
+
+
+def train_folds(
+    jobs: list[Job], capacity: Capacity, check_lock: Callable[[], None], observer: Observer
+) -> list[FoldOutcome]:
+    """Train the folds; one that fails leaves the others running.
+
+    Args:
+        jobs: one per fold.
+        capacity: how many run at once.
+        check_lock: raises when the run's lock was lost.
+        observer: is told of each start, epoch and end.
+    """
+    for job in jobs:
+        job.home.delete(ERROR)  # of an earlier attempt
+    queued = deque(jobs)
+    running: dict[str, _FoldWatcher] = {}
+    outcomes: list[FoldOutcome] = []
+    with JobPool(capacity.resources) as pool:
+        while queued or running:
+            while queued and len(running) < capacity.concurrency:
+                job = queued.popleft()
+                running[job.name] = _FoldWatcher(job, observer)
+                pool.start(train_fold, job)
+                observer(FoldStarted(job.folds[0]))
+            if (ended := pool.wait(POLL_S)) is None:
+                check_lock()
+                for watcher in running.values():
+                    watcher.poll()
+                continue
+            running.pop(ended.job.name).poll()
+            outcomes.append(outcome := _outcome(ended))
+            observer(_ending(outcome, len(queued)))
+    return outcomes
+
+
+def _outcome(ended: JobOutcome) -> FoldOutcome:
+    (fold,) = ended.job.folds
+    match ended.value:
+        case FoldResult() as result:
+            return FoldOutcome(fold, result=result)
+        case PermanentFailure(reason=text):
+            write_error(ended.job, text)
+            return FoldOutcome(fold, failure=text, retryable=False)
+        case Exception() as error:
+            return FoldOutcome(fold, failure=failure_reason(ended.job, error))
+        case other:
+            return FoldOutcome(fold, failure=f"rank 0 returned {other!r} instead of a result; please report this")
+
+
+def _ending(outcome: FoldOutcome, queued: int) -> FoldFinished | FoldFailed:
+    if outcome.result is not None:
+        result = outcome.result
+        return FoldFinished(fold=outcome.fold, score=result.score, seconds=result.seconds, queued=queued)
+    return FoldFailed(fold=outcome.fold, reason=outcome.failure or "", queued=queued)
+
+
+class _FoldWatcher:
+    """Tells the observer of a fold's new records, as they appear in the store."""
+
+    def __init__(self, job: Job, observer: Observer) -> None:
+        self._job = job
+        self._observer = observer
+        # Those of an earlier attempt were told then.
+        self._told = {record.at for record in self._read()}
+        self._started = time.monotonic()
+        self._quiet_since = self._started
+        self._begun = False
+
+    def poll(self) -> None:
+        """Tell of what is new."""
+        for record in self._read():
+            if record.at not in self._told:
+                self._told.add(record.at)
+                self._begun = True
+                self._observer(self._event(record))
+        now = time.monotonic()
+        if not self._begun and now - self._quiet_since > WAITING_S:
+            self._quiet_since = now
+            self._observer(FoldWaiting(self._job.folds[0], (now - self._started) / 60))
+
+    def _read(self) -> tuple[Record, ...]:
+        try:
+            return read_history(self._job.home)
+        except StorageError:  # a store that is unreachable for a moment does not stop the folds
+            return ()
+
+    def _event(self, record: Record) -> FoldNote | FoldResumed | FoldEpoch:
+        fold = self._job.folds[0]
+        match record:
+            case NoteRecord(note=text):
+                return FoldNote(fold, text)
+            case ResumeRecord(resumed_after=epoch):
+                return FoldResumed(fold, epoch)
+            case EpochRecord():
+                return FoldEpoch(
+                    fold=fold,
+                    epoch=record.epoch,
+                    epochs=self._job.config.train.epochs,
+                    loss=record.loss,
+                    score=record.score,
+                    images_per_second=record.images_per_second,
+                )

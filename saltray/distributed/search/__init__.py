@@ -1,1 +1,0 @@
-"""The search for hyper-parameters: Ray Tune's trials, each a Ray Train job."""

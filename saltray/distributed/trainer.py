@@ -1,0 +1,65 @@
+"""A job as a TorchTrainer: Ray Train's controller, and one worker per rank."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from saltray.distributed.capacity import JobResources
+from saltray.distributed.cluster import joins_cluster
+from saltray.distributed.jobs import Job
+from saltray.distributed.ray_internals import (
+    CheckpointConfig,
+    FailureConfig,
+    LoggingConfig,
+    RunConfig,
+    ScalingConfig,
+    Trainer,
+    UserCallback,
+)
+from saltray.runs.layout import ERROR
+from saltray.storage.arrow import arrow_filesystem
+
+TrainLoop = Callable[[dict[str, Any]], Any]
+"""What each rank runs; it gets the job as `job`."""
+
+
+def run_job(train_loop: TrainLoop, job: Job, resources: JobResources, callbacks: Sequence[UserCallback] = ()) -> Any:
+    """Run a job's ranks to their end; what rank 0 returned.
+
+    Raises:
+        TrainingFailedError: workers were lost too often, or the loop raised.
+    """
+    trainer = Trainer(
+        train_loop,
+        train_loop_config={"job": job},
+        scaling_config=ScalingConfig(
+            num_workers=resources.ranks, use_gpu=resources.gpus > 0, resources_per_worker=resources.bundle
+        ),
+        run_config=RunConfig(
+            name=job.name,
+            storage_path=".",
+            storage_filesystem=arrow_filesystem(job.parent),
+            failure_config=FailureConfig(max_failures=job.config.cluster.max_failures, controller_failure_limit=2),
+            checkpoint_config=CheckpointConfig(num_to_keep=2),
+            logging_config=LoggingConfig(log_level="ERROR"),
+            worker_runtime_env={"env_vars": {"OMP_WAIT_POLICY": "passive"}} if joins_cluster() else {},
+            callbacks=list(callbacks),
+        ),
+    )
+    result: Any = trainer.fit()  # its declared type is that of Train v1
+    return result.return_value
+
+
+def failure_reason(job: Job, error: Exception) -> str:
+    """One line for the user; the whole text goes to the store beside the job."""
+    text = str(error).strip() or type(error).__name__
+    kept = write_error(job, text)
+    return f"{text.splitlines()[-1]} ({kept})"
+
+
+def write_error(job: Job, text: str) -> str:
+    """Write why a job failed beside it; returns where, or why that is not possible."""
+    try:
+        job.home.put(ERROR, (text + "\n").encode())
+    except Exception as broken:  # whatever it is, the user must see the job's own fault
+        return f"and the store: {broken}"
+    return f"full text: {job.home.uri}/{ERROR}"

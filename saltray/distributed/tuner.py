@@ -1,0 +1,105 @@
+"""The search as Ray Tune runs it."""
+
+import logging
+import tempfile
+from collections.abc import Iterable
+from types import SimpleNamespace
+from typing import Any
+
+from ray import tune
+from ray.tune.schedulers import ASHAScheduler, FIFOScheduler
+
+from saltray.distributed.cluster import driver_resource, wait_for_trainers
+from saltray.distributed.search_callback import SearchCallback
+from saltray.distributed.trial import TrialTemplate, run_trial
+from saltray.distributed.trial_searcher import NotPickled, TrialSearcher
+from saltray.search.objective import OBJECTIVE, best_epoch, objective
+from saltray.search.spec import REDUCTION_FACTOR, SearchSpec
+from saltray.search.trials import Trial
+from saltray.storage.lock import RunLock
+
+WORKERS_END_S = 10.0
+"""Longest wait for the workers of trials that were stopped."""
+
+
+def run_trials(
+    spec: SearchSpec, template: TrialTemplate, callback: SearchCallback, *, trials: int, concurrency: int, lock: RunLock
+) -> None:
+    """Run the missing trials, in this thread, so that Ctrl-C ends Ray Tune's own loop.
+
+    Args:
+        spec: the search.
+        template: what its trials have in common.
+        callback: has the trials so far, and gets those to come.
+        trials: how many are missing.
+        concurrency: how many may run at once.
+        lock: of the search; losing it ends the loop.
+
+    Raises:
+        RunLockedError: the lock was lost.
+    """
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # a failed trial is told with its reason
+    known = callback.trials
+    # A trial only waits for its ranks, which request their CPUs and GPUs themselves: if it held a CPU meanwhile, trials
+    # would wait for each other for ever. It stays on the driver's node, which is no spot worker.
+    trainable = tune.with_resources(tune.with_parameters(run_trial, template=template), {driver_resource(): 0.001})
+    # What Tune keeps for itself is for this attempt alone.
+    with tempfile.TemporaryDirectory(prefix="saltray-") as folder:
+        tuner = tune.Tuner(
+            trainable,
+            tune_config=tune.TuneConfig(
+                search_alg=TrialSearcher(spec, template.job.parent, known),
+                scheduler=make_scheduler(spec, known),
+                num_samples=trials,
+                max_concurrent_trials=concurrency,
+            ),
+            run_config=tune.RunConfig(
+                name="search",
+                storage_path=folder,
+                callbacks=[callback],
+                failure_config=tune.FailureConfig(max_failures=spec.config.cluster.max_failures),
+                stop=_StopWhenLockIsLost(lock),
+                verbose=0,
+            ),
+        )
+        tuner.fit()
+    wait_for_trainers(WORKERS_END_S)  # those of a stopped trial may still write a checkpoint
+    lock.check()
+
+
+def make_scheduler(spec: SearchSpec, known: Iterable[Trial]) -> Any:
+    """ASHA, told of the trials so far as if it had seen them run; or none, where nothing is to be stopped."""
+    if not spec.rungs:
+        return FIFOScheduler()  # type: ignore[no-untyped-call]
+    scheduler: Any = ASHAScheduler(
+        time_attr="epoch",
+        metric=OBJECTIVE,
+        mode="max",
+        max_t=spec.config.train.epochs - 1,  # at its last epoch a trial ends by itself
+        grace_period=spec.rungs[0],
+        reduction_factor=REDUCTION_FACTOR,
+        stop_last_trials=False,
+    )
+    for trial in known:
+        if trial.status not in ("finished", "stopped"):
+            continue
+        past = SimpleNamespace(trial_id=trial.name)
+        scheduler.on_trial_add(None, past)
+        for count, epoch in enumerate(trial.epochs, start=1):
+            so_far = objective(best_epoch(trial.epochs[:count]))
+            scheduler.on_trial_result(None, past, {"epoch": epoch.epoch, OBJECTIVE: so_far})
+        scheduler.on_trial_remove(None, past)
+    return scheduler
+
+
+class _StopWhenLockIsLost(NotPickled, tune.Stopper):
+    """Ends the search when another process has taken it over."""
+
+    def __init__(self, lock: RunLock) -> None:
+        self._lock = lock
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        return False
+
+    def stop_all(self) -> bool:
+        return self._lock.lost.is_set()

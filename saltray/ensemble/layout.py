@@ -1,0 +1,44 @@
+"""The keys of ensembles in a store.
+
+ensembles/<name>/<version>/claim.json            written first: reserves the version's number
+ensembles/<name>/<version>/fold-k.safetensors    the members: one fold's weights each
+ensembles/<name>/<version>/model-card.md
+ensembles/<name>/<version>/manifest.json         written last: a version without it is incomplete
+"""
+
+import re
+
+ENSEMBLES = "ensembles"
+"""The folder of all ensembles, relative to the store."""
+CLAIM = "claim.json"
+"""Of the claim, relative to the version's folder, as are the following."""
+MODEL_CARD = "model-card.md"
+MANIFEST = "manifest.json"
+
+_VERSION = re.compile(r"v([1-9][0-9]*)")
+
+
+def ensemble_prefix(name: str) -> str:
+    """The folder of an ensemble, relative to the store."""
+    return f"{ENSEMBLES}/{name}"
+
+
+def version_prefix(name: str, version: str) -> str:
+    """The folder of one version of an ensemble, relative to the store."""
+    return f"{ensemble_prefix(name)}/{version}"
+
+
+def member_key(fold: int) -> str:
+    """Of a fold's weights, relative to the version's folder."""
+    return f"fold-{fold}.safetensors"
+
+
+def version_name(number: int) -> str:
+    """'v3' for 3."""
+    return f"v{number}"
+
+
+def version_number(version: str) -> int:
+    """3 for 'v3', 0 for anything that is not a version."""
+    match = _VERSION.fullmatch(version)
+    return int(match[1]) if match else 0

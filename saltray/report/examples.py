@@ -1,0 +1,197 @@
+"""Pictures of tiles, their labels and what the models made of them.
+
+Blue is always the label and orange always the prediction (Okabe and Ito's colours, which colour-blind people can tell
+apart). The outline of the label is drawn over the prediction too, so that an error shows as a gap between the two.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import to_rgba
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+from numpy.typing import NDArray
+
+from saltray.data.tiles import LabelledTiles
+from saltray.errors import ConfigError
+from saltray.report.figures import DPI, INK, to_png
+
+LABEL, PREDICTION = "#0072b2", "#e69f00"
+ROWS = ("seismic", "label", "prediction")
+CELL, GAP = 202, 10
+"""Pixels of a tile's side in the picture, and between two tiles."""
+LEFT, RIGHT, TOP, BOTTOM = 84, 30, 134, 74
+"""Margins in pixels; the title and the captions are in the top one, the legend in the bottom one."""
+MIN_COLUMNS = 5
+"""The picture is at least this many tiles wide, so that title and legend fit."""
+_TINT = 0.35
+"""Opacity of a mask over the image."""
+
+
+class Example(NamedTuple):
+    """A tile to show: what it is an example of (best, median or worst), its index, and its IoU."""
+
+    rank: str
+    tile: int
+    iou: float
+
+
+def draw_demo(
+    path: str | Path,
+    tiles: LabelledTiles,
+    probabilities: NDArray[np.floating],
+    threshold: float,
+    title: str,
+    *,
+    captions: Sequence[str],
+) -> None:
+    """Write a PNG with a column for each tile: the seismic image, its label and the prediction.
+
+    Args:
+        path: the file to write.
+        tiles: one or more; eight make a good width.
+        probabilities: [N, H, W] of salt, 0..1.
+        threshold: salt is where the probability is above it.
+        title: the headline.
+        captions: one per tile, of one or two lines.
+
+    Raises:
+        ConfigError: the file cannot be written.
+    """
+    picture = _draw(tiles.images, tiles.masks, probabilities, threshold=threshold, title=title, captions=captions)
+    try:
+        Path(path).write_bytes(picture)
+    except OSError as error:
+        raise ConfigError(
+            f"cannot write {path}: {error.strerror}; name a file in a folder that you may write"
+        ) from error
+
+
+def draw_examples(
+    tiles: LabelledTiles,
+    probabilities: NDArray[np.floating],
+    threshold: float,
+    fold_of: NDArray[np.int64],
+    *,
+    each: int = 3,
+) -> bytes:
+    """A PNG of the best, the median and the worst tiles by IoU, of those with salt in the label or the prediction.
+
+    Args:
+        tiles: the tiles to choose from.
+        probabilities: [N, H, W] of salt, 0..1, out of fold.
+        threshold: salt is where the probability is above it.
+        fold_of: [N], the fold that held the tile out.
+        each: tiles of each rank, at most.
+    """
+    examples = pick_examples(tiles.masks > 0, probabilities > threshold, each=each)
+    shown = [example.tile for example in examples]
+    return _draw(
+        tiles.images[shown],
+        tiles.masks[shown],
+        probabilities[shown],
+        threshold=threshold,
+        title="Out-of-fold predictions",
+        captions=[f"{rank}\nfold {fold_of[tile]} · IoU {iou:.3f}" for rank, tile, iou in examples],
+    )
+
+
+def pick_examples(truth: NDArray[np.bool_], predicted: NDArray[np.bool_], *, each: int) -> list[Example]:
+    """The `each` best, median and worst tiles by IoU, each tile once, of those with salt in either mask [N, H, W].
+
+    If no tile has any, all tiles count, with an IoU of 0.
+    """
+    union = (truth | predicted).sum(axis=(1, 2))
+    iou = (truth & predicted).sum(axis=(1, 2)) / np.maximum(union, 1)
+    order = np.argsort(-iou, kind="stable")
+    if union.any():
+        order = order[union[order] > 0]
+    middle = max(0, (len(order) - each) // 2)
+    ranks = {"best": order[:each], "median": order[middle : middle + each], "worst": order[-each:]}
+    examples: dict[int, Example] = {}
+    for rank, chosen in ranks.items():
+        for tile in chosen.tolist():
+            examples.setdefault(tile, Example(rank, tile, float(iou[tile])))
+    return list(examples.values())
+
+
+def _draw(
+    images: NDArray[np.uint8],
+    masks: NDArray[np.uint8],
+    probabilities: NDArray[np.floating],
+    *,
+    threshold: float,
+    title: str,
+    captions: Sequence[str],
+) -> bytes:
+    assert len(images) > 0, "there is nothing to draw"
+    assert probabilities.shape == images.shape
+    assert len(captions) == len(images)
+    width = LEFT + max(MIN_COLUMNS, len(images)) * (CELL + GAP) - GAP + RIGHT
+    height = TOP + len(ROWS) * (CELL + GAP) - GAP + BOTTOM
+    figure = Figure(figsize=(width / DPI, height / DPI), dpi=DPI, facecolor="white")
+    for column, image in enumerate(images):
+        truth, predicted = masks[column] > 0, probabilities[column] > threshold
+        for row, name in enumerate(ROWS):
+            left, bottom = LEFT + column * (CELL + GAP), height - TOP - CELL - row * (CELL + GAP)
+            axes = figure.add_axes((left / width, bottom / height, CELL / width, CELL / height))
+            _show_image(axes, image)
+            if name == "prediction":
+                _show_mask(axes, predicted, PREDICTION)
+            if name != "seismic":
+                _show_mask(axes, truth, LABEL, filled=name == "label")
+            if row == 0:
+                axes.set_title(captions[column], fontsize=8, color=INK, pad=5, parse_math=False)
+            if column == 0:
+                axes.set_ylabel(name, fontsize=9, color=INK, labelpad=7)
+    _annotate(figure, threshold, title)
+    return to_png(figure)
+
+
+def _annotate(figure: Figure, threshold: float, title: str) -> None:
+    """Add the title, and the legend that says what the colours mean."""
+    width, height = figure.get_size_inches() * DPI
+    place = {"x": LEFT / width, "y": 1 - 28 / height}
+    figure.text(**place, s=title, fontsize=12, fontweight="bold", color=INK, va="top", parse_math=False)
+    legend: list[Patch | Line2D] = [
+        Patch(facecolor=to_rgba(LABEL, _TINT), edgecolor=LABEL, label="labelled salt"),
+        Patch(
+            facecolor=to_rgba(PREDICTION, _TINT),
+            edgecolor=PREDICTION,
+            label=f"predicted salt (probability above {threshold:g})",
+        ),
+        Line2D([], [], color=LABEL, linewidth=1.4, label="edge of the label, over the prediction"),
+    ]
+    figure.legend(
+        handles=legend,
+        loc="lower left",
+        bbox_to_anchor=(LEFT / width, 22 / height),
+        ncols=len(legend),
+        fontsize=8.5,
+        frameon=False,
+        labelcolor=INK,
+        borderpad=0,
+        borderaxespad=0,
+    )
+
+
+def _show_image(axes: Axes, image: NDArray[np.uint8]) -> None:
+    """Grey, with the contrast stretched about the tile's mean as in seismic displays; an all-black tile stays black."""
+    centre, reach = float(image.mean()), max(32.0, 3 * float(image.std()))
+    axes.imshow(image, cmap="gray", vmin=max(0, centre - reach), vmax=centre + reach, interpolation="bilinear")
+    axes.set_xticks([])
+    axes.set_yticks([])
+    axes.spines[:].set_visible(False)
+
+
+def _show_mask(axes: Axes, mask: NDArray[np.bool_], colour: str, *, filled: bool = True) -> None:
+    if filled:
+        tint = np.zeros((*mask.shape, 4))
+        tint[mask] = to_rgba(colour, _TINT)
+        axes.imshow(tint, interpolation="nearest")
+    if mask.any() and not mask.all():
+        axes.contour(mask, levels=[0.5], colors=[colour], linewidths=1.4)

@@ -1,0 +1,123 @@
+"""A run: created once, the same for everyone who works on it, and read back when its folds are finished."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from saltray.config import Config, check_name
+from saltray.data.folds import fold_balance
+from saltray.data.packing import DatasetManifest
+from saltray.data.tiles import LabelledTiles
+from saltray.ensemble.manifest import SearchProvenance, provenance
+from saltray.errors import ConfigError, IntegrityError, NotFoundError
+from saltray.records import digest
+from saltray.runs.layout import MANIFEST, OOF, RESULT, RUNS, SPLIT, fold_folder, run_folder
+from saltray.runs.records import FoldResult, RunManifest, Split
+from saltray.storage.base import Store
+
+
+def find_run(root: Store, run: str) -> Store:
+    """A run's part of a store.
+
+    Raises:
+        NotFoundError: there is no such run; the message names those that there are.
+    """
+    home = root.sub(run_folder(check_name(run, "run")))
+    if not home.exists(MANIFEST):
+        names = ", ".join(root.folders(RUNS))
+        remedy = f"there are {names}" if names else "there are none yet; `saltray train` creates one"
+        raise NotFoundError(f"no run {run} in {root.uri}; {remedy}")
+    return home
+
+
+def create_run(
+    home: Store,
+    config: Config,
+    *,
+    tiles: LabelledTiles,
+    fold_of: NDArray[np.int64],
+    dataset: DatasetManifest,
+    initial_weights: str | None,
+    search_provenance: SearchProvenance | None,
+) -> RunManifest:
+    """Write what the run is, once; every later command must agree with it.
+
+    Args:
+        home: the run's part of the store.
+        config: the run.
+        tiles: all of them.
+        fold_of: [N] fold of each tile.
+        dataset: the packed tiles.
+        initial_weights: digest of the weights before training, where some were given.
+        search_provenance: the search that the configuration's values come from, where one was named.
+
+    Returns:
+        the manifest of the command that created the run.
+
+    Raises:
+        ConfigError: a run of this name exists with other settings or other tiles.
+    """
+    identity = digest({"config": config.identity, "dataset": dataset.digest, "initial": initial_weights})
+    manifest = RunManifest(
+        run=config.run,
+        identity=identity,
+        config=config,
+        dataset=dataset.digest,
+        search_provenance=search_provenance,
+        provenance=provenance(),
+    )
+    created = home.put_new_record(MANIFEST, manifest)
+    before = manifest if created else home.get_record(MANIFEST, RunManifest)
+    if before.identity != identity:
+        changed = ["tiles"] if before.dataset != dataset.digest else []
+        changed += changed_settings(before.config, config)
+        raise ConfigError(
+            f"run {config.run} was started with other {', '.join(changed) or 'initial weights'}; "
+            "use those again to finish it, or choose another run name"
+        )
+    split = Split(
+        fold_of=dict(zip(tiles.ids, map(int, fold_of), strict=True)),
+        balance=fold_balance(tiles.masks, fold_of, config.folds.count),
+    )
+    home.put_new_record(SPLIT, split)
+    return before
+
+
+def changed_settings(before: Config, now: Config) -> list[str]:
+    """Each setting that decides the results and differs, with its value before, for a message."""
+    was = before.identity
+    return [
+        f"{section}.{name} ({was[section][name]})"
+        for section, values in now.identity.items()
+        for name, value in values.items()
+        if was[section][name] != value
+    ]
+
+
+def fold_result(home: Store, fold: int) -> FoldResult | None:
+    """The result of a fold of a run; None where it is not finished."""
+    try:
+        return home.get_record(f"{fold_folder(fold)}/{RESULT}", FoldResult)
+    except NotFoundError:
+        return None
+
+
+def out_of_fold(home: Store, results: list[FoldResult], tiles: LabelledTiles) -> NDArray[np.float16]:
+    """Out-of-fold probabilities of all tiles, [N, H, W], in the order of `tiles`.
+
+    Raises:
+        IntegrityError: the folds' predictions are not those of these tiles.
+    """
+    row_of = {tile: index for index, tile in enumerate(tiles.ids)}
+    probabilities = np.full(tiles.images.shape, np.nan, dtype=np.float16)
+    for result in results:
+        table = home.get_table(f"{fold_folder(result.fold)}/{OOF}", sha256=result.oof_sha256)
+        try:
+            for tile, row in zip(table["id"].to_pylist(), table["probability"].to_pylist(), strict=True):
+                probabilities[row_of[tile]] = np.frombuffer(row, dtype=np.float16).reshape(tiles.images.shape[1:])
+        except (KeyError, ValueError) as error:
+            raise IntegrityError(
+                f"predictions of fold {result.fold} are of other tiles ({error}); train again under another run name"
+            ) from error
+    if np.isnan(probabilities).any():
+        raise IntegrityError("some tiles have no out-of-fold prediction; train again under another run name")
+    return probabilities

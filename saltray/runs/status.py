@@ -1,0 +1,184 @@
+"""How far a run is, read from the store alone, without a cluster."""
+
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+from saltray.ensemble.layout import ENSEMBLES
+from saltray.ensemble.manifest import EnsembleManifest
+from saltray.ensemble.versions import versions_of
+from saltray.errors import IntegrityError, NotFoundError
+from saltray.runs.history import EpochRecord, epochs_of, read_history
+from saltray.runs.layout import ERROR, HISTORY, MANIFEST, REPORT, RESULT, RUNS, checkpoint_epoch, fold_folder
+from saltray.runs.records import FoldResult, RunManifest
+from saltray.runs.run import find_run, fold_result
+from saltray.storage.base import Store
+from saltray.storage.lock import Owner, owner_of
+
+PACE_EPOCHS = 5
+"""Epochs whose mean time is the pace."""
+QUIET_EPOCHS, QUIET_S = 3, 60.0
+"""A fold without a new record for so many epochs, and so many seconds, does not count as training."""
+
+RunState = Literal["running", "finished", "stopped", "stale", "corrupted"]
+FoldState = Literal["done", "training", "queued", "failed", "unfinished", "not started"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class FoldStatus:
+    """How far one fold is."""
+
+    fold: int
+    state: FoldState
+    """done: its result is there. training: the run has an owner, and new records arrive. queued: the run has an owner;
+    the fold is queued, starts or is retried. failed: its last attempt left an error. unfinished, not started: no
+    process works on it; the same command as before does."""
+    epochs: tuple[EpochRecord, ...]
+    """Its epochs so far."""
+    of: int
+    """Epochs in all."""
+    result: FoldResult | None
+    checkpoint: int | None
+    """Epochs in its newest checkpoint."""
+    at: float | None
+    """Time of its last record, by the clock of its rank, in seconds since 1970."""
+    left: float | None
+    """Seconds that the remaining epochs would take at the pace of the last ones; None unless it is training."""
+    error: str | None
+    """Last line of the error, where it failed."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunSummary:
+    """How far a run is, in short."""
+
+    run: str
+    uri: str
+    state: RunState
+    """running: its owner is alive. finished: the ensemble is published and the report written. stopped: the owner
+    released it before that. stale: the owner shows no sign of life, and has not released it. corrupted: its manifest
+    cannot be read."""
+    owner: Owner | None
+    """The process that works on it, or did last."""
+    done: int
+    """Folds that are done."""
+    count: int
+    """Folds in all."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunStatus(RunSummary):
+    """How far a run is."""
+
+    folds: tuple[FoldStatus, ...]
+    ensemble: str | None
+    """URI of the newest published version of these very models."""
+    manifest: EnsembleManifest | None
+    """That version's manifest, with its scores and threshold."""
+
+
+def run_status(root: Store, run: str) -> RunStatus:
+    """How far each fold of a run is.
+
+    Raises:
+        NotFoundError: there is no such run.
+        IntegrityError: its records are corrupted.
+    """
+    home = find_run(root, run)
+    summary, epochs, keys = _summary(home, run)
+    live = summary.state == "running"
+    folds = tuple(
+        _fold(home, fold, _below(keys, f"{fold_folder(fold)}/"), epochs, live=live) for fold in range(summary.count)
+    )
+    published = _published(root, run, [fold.result for fold in folds]) if summary.done == summary.count else None
+    ensemble = None if published is None else f"{root.uri}/{ENSEMBLES}/{run}/{published.version}"
+    return RunStatus(**vars(summary), folds=folds, ensemble=ensemble, manifest=published)
+
+
+def run_summaries(root: Store) -> list[RunSummary]:
+    """All runs of a store, by name."""
+    found = []
+    for name in root.folders(RUNS):
+        try:
+            found.append(_summary(root.sub(f"{RUNS}/{name}"), name)[0])
+        except NotFoundError:  # its first process is about to write the manifest, or died before
+            continue
+        except IntegrityError:
+            uri = f"{root.uri}/{RUNS}/{name}"
+            found.append(RunSummary(run=name, uri=uri, state="corrupted", owner=None, done=0, count=0))
+    return found
+
+
+def _summary(home: Store, run: str) -> tuple[RunSummary, int, set[str]]:
+    """The run in short, the epochs of a fold, and the keys of all that the run has in the store."""
+    config = home.get_record(MANIFEST, RunManifest).config
+    count = config.folds.count
+    keys = {entry.key for entry in home.list()}
+    owner = owner_of(home)
+    done = sum(f"{fold_folder(fold)}/{RESULT}" in keys for fold in range(count))
+    state = _state(owner, complete=done == count and REPORT in keys)
+    summary = RunSummary(run=run, uri=home.uri, state=state, owner=owner, done=done, count=count)
+    return summary, config.train.epochs, keys
+
+
+def _state(owner: Owner | None, *, complete: bool) -> RunState:
+    if owner is not None and owner.is_alive():
+        return "running"
+    if complete:
+        return "finished"
+    return "stopped" if owner is None or owner.released else "stale"
+
+
+def _below(keys: Iterable[str], prefix: str) -> set[str]:
+    return {key.removeprefix(prefix) for key in keys if key.startswith(prefix)}
+
+
+def _fold(run: Store, fold: int, keys: set[str], of: int, *, live: bool) -> FoldStatus:
+    home = run.sub(fold_folder(fold))
+    records = read_history(home) if HISTORY in keys else ()
+    epochs = epochs_of(records)
+    result = fold_result(run, fold) if RESULT in keys else None
+    at = result.finished if result is not None else records[-1].at if records else None
+    quiet = 0.0 if at is None else time.time() - at
+    recent = [epoch.seconds for epoch in epochs[-PACE_EPOCHS:]]
+    pace = sum(recent) / len(recent) if recent else 0.0
+    state: FoldState
+    if result is not None:
+        state = "done"
+    elif ERROR in keys:  # of its last attempt: the next one deletes it first
+        state = "failed"
+    elif live and at is not None and quiet < max(QUIET_EPOCHS * pace, QUIET_S):
+        state = "training"
+    elif live:
+        state = "queued"
+    else:
+        state = "unfinished" if records else "not started"
+    return FoldStatus(
+        fold=fold,
+        state=state,
+        epochs=epochs,
+        of=of,
+        result=result,
+        checkpoint=max((epoch for key in keys if (epoch := checkpoint_epoch(key)) is not None), default=None),
+        at=at,
+        left=max(0.0, (of - len(epochs)) * pace - quiet) if state == "training" and epochs else None,
+        error=_last_line(home) if state == "failed" else None,
+    )
+
+
+def _last_line(home: Store) -> str:
+    """Of the error."""
+    try:
+        lines = home.get(ERROR).decode(errors="replace").strip().splitlines()
+    except NotFoundError:  # the fold was retried just now
+        lines = []
+    return lines[-1] if lines else "no reason was recorded"
+
+
+def _published(root: Store, run: str, results: list[FoldResult | None]) -> EnsembleManifest | None:
+    models = [result.weights_sha256 for result in results if result is not None]
+    for version in reversed(versions_of(root, run)):
+        if version.manifest is not None and [member.sha256 for member in version.manifest.members] == models:
+            return version.manifest
+    return None

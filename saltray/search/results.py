@@ -1,0 +1,137 @@
+"""What a search found: a table of its trials, the best one, and files for TensorBoard."""
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from saltray.config import Config
+from saltray.ensemble.manifest import SearchProvenance
+from saltray.errors import ConfigError, NotFoundError
+from saltray.search.layout import BEST, SEARCHES, TRIALS, events_file, search_folder
+from saltray.search.space import apply_values
+from saltray.search.spec import SearchSpec
+from saltray.search.trials import Trial
+from saltray.storage.base import Store
+from saltray.storage.uri import open_store
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+SCALARS = ("loss", "valid_loss", "score", "iou", "dice", "lr", "images_per_second")
+
+
+@dataclass(frozen=True, kw_only=True)
+class BestTrial:
+    """`searches/<search>/best.json`: the best trial of a search."""
+
+    search: str
+    trial: str
+    values: dict[str, Any]
+    score: float
+    """Its best validation score."""
+    epoch: int
+    """The epoch of that score."""
+    folds: tuple[int, ...]
+    trials: int
+    """Trials of the search."""
+
+
+def trials_frame(trials: Sequence[Trial]) -> "pd.DataFrame":
+    """One row per trial, in the order of their names.
+
+    Columns: trial, status, a column for each searched field, score (best validation score; none for a trial that
+    diverged or failed), valid_loss and epoch of that score, epochs (run in all), seconds (in the loop), reason.
+    """
+    import pandas as pd
+
+    rows = []
+    for trial in trials:
+        best = trial.best
+        rows.append(
+            {
+                "trial": trial.name,
+                "status": trial.status,
+                **trial.values,
+                "score": best.score if best else None,
+                "valid_loss": best.valid_loss if best else None,
+                "epoch": best.epoch if best else None,
+                "epochs": len(trial.epochs),
+                "seconds": trial.seconds,
+                "reason": trial.reason,
+            }
+        )
+    frame = pd.DataFrame(rows)
+    return frame.astype({"score": "float64", "valid_loss": "float64", "epoch": "Int64", "reason": "object"})
+
+
+def write_table(home: Store, trials: Sequence[Trial]) -> None:
+    """Write `trials.parquet`."""
+    import pyarrow as pa
+
+    home.put_table(TRIALS, pa.Table.from_pandas(trials_frame(trials), preserve_index=False))
+
+
+def write_best(home: Store, spec: SearchSpec, best: Trial, trials: int) -> BestTrial:
+    """Write `best.json`."""
+    assert best.best is not None
+    assert best.best.score is not None
+    record = BestTrial(
+        search=spec.name,
+        trial=best.name,
+        values=dict(best.values),
+        score=best.best.score,
+        epoch=best.best.epoch,
+        folds=spec.settings.folds,
+        trials=trials,
+    )
+    home.put_record(BEST, record)
+    return record
+
+
+def write_events(home: Store, trial: Trial) -> None:
+    """Write a trial's epochs and values for `tensorboard --logdir <store>/searches/<name>/tensorboard`."""
+    from tensorboardX import SummaryWriter
+    from tensorboardX.summary import hparams
+
+    with tempfile.TemporaryDirectory(prefix="saltray-") as folder:
+        writer = SummaryWriter(folder, max_queue=1_000_000)
+        for epoch in trial.epochs:
+            for name in SCALARS:
+                if (value := getattr(epoch, name)) is not None:
+                    writer.add_scalar(name, value, epoch.epoch, walltime=getattr(epoch, "at", None))
+        if trial.best is not None:
+            for summary in hparams(dict(trial.values), {"score": trial.best.score}):
+                writer.file_writer.add_summary(summary)
+            writer.add_scalar("best score", trial.best.score, len(trial.epochs))
+        writer.close()
+        (file,) = Path(folder).iterdir()
+        home.put_file(events_file(trial.name), file)
+
+
+def with_best_values(config: Config, source: str) -> tuple[Config, SearchProvenance]:
+    """The configuration with the best values of a search, and their provenance for manifests.
+
+    Args:
+        config: of the run; its store holds the search unless `source` names another.
+        source: searches/NAME, or the URI of a search in another store.
+
+    Raises:
+        ConfigError: there is no such search, or it has no result yet.
+    """
+    base, found, name = source.rstrip("/").rpartition(f"{SEARCHES}/")
+    if not found or not name or "/" in name:
+        raise ConfigError(f"{source!r} names no search; use searches/NAME, or STORE/searches/NAME")
+    home = open_store(base.rstrip("/") or config.store).sub(search_folder(name))
+    try:
+        best = home.get_record(BEST, BestTrial)
+    except NotFoundError:
+        raise ConfigError(
+            f"{home.uri} has no {BEST}; run `saltray tune --search.name {name}` again to finish that search, or name "
+            "another"
+        ) from None
+    provenance = SearchProvenance(
+        uri=home.uri, search=best.search, trial=best.trial, values=best.values, score=best.score, trials=best.trials
+    )
+    return apply_values(config, best.values), provenance

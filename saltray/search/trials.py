@@ -1,0 +1,211 @@
+"""The trials of a search in the store, written before they start and when they end.
+
+`trial-007/trial.json` says what the trial tries, `trial-007/result.json` how it ended, and both are JSON; nothing that
+Ray Tune keeps is needed to resume, so no pickle crosses the store.
+"""
+
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from saltray.config import Config
+from saltray.data.packing import DatasetManifest
+from saltray.ensemble.manifest import provenance
+from saltray.errors import ConfigError, NotFoundError
+from saltray.progress import TrialState, TrialStatus
+from saltray.records import digest
+from saltray.runs.history import EpochRecord, epochs_of, read_history
+from saltray.runs.layout import CHECKPOINT_MANIFEST, CHECKPOINTS
+from saltray.runs.records import CheckpointManifest
+from saltray.runs.run import changed_settings
+from saltray.search.layout import MANIFEST, RESULT, TRIAL, TRIAL_PREFIX, trial_folder
+from saltray.search.objective import best_epoch, objective
+from saltray.search.spec import SearchSpec
+from saltray.storage.base import Store
+from saltray.training.epoch_metrics import EpochMetrics
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchManifest:
+    """`searches/<search>/manifest.json`: what the search is; written first, and only once."""
+
+    search: str
+    identity: str
+    """Digest of all that decides which trials there are and what they score."""
+    config: Config
+    space: dict[str, str]
+    folds: tuple[int, ...]
+    sampler: Literal["quasirandom", "tpe"]
+    prune: bool
+    seed: int
+    dataset: str
+    """Content digest of the tiles."""
+    provenance: dict[str, str | None]
+    """Versions of the libraries, and the git commit."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrialValues:
+    """`trial-k/trial.json`: what a trial tries."""
+
+    index: int
+    values: dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrialResult:
+    """`trial-k/result.json`: how a trial ended."""
+
+    status: TrialStatus
+    reason: str | None
+    epochs: tuple[EpochRecord | EpochMetrics, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trial:
+    """One set of values, and how far it is."""
+
+    index: int
+    values: Mapping[str, Any]
+    status: TrialStatus = "running"
+    """running: not ended yet. finished: all epochs. stopped: by ASHA, as others were better after as many epochs.
+    diverged: a loss became NaN or infinite. failed: for another reason; the same search retries it."""
+    epochs: tuple[EpochMetrics, ...] = ()
+    """Its epochs so far."""
+    reason: str | None = None
+    """Why it diverged or failed."""
+
+    @property
+    def name(self) -> str:
+        """Its folder in the search's part of the store."""
+        return trial_folder(self.index)
+
+    @property
+    def best(self) -> EpochMetrics | None:
+        """Its best epoch; None for a trial that diverged or failed, which loses whatever it scored before."""
+        return None if self.status in ("diverged", "failed") else best_epoch(self.epochs)
+
+    @property
+    def rank(self) -> tuple[float, int]:
+        """The greatest is the best trial; among equals the first."""
+        return objective(self.best), -self.index
+
+    @property
+    def seconds(self) -> float:
+        """Time in the training loop, without start-up."""
+        return float(sum(epoch.seconds for epoch in self.epochs))
+
+    @property
+    def resumable(self) -> bool:
+        """Whether the same search runs it (again)."""
+        return self.status in ("running", "failed")
+
+    def state(self, length: int) -> TrialState:
+        """For an observer; `length` is the epochs of a whole trial."""
+        best = self.best
+        return TrialState(
+            name=self.name,
+            status=self.status,
+            values=self.values,
+            epochs=len(self.epochs),
+            length=length,
+            score=None if best is None else best.score,
+            best_epoch=None if best is None else best.epoch,
+            reason=self.reason,
+        )
+
+
+def create_search(home: Store, spec: SearchSpec, dataset: DatasetManifest, initial_weights: str | None) -> None:
+    """Write what the search is, once; every later command must agree with it.
+
+    Args:
+        home: the search's part of the store.
+        spec: the search.
+        dataset: the packed tiles.
+        initial_weights: digest of the weights before training, where some were given.
+
+    Raises:
+        ConfigError: a search of this name exists with other settings or other tiles.
+    """
+    settings = spec.settings
+    manifest = SearchManifest(
+        search=spec.name,
+        identity=digest({**spec.identity, "dataset": dataset.digest, "initial": initial_weights}),
+        config=spec.config,
+        space=spec.space_text,
+        folds=settings.folds,
+        sampler=settings.sampler,
+        prune=settings.prune,
+        seed=settings.seed,
+        dataset=dataset.digest,
+        provenance=provenance(),
+    )
+    before = manifest
+    if not home.put_new_record(MANIFEST, manifest):
+        before = home.get_record(MANIFEST, SearchManifest)
+    if before.identity != manifest.identity:
+        changed = [] if before.dataset == manifest.dataset else ["tiles"]
+        own = ("space", "folds", "sampler", "prune", "seed")
+        changed += [f"search.{name}" for name in own if getattr(before, name) != getattr(manifest, name)]
+        changed += changed_settings(before.config, spec.config)
+        raise ConfigError(
+            f"search {spec.name} was started with other {', '.join(changed) or 'initial weights'}; "
+            "use those again to resume it, or choose another --search.name"
+        )
+
+
+def create_trial(home: Store, index: int, values: Mapping[str, Any]) -> Trial:
+    """Write a new trial before it starts."""
+    trial = Trial(index=index, values=values)
+    home.put_record(f"{trial.name}/{TRIAL}", TrialValues(index=index, values=dict(values)))
+    return trial
+
+
+def finish_trial(home: Store, trial: Trial) -> None:
+    """Write how a trial ended, and delete its checkpoints unless another attempt is to resume from them."""
+    result = TrialResult(status=trial.status, reason=trial.reason, epochs=trial.epochs)
+    home.put_record(f"{trial.name}/{RESULT}", result)
+    clear_checkpoints(home, [trial])
+
+
+def clear_checkpoints(home: Store, trials: Iterable[Trial]) -> None:
+    """Delete what no trial resumes from. One that was stopped may write one more while its workers are ending."""
+    for trial in trials:
+        if not trial.resumable:
+            home.delete_prefix(f"{trial.name}/{CHECKPOINTS}")
+
+
+def load_trials(home: Store, epochs: int) -> list[Trial]:
+    """All trials so far, in order.
+
+    Args:
+        home: the search's part of the store.
+        epochs: those of a whole trial. One that had run them all when its driver died is finished now.
+    """
+    names = [name for name in home.folders() if name.startswith(TRIAL_PREFIX)]
+    return sorted((_load_trial(home, name, epochs) for name in names), key=lambda trial: trial.index)
+
+
+def _load_trial(home: Store, name: str, epochs: int) -> Trial:
+    tried = home.get_record(f"{name}/{TRIAL}", TrialValues)
+    trial = Trial(index=tried.index, values=tried.values)
+    try:
+        result = home.get_record(f"{name}/{RESULT}", TrialResult)
+    except NotFoundError:
+        history = epochs_of(read_history(home.sub(name)))
+        if not history or history[-1].epoch < epochs:
+            return replace(trial, epochs=_checkpointed_epochs(home.sub(name)))
+        ended = replace(trial, status="finished", epochs=history)
+        finish_trial(home, ended)
+        return ended
+    return replace(trial, status=result.status, reason=result.reason, epochs=result.epochs)
+
+
+def _checkpointed_epochs(home: Store) -> tuple[EpochRecord, ...]:
+    """The epochs up to a trial's newest checkpoint, from which it resumes; its history may reach further."""
+    for folder in reversed(home.folders(CHECKPOINTS)):
+        with suppress(NotFoundError):  # incomplete: the manifest comes last
+            manifest = home.get_record(f"{CHECKPOINTS}/{folder}/{CHECKPOINT_MANIFEST}", CheckpointManifest)
+            return epochs_of(manifest.history)
+    return ()

@@ -1,0 +1,74 @@
+"""The formats of objects: canonical JSON, records and Parquet tables, to bytes and back."""
+
+import json
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from saltray.records import RecordError, parse_record
+from saltray.storage.retry import one_line
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+T = TypeVar("T")
+
+
+class FormatError(ValueError):
+    """The bytes are not in the expected format. `str(error)` is one line that names the fault."""
+
+
+def encode_json(value: Any) -> bytes:
+    """Canonical JSON: sorted keys, indented by 2, no NaN. Equal values give equal bytes."""
+    return (json.dumps(value, indent=2, sort_keys=True, allow_nan=False, ensure_ascii=False) + "\n").encode()
+
+
+def decode_json(data: bytes) -> Any:
+    """Plain JSON values.
+
+    Raises:
+        FormatError: not JSON, or nested too deeply.
+    """
+    try:
+        return json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise FormatError(f"not JSON: {error}") from error
+
+
+def decode_record(data: bytes, kind: type[T]) -> T:
+    """A dataclass of type `kind` from JSON, parsed strictly.
+
+    Raises:
+        FormatError: not JSON, or not a record of `kind`.
+        SaltrayError: whatever `kind` raises for impossible values.
+    """
+    try:
+        return parse_record(kind, data.decode())
+    except UnicodeDecodeError as error:
+        raise FormatError(f"not JSON: {error}") from error
+    except RecordError as error:
+        raise FormatError(str(error)) from error
+
+
+def encode_table(table: "pa.Table") -> bytes:
+    """Parquet with zstd."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink, compression="zstd")
+    data: bytes = sink.getvalue().to_pybytes()
+    return data
+
+
+def decode_table(data: bytes, columns: list[str] | None = None) -> "pa.Table":
+    """A table from Parquet.
+
+    Raises:
+        FormatError: not Parquet.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        return pq.read_table(pa.BufferReader(data), columns=columns)
+    except (pa.ArrowException, OSError) as error:
+        raise FormatError(f"not Parquet: {one_line(error)}") from error

@@ -1,0 +1,45 @@
+"""The store at a URI."""
+
+import re
+from urllib.parse import unquote
+
+from saltray.errors import ConfigError
+from saltray.storage.base import Store
+from saltray.storage.folder import FolderStore
+from saltray.storage.keys import is_key
+
+_BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{2,62}")
+
+
+def open_store(uri: str) -> Store:
+    """The store at a URI: a folder, file:///folder or s3://bucket/prefix. Nothing is read or created yet.
+
+    S3 credentials, region and endpoint come from boto3's usual chain (AWS_PROFILE, AWS_ACCESS_KEY_ID,
+    AWS_DEFAULT_REGION, AWS_ENDPOINT_URL_S3 and so on), never from the URI.
+
+    Raises:
+        ConfigError: the URI cannot be that of a store.
+    """
+    scheme, separator, rest = uri.partition("://")
+    if separator and scheme.lower() == "s3":
+        return _open_s3(uri, rest)
+    if separator and scheme.lower() == "file" and rest.startswith("/"):
+        return FolderStore(unquote(rest))
+    if separator or not uri:
+        raise ConfigError(
+            f"store {scheme + separator!r} is unsupported; use a folder, file:///folder or s3://bucket/prefix"
+        )
+    return FolderStore(uri)
+
+
+def _open_s3(uri: str, rest: str) -> Store:
+    bucket, _, prefix = rest.rstrip("/").partition("/")
+    if "@" in bucket:
+        raise ConfigError("store s3://…@… holds credentials; set them in the environment or AWS_PROFILE instead")
+    if "?" in uri:
+        raise ConfigError(f"store {uri!r} holds options; set AWS_ENDPOINT_URL_S3 and AWS_DEFAULT_REGION instead")
+    if not _BUCKET.fullmatch(bucket) or (prefix and not is_key(prefix)):
+        raise ConfigError(f"store {uri!r} is not s3://bucket/prefix; use a plain bucket name and no empty parts")
+    from saltray.storage.s3 import S3Store  # loads boto3, which a process that only uses folders does without
+
+    return S3Store(bucket, prefix)

@@ -1,0 +1,45 @@
+"""The summary of a data set that is known beforehand, from every kind of source."""
+
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from saltray.data.statistics import statistics_of
+from saltray.data.summary import DatasetSummary, summarise
+from saltray.data.tiles import LabelledTiles
+from saltray.errors import DataError
+
+from .mini import Mini, put
+
+
+def test_summary(any_source_uri: str, mini: Mini) -> None:
+    assert summarise(any_source_uri) == DatasetSummary(
+        **asdict(statistics_of(LabelledTiles(tuple(mini.ids), mini.images, mini.masks))),
+        test_tiles=5,
+        masks_8bit=5,
+        masks_16bit=7,
+        black_test=1,
+        duplicate_images=1,  # the black ones, two of them for training
+        depth_range=(60, 71),
+    )
+
+
+def test_tables_and_test_images_are_optional(folder: Path) -> None:
+    for path in (folder / "train.csv", folder / "depths.csv", *(folder / "test/images").iterdir()):
+        path.unlink()
+    summary = summarise(str(folder))
+    assert (summary.test_tiles, summary.black_test, summary.depth_range) == (0, 0, None)
+    assert summary.train_tiles == 12
+
+
+def test_an_image_of_both_parts_is_a_duplicate(folder: Path, mini: Mini) -> None:
+    put(folder / "test/images/ffffff0000.png", mini.images[1])
+    assert summarise(str(folder)).duplicate_images == 2
+
+
+def test_test_images_are_checked_too(folder: Path) -> None:
+    put(folder / "test/images/ffffff0000.png", np.zeros((5, 6), np.uint8))
+    with pytest.raises(DataError, match="1 problem in"):
+        summarise(str(folder))

@@ -1,0 +1,178 @@
+"""What only a folder has: errors of the disk and the file system, and other processes."""
+
+import errno
+import os
+import resource
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from saltray.errors import StorageError
+from saltray.storage.files import TEMP_PREFIX
+from saltray.storage.uri import open_store
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    return tmp_path / "store"
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+@pytest.fixture
+def small_disk() -> Iterator[None]:
+    """No file of this process may exceed 64 KiB: a larger write fails half-way, as on a full disk."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 16, before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.fixture
+def unprivileged() -> Iterator[None]:
+    """Run as a user to whom file permissions apply."""
+    if os.geteuid() != 0:
+        yield
+        return
+    os.seteuid(65534)
+    yield
+    os.seteuid(0)
+
+
+def test_a_failed_write_leaves_the_old_object_and_no_temporary_file(
+    root: Path, tmp_path: Path, small_disk: None
+) -> None:
+    store = open_store(str(root))
+    store.put("a", b"old")
+    big = b"x" * (1 << 17)
+    for call in (lambda: store.put("a", big), lambda: store.put("b", big), lambda: store.put_new("c", big)):
+        with pytest.raises(StorageError, match="File too large"):
+            call()
+    assert names(root) == ["a"]
+    assert store.get("a") == b"old"
+
+
+def test_a_failed_copy_leaves_no_file(root: Path, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    store = open_store(str(root))
+    source = tmp_path / "big"
+    source.write_bytes(b"x" * (1 << 17))
+    store.put_file("big", source)
+    request.getfixturevalue("small_disk")
+    with pytest.raises(StorageError, match="File too large"):
+        store.put_file("copy", source)
+    with pytest.raises(StorageError, match="File too large"):
+        store.get_file("big", tmp_path / "copy")
+    assert names(root) == ["big"]
+    assert names(tmp_path) == ["big", "store"]
+
+
+def test_a_folder_without_access_is_refused(root: Path, unprivileged: None) -> None:
+    store = open_store("/root/saltray-store" if os.geteuid() != os.getuid() else "/saltray-store")
+    with pytest.raises(StorageError, match="give this user access to it, or choose another folder") as caught:
+        store.check_writable()
+    assert "\n" not in str(caught.value)
+
+
+def test_an_object_cannot_be_a_folder_too(root: Path) -> None:
+    store = open_store(str(root))
+    store.put("a", b"1")
+    store.put("b/c", b"1")
+    with pytest.raises(StorageError, match="a file exists where a folder is needed"):
+        store.put("a/x", b"1")
+    with pytest.raises(StorageError, match="a folder exists where a file is needed"):
+        store.put("b", b"1")
+    assert [entry.key for entry in store.list()] == ["a", "b/c"]
+    assert names(root) == ["a", "b"]
+
+
+def test_a_killed_writer_leaves_no_object(root: Path, tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    script = (
+        "import sys; from pathlib import Path; from saltray.storage.uri import open_store; "
+        "open_store(sys.argv[1]).put_file('a/file', Path(sys.argv[2]))"
+    )
+    command = [sys.executable, "-c", script, str(root), str(pipe)]
+    with (
+        subprocess.Popen(command) as writer,
+        pipe.open("wb", buffering=0) as feed,
+    ):  # returns when the writer opens it for reading
+        for _ in range(40):
+            feed.write(b"x" * (1 << 16))  # more than a pipe and a chunk hold: part of it is in the folder
+        writer.send_signal(signal.SIGKILL)
+        writer.wait()
+    assert [name.startswith(TEMP_PREFIX) for name in names(root / "a")] == [True]
+    store = open_store(str(root))
+    assert list(store.list()) == []
+    assert store.folders() == []
+    assert not store.exists("a/file")
+
+
+def test_put_new_succeeds_although_the_network_mount_lost_the_reply(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    link = os.link
+
+    def twice(source: Path, target: Path) -> None:
+        link(source, target)
+        link(source, target)  # raises FileExistsError, as a repeated request does
+
+    store = open_store(str(root))
+    assert store.put_new("other", b"1") is True
+    monkeypatch.setattr(os, "link", twice)
+    assert store.put_new("a", b"1") is True
+    assert store.put_new("other", b"1") is False
+    assert names(root) == ["a", "other"]
+
+
+def test_a_file_system_without_hard_links_is_refused(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_link(source: Path, target: Path) -> None:
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", no_link)
+    with pytest.raises(StorageError, match="no hard links"):
+        open_store(str(root)).put_new("a", b"1")
+    assert names(root) == []
+
+
+def test_a_stale_mount_is_retried(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = open_store(str(root))
+    store.put("a", b"1")
+    failures = [errno.ESTALE, errno.EBUSY]
+    scandir = os.scandir
+
+    def stale(path: Path) -> object:
+        if failures:
+            raise OSError(failures.pop(), "simulated")
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", stale)
+    assert [entry.key for entry in store.list()] == ["a"]
+
+
+def test_only_objects_are_listed(root: Path) -> None:
+    store = open_store(str(root))
+    store.put("a/object", b"1")
+    (root / "empty").mkdir()
+    (root / "a" / "dangling").symlink_to("nowhere")
+    os.mkfifo(root / "a" / "pipe")
+    (root / "linked").symlink_to("a")
+    assert [entry.key for entry in store.list()] == ["a/object", "linked/object"]
+    assert store.folders() == ["a", "linked"]
+    assert not store.exists("a/pipe")
+
+
+def test_permissions_of_objects_follow_the_umask(root: Path) -> None:
+    before = os.umask(0o022)
+    try:
+        open_store(str(root)).put("a", b"1")
+        open_store(str(root)).put_new("b", b"1")
+    finally:
+        os.umask(before)
+    assert [oct((root / name).stat().st_mode & 0o777) for name in "ab"] == ["0o644", "0o644"]

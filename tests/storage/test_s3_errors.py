@@ -1,0 +1,135 @@
+"""Errors of S3, in replies of a server on this machine and from botocore itself."""
+
+import socket
+from pathlib import Path
+
+import pytest
+from botocore.exceptions import FlexibleChecksumError
+
+from saltray.errors import IntegrityError, NotFoundError
+from saltray.storage.base import Store
+from saltray.storage.s3_errors import explain
+from saltray.storage.uri import open_store
+
+from .faulty_s3 import BUCKET, FOREVER, Fault, FaultProxy, refused
+
+
+@pytest.mark.parametrize(
+    ("status", "code"),
+    [
+        (500, "InternalError"),
+        (502, "BadGateway"),
+        (503, "SlowDown"),
+        (504, "Timeout"),
+        (400, "RequestTimeout"),
+        (400, "XAmzContentSHA256Mismatch"),
+        (409, "ConditionalRequestConflict"),
+        (429, "TooManyRequests"),
+    ],
+)
+def test_transient_replies_are_retried(status: int, code: str, s3: Store, proxy: FaultProxy) -> None:
+    proxy.faults = [Fault("PUT", status=status, code=code, times=3), Fault("GET", status=status, code=code, times=2)]
+    assert s3.put_new("a", b"one") is True
+    assert s3.get("a") == b"one"
+    assert [entry.key for entry in s3.list()] == ["a"]
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "remedy"),
+    [
+        (403, "AccessDenied", "grant these credentials s3:ListBucket"),
+        (403, "AllAccessDisabled", "grant these credentials s3:ListBucket"),
+        (403, "InvalidAccessKeyId", "AWS_ACCESS_KEY_ID"),
+        (403, "SignatureDoesNotMatch", "correct AWS_SECRET_ACCESS_KEY"),
+        (403, "RequestTimeTooSkewed", "clock is more than 15 minutes off; set it"),
+        (400, "ExpiredToken", "renew the credentials"),
+        (400, "InvalidToken", "renew the credentials"),
+        (400, "KeyTooLongError", "use shorter names"),
+        (404, "NoSuchBucket", "create it, or correct the URI"),
+        (400, "AuthorizationHeaderMalformed", "set AWS_DEFAULT_REGION to the bucket's region"),
+        (403, "QuotaExceeded", "delete objects that are no longer needed"),
+        (418, "Teapot", "look up Teapot in the store's documentation"),
+    ],
+)
+def test_other_replies_are_explained_at_once(
+    status: int, code: str, remedy: str, s3: Store, proxy: FaultProxy, tmp_path: Path
+) -> None:
+    file = tmp_path / "file"
+    file.write_bytes(b"1")
+    proxy.faults = [Fault(method, status=status, code=code, times=FOREVER) for method in ("PUT", "GET", "DELETE")]
+    for call in (
+        lambda: s3.put("a", b""),
+        lambda: s3.put_new("a", b""),
+        lambda: s3.put_file("a", file),
+        lambda: s3.get("a"),
+        lambda: list(s3.list()),
+        lambda: s3.delete("a"),
+    ):
+        message = refused(call, at_once_by=proxy)
+        assert message.startswith(s3.uri)
+        assert code in message
+        assert remedy in message
+
+
+def test_a_refused_head_is_explained_without_a_body(s3: Store, proxy: FaultProxy) -> None:
+    proxy.faults = [Fault("HEAD", status=403, times=FOREVER)]
+    assert "403: access is denied; grant" in refused(lambda: s3.exists("a"), at_once_by=proxy)
+
+
+def test_a_missing_bucket_is_not_a_missing_object(s3_server: str) -> None:
+    store = open_store("s3://saltray-no-such-bucket/x")
+    for call in (lambda: store.exists("a"), lambda: store.get("a"), lambda: store.put("a", b""), store.check_writable):
+        assert "NoSuchBucket: there is no such bucket; create it" in refused(call)
+    assert "no such object" in refused(lambda: open_store(f"s3://{BUCKET}/x").get("a"), NotFoundError)
+
+
+def test_no_credentials(s3_server: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
+    assert "set AWS_PROFILE, or AWS_ACCESS_KEY_ID" in refused(lambda: open_store(f"s3://{BUCKET}").get("a"))
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("AWS_ENDPOINT_URL_S3", "minio"),
+        ("AWS_ENDPOINT_URL_S3", "http://"),
+        ("AWS_DEFAULT_REGION", "us east!"),
+        ("AWS_PROFILE", "nobody"),
+    ],
+)
+def test_a_wrong_setting_is_explained_at_once(
+    variable: str, value: str, s3_server: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(variable, value)
+    message = refused(lambda: open_store(f"s3://{BUCKET}").get("a"))
+    assert "gave up" not in message
+    assert value in message
+    assert "AWS_ENDPOINT_URL_S3" in message
+
+
+def test_an_unknown_host_is_explained_at_once(s3_server: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def unknown(host: str, *_: object, **__: object) -> None:
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", unknown)  # a name server without entries
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "http://minoi.example:9000")
+    message = refused(lambda: open_store(f"s3://{BUCKET}").get("a"))
+    assert "minoi.example" in message
+    assert "there is no such host; correct AWS_ENDPOINT_URL_S3" in message
+
+
+def test_a_bucket_that_requires_checksums_is_explained(s3: Store, proxy: FaultProxy) -> None:
+    text = "Content-MD5 OR x-amz-checksum- HTTP header is required for Put Object requests with Object Lock parameters"
+    proxy.faults = [Fault("PUT", status=400, code="InvalidRequest", message=text)]
+    assert "set AWS_REQUEST_CHECKSUM_CALCULATION=when_supported" in refused(lambda: s3.put("a", b""))
+
+
+def test_a_checksum_that_botocore_rejects_is_an_integrity_error() -> None:
+    error = explain("s3://b/k", FlexibleChecksumError(error_msg="Expected checksum a did not match b"))
+    assert type(error) is IntegrityError
+    assert str(error).startswith("s3://b/k: Expected checksum a did not match b, so it is corrupted; restore it")
+
+
+def test_an_exception_that_is_not_botocores_is_not_explained() -> None:
+    assert explain("s3://b/k", KeyError("a")) is None

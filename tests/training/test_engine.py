@@ -1,0 +1,261 @@
+"""The training loop: it learns, resumes bit for bit, equals itself on two ranks, and stops when it has to."""
+
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from saltray.config import AugmentConfig, Config, OptimConfig
+from saltray.data.tiles import LabelledTiles
+from saltray.errors import ConfigError, DivergedError
+from saltray.training.engine import EpochMetrics, evaluate, fit, mean_metrics, rank_slice, train_step, wrap_ddp
+from saltray.training.process_group import ProcessGroup
+from saltray.training.state import FitState
+from saltray.training.tile_tensors import TileTensors
+
+ConfigMaker = Callable[..., Config]
+TwoRanks = dict[str, dict[str, Any]]
+
+
+def untimed(metrics: EpochMetrics) -> EpochMetrics:
+    return dataclasses.replace(metrics, seconds=0, images_per_second=0)
+
+
+def assert_same(a: Any, b: Any) -> None:
+    """Equal bit for bit, through dicts and lists."""
+    if isinstance(a, Tensor):
+        assert torch.equal(a, b)
+    elif isinstance(a, dict):
+        assert a.keys() == b.keys()
+        for key in a:
+            assert_same(a[key], b[key])
+    elif isinstance(a, list | tuple):
+        for x, y in zip(a, b, strict=True):
+            assert_same(x, y)
+    else:
+        assert a == b
+
+
+def test_one_tile_is_overfitted(
+    make_config: ConfigMaker, still: AugmentConfig, tiles: LabelledTiles, single: ProcessGroup
+) -> None:
+    optim = OptimConfig(lr=5e-3, warmup_epochs=10, ema_decay=0.8)
+    # With some seeds all four channels of a decoder block start with dead ReLUs.
+    config = make_config(augment=still, optim=optim, epochs=80, batch_size=1, eval_every=80, seed=2)
+    one = TileTensors.create(tiles.select(np.array([1])), single.device)
+    *_, last = fit(FitState.create(config, single), one, one, config, single)
+    assert last.iou is not None
+    assert last.iou > 0.95
+    assert last.score == 1
+
+
+def test_resumed_run_equals_an_uninterrupted_one(
+    make_config: ConfigMaker, tensors: TileTensors, single: ProcessGroup
+) -> None:
+    config = make_config(epochs=3)
+    whole, interrupted, resumed = (FitState.create(config, single) for _ in range(3))
+    history = [untimed(metrics) for metrics in fit(whole, tensors, tensors, config, single)]
+    next(fit(interrupted, tensors, tensors, config, single))
+    resumed.load_state_dict(interrupted.state_dict())
+    assert (resumed.epoch, resumed.step) == (1, 3)
+    assert [untimed(metrics) for metrics in fit(resumed, tensors, tensors, config, single)] == history[1:]
+    assert_same(whole.state_dict(), resumed.state_dict())
+    assert list(fit(resumed, tensors, tensors, config, single)) == []
+
+
+def test_results_do_not_depend_on_the_order_of_the_tiles(
+    make_config: ConfigMaker, tensors: TileTensors, single: ProcessGroup
+) -> None:
+    config = make_config(epochs=1)
+    flipped = TileTensors(tensors.images.flip(0), tensors.masks.flip(0), tensors.keys.flip(0))
+    first, second = (
+        [untimed(metrics) for metrics in fit(FitState.create(config, single), train, tensors, config, single)]
+        for train in (tensors, flipped)
+    )
+    assert first == second
+
+
+def test_every_seed_gives_another_order_and_augmentation(
+    make_config: ConfigMaker, tensors: TileTensors, single: ProcessGroup
+) -> None:
+    losses: set[float] = set()
+    for seed in (0, 1):
+        config = make_config(epochs=1, seed=seed)
+        state = FitState.create(make_config(), single)  # the same initial weights
+        losses.update(metrics.loss for metrics in fit(state, tensors, tensors, config, single))
+    assert len(losses) == 2
+
+
+def test_metrics_of_each_epoch(make_config: ConfigMaker, tensors: TileTensors, single: ProcessGroup) -> None:
+    config = make_config(epochs=3, eval_every=2, optim=OptimConfig(lr=1e-3, warmup_epochs=2))
+    state = FitState.create(config, single)
+    history = list(fit(state, tensors, tensors, config, single))
+    assert [metrics.epoch for metrics in history] == [1, 2, 3]
+    assert [metrics.score is None for metrics in history] == [True, False, False]
+    assert [metrics.valid_loss is None for metrics in history] == [True, False, False]
+    assert [metrics.lr for metrics in history] == pytest.approx([5e-4, 1e-3, 0], abs=1e-12)
+    assert (state.epoch, state.step) == (3, 9)
+    assert all(metrics.images_per_second > 0 and metrics.seconds > 0 for metrics in history)
+    assert not state.ema.training
+    assert not any(p.requires_grad or p.grad is not None for p in state.ema.parameters())
+
+
+def test_metrics_of_several_folds_are_means_and_the_sum_of_the_times() -> None:
+    first = EpochMetrics(2, loss=1, lr=0.1, seconds=3, images_per_second=10, score=0.5, iou=0.2, dice=0.4, valid_loss=2)
+    other = EpochMetrics(2, loss=2, lr=0.1, seconds=5, images_per_second=30, score=1, iou=0.4, dice=0.8, valid_loss=4)
+    mean = dataclasses.asdict(mean_metrics([first, other]))
+    expected = EpochMetrics(2, 1.5, 0.1, 8, 15, score=0.75, iou=0.3, dice=0.6, valid_loss=3)
+    assert mean == pytest.approx(dataclasses.asdict(expected))
+    unvalidated = dataclasses.replace(first, score=None, iou=None, dice=None, valid_loss=None)
+    assert mean_metrics([unvalidated, unvalidated]) == dataclasses.replace(unvalidated, seconds=6)
+
+
+def test_diverging_training_is_stopped_with_its_step_and_learning_rate(
+    make_config: ConfigMaker, tensors: TileTensors, single: ProcessGroup
+) -> None:
+    config = make_config(optim=OptimConfig(lr=1e30, warmup_epochs=0, schedule="constant", clip_norm=0))
+    with pytest.raises(DivergedError, match=r"in epoch 1, step 2 of 3, at a learning rate of 1e\+30; lower optim.lr"):
+        list(fit(FitState.create(config, single), tensors, tensors, config, single))
+
+
+def test_divergence_in_the_last_step_is_found_by_the_validation(
+    make_config: ConfigMaker, tensors: TileTensors, single: ProcessGroup
+) -> None:
+    optim = OptimConfig(lr=1e30, warmup_epochs=0, schedule="constant", ema_decay=0)
+    config = make_config(optim=optim, epochs=3, batch_size=20)  # one step per epoch, whose loss precedes its update
+    with pytest.raises(DivergedError, match=r"the validation loss .* after epoch 1; lower optim.lr \(it is 1e\+30\)"):
+        list(fit(FitState.create(config, single), tensors, tensors, config, single))
+
+
+class InfiniteGradient(nn.Module):
+    """Finite logits with an infinite gradient."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.level = nn.Parameter(torch.zeros(()))
+
+    def forward(self, images: Tensor) -> Tensor:
+        return images * 0 + self.level.sqrt()
+
+
+def test_an_infinite_gradient_of_a_finite_loss_is_found(
+    make_config: ConfigMaker, tensors: TileTensors, single: ProcessGroup
+) -> None:
+    config = make_config(epochs=1, batch_size=20)
+    with pytest.raises(DivergedError, match="in epoch 1, step 1 of 1"):
+        list(fit(FitState.create(config, single, InfiniteGradient()), tensors, tensors, config, single))
+
+
+class Gain(nn.Module):
+    """Logits that are the input times one weight."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gain = nn.Parameter(torch.full((1, 1), 2.0))  # a matrix, so that weight decay applies
+
+    def forward(self, images: Tensor) -> Tensor:
+        return images * self.gain
+
+
+@pytest.mark.parametrize("clip_norm", [0.0, 0.5])
+def test_one_epoch_by_hand(
+    make_config: ConfigMaker, still: AugmentConfig, single: ProcessGroup, clip_norm: float
+) -> None:
+    """The loss, the clipped gradient, AdamW's first step and the validation of a network with one weight."""
+    optim = OptimConfig(lr=0.1, warmup_epochs=0, schedule="constant", clip_norm=clip_norm, weight_decay=0.3)
+    config = make_config(augment=still, optim=optim, epochs=1, batch_size=1, dice=0)
+    white = LabelledTiles(("a",), np.full((1, 64, 64), 255, np.uint8), np.zeros((1, 64, 64), np.uint8))
+    model = Gain()
+    state = FitState.create(config, single, model)
+    train = TileTensors.create(white, single.device)
+    (metrics,) = fit(state, train, train, config, single)
+    assert metrics.loss == pytest.approx(np.log1p(np.exp(2)), rel=1e-6)
+    weight = 2 * (1 - 0.1 * 0.3) - 0.1  # decoupled weight decay, then lr times the sign of the gradient
+    assert float(model.gain.detach()) == pytest.approx(weight, rel=1e-5)
+    average = 0.1 * 2 + 0.9 * weight
+    assert float(state.ema.get_parameter("gain")) == pytest.approx(average, rel=1e-5)
+    assert metrics.valid_loss == pytest.approx(np.log1p(np.exp(average)), rel=1e-5)
+    assert metrics.score == 0
+    moment = float(state.optimizer.state[model.gain]["exp_avg"])
+    gradient = 1 / (1 + np.exp(-2))
+    assert moment == pytest.approx(0.1 * min(gradient, clip_norm or 1), rel=1e-4)
+
+
+def test_train_step_uses_the_given_learning_rate_and_leaves_no_gradient(make_config: ConfigMaker) -> None:
+    model = Gain()
+    optimizer = torch.optim.SGD(model.parameters(), lr=99)
+    images = torch.ones(2, 1, 4, 4)
+    config = make_config(dice=0, optim=OptimConfig(clip_norm=0))
+    loss = train_step(model, optimizer, images, torch.zeros_like(images), config, lr=0.5)
+    assert float(loss) == pytest.approx(math.log1p(math.exp(2)))
+    assert float(model.gain.detach()) == pytest.approx(2 - 0.5 / (1 + math.exp(-2)))
+    assert model.gain.grad is None
+
+
+def test_validation_ignores_the_padding(make_config: ConfigMaker, tiles: LabelledTiles, single: ProcessGroup) -> None:
+    class Constant(nn.Module):
+        def forward(self, images: Tensor) -> Tensor:
+            return images * 0 + 0.1  # probability 0.525: salt everywhere
+
+    result = evaluate(Constant(), TileTensors.create(tiles, single.device), make_config(dice=0), single)
+    salt = int(tiles.masks.sum()) / tiles.masks.size
+    expected_loss = np.log1p(np.exp(0.1)) - 0.1 * salt
+    # No tile is more than half salt.
+    expected = {"score": 0, "iou": salt, "dice": 2 * salt / (1 + salt), "valid_loss": expected_loss}
+    assert result == pytest.approx(expected, rel=1e-6)
+
+
+def test_ranks_share_each_batch_equally(single: ProcessGroup) -> None:
+    groups = [ProcessGroup(rank, 3, single.device) for rank in range(3)]
+    assert [list(range(6))[rank_slice(6, group)] for group in groups] == [[0, 1], [2, 3], [4, 5]]
+
+
+def test_one_rank_needs_no_ddp(single: ProcessGroup) -> None:
+    model = Gain()
+    assert wrap_ddp(model, single) is model
+
+
+def test_unsuitable_settings_are_refused(make_config: ConfigMaker, tensors: TileTensors, single: ProcessGroup) -> None:
+    config = make_config(batch_size=7)
+    pair = ProcessGroup(rank=0, size=2, device=single.device)
+    state = FitState.create(config, single)
+    with pytest.raises(ConfigError, match=r"train.batch_size 7 is not divisible by the number of ranks, 2; use 8"):
+        next(fit(state, tensors, tensors, config, pair))
+    large = TileTensors(torch.zeros(20, 101, 101, dtype=torch.uint8), tensors.masks, tensors.keys)
+    with pytest.raises(ConfigError, match=r"101x101 .* train.input_size 64"):
+        next(fit(state, large, tensors, config, single))
+
+
+@pytest.mark.parametrize("case", ["synchronised", "albunet"])
+def test_two_ranks_give_the_metrics_of_one(two_ranks: TwoRanks, case: str) -> None:
+    alone, first, second = (two_ranks[place][case] for place in ("alone", "0", "1"))
+    assert len(alone["metrics"]) == 2
+    for one, two, other in zip(alone["metrics"], first["metrics"], second["metrics"], strict=True):
+        times = {"seconds": 0, "images_per_second": 0}
+        assert {**two, **times} == {**other, **times}
+        assert (one["epoch"], one["lr"]) == (two["epoch"], two["lr"])
+        # Adam turns the rounding of gradients near zero into whole steps, hence the tolerance.
+        assert one["loss"] == pytest.approx(two["loss"], rel=1e-3)
+        assert one["valid_loss"] == pytest.approx(two["valid_loss"], rel=1e-3)
+        assert (one["iou"], one["dice"]) == pytest.approx((two["iou"], two["dice"]), abs=5e-3)
+        assert one["score"] == pytest.approx(two["score"], abs=0.03)  # two of the 70 comparisons
+    for part in ("model", "ema"):
+        assert all(torch.equal(value, second[part][key]) for key, value in first[part].items())
+
+
+def test_two_ranks_give_the_weights_of_one(two_ranks: TwoRanks) -> None:
+    alone, first = (two_ranks[place]["albunet"]["model"] for place in ("alone", "0"))
+    assert alone.keys() == first.keys()
+    for key, value in alone.items():
+        assert float((first[key] - value).abs().double().mean()) < 1e-4, key
+
+
+def test_a_nan_on_one_rank_stops_all(two_ranks: TwoRanks) -> None:
+    for place in ("alone", "0", "1"):
+        message = two_ranks[place]["nan"]["error"]
+        assert "in epoch 1, step 2 of 2, at a learning rate of 0.001; lower optim.lr (it is 0.001)" in message
