@@ -277,6 +277,8 @@ class Choice:
 
 Space = Mapping[str, Range | Choice]
 """What a search varies: a field of the configuration by dotted name -> its possible values."""
+Values = Mapping[str, str | float | bool]
+"""What a trial tries: a field of the configuration by dotted name -> its value."""
 
 
 def value_text(value: float | str) -> str:

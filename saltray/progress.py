@@ -75,7 +75,7 @@ class SearchValuesTaken(Event):
 
     uri: str
     trial: str
-    values: Mapping[str, Any]
+    values: Mapping[str, str | float | bool]
 
     def __str__(self) -> str:
         values = ", ".join(f"{name} {value}" for name, value in self.values.items())
@@ -329,7 +329,7 @@ class TrialState:
 
     name: str
     status: TrialStatus
-    values: Mapping[str, Any]
+    values: Mapping[str, str | float | bool]
     epochs: int
     """Finished epochs."""
     length: int

@@ -87,8 +87,8 @@ def print_search(console: Console, result: "SearchResult") -> None:
     console.print(f"{run} epochs were run, {run / full:.0%} of the {full} of all trials to their end")
     console.print(f"best      {result.best.name}: {result.best.state(length).values_text}")
     for field, values in result.spec.settings.space.items():
-        if isinstance(values, Range) and (end := end_near(values, result.best.values[field])):
-            value = result.best.values[field]
+        value = result.best.values[field]
+        if isinstance(values, Range) and isinstance(value, float) and (end := end_near(values, value)):
             console.print(f"{field} {value:g} lies at the {end} end of {values}; a wider range may be better")
     console.print(f"results   {result.uri} ({TRIALS}, {BEST}, {FIGURE}, {TENSORBOARD}/)")
     console.print(f"use it    saltray train ... --from-search {search_folder(result.name)}")

@@ -7,6 +7,7 @@ the store holds, not from what Ray remembers.
 
 import tempfile
 import threading
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,11 @@ from saltray.runs.records import CheckpointManifest
 from saltray.storage.arrow import arrow_filesystem
 from saltray.storage.base import Store
 
+StateDict = Mapping[str, Any]
+"""Of `training.state.FitState`."""
+FOLDS = "folds"
+"""Key of the state dicts in the file."""
+
 
 @dataclass
 class Upload:
@@ -30,13 +36,13 @@ class Upload:
         parent: the run's or search's part of the store, where Ray keeps its own records of the job too.
         job: name of the job, which is its folder.
         epoch: finished epochs.
-        state: what to keep; tensors on the CPU that do not change any more.
+        states: one per fold of the job; tensors on the CPU that do not change any more.
     """
 
     parent: Store
     job: str
     epoch: int
-    state: dict[str, Any]
+    states: list[StateDict]
     history: tuple[Record, ...] = ()
     """The job's records so far; the checkpoint may be in the store before they are."""
     done: threading.Event = field(default_factory=threading.Event)
@@ -50,7 +56,7 @@ class Upload:
 
     def _upload(self, local: Checkpoint, name: str) -> Checkpoint:
         path = Path(local.path, CHECKPOINT_STATE)
-        torch.save(self.state, path)
+        torch.save({FOLDS: self.states}, path)
         key = f"{self.job}/{name}"
         digest = self.parent.put_file(f"{key}/{CHECKPOINT_STATE}", path)
         manifest = CheckpointManifest(epoch=self.epoch, sha256=digest, history=self.history)
@@ -76,7 +82,8 @@ class LoadedCheckpoint:
 
     key: str
     """Its folder below the job's."""
-    state: dict[str, Any]
+    states: list[StateDict]
+    """One per fold of the job."""
     manifest: CheckpointManifest
 
 
@@ -101,5 +108,5 @@ def load(home: Store, key: str) -> LoadedCheckpoint:
     with tempfile.TemporaryDirectory(prefix="saltray-") as folder:
         path = Path(folder, CHECKPOINT_STATE)
         home.get_file(f"{key}/{CHECKPOINT_STATE}", path, sha256=manifest.sha256)
-        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    return LoadedCheckpoint(key, state, manifest)
+        states: list[StateDict] = torch.load(path, map_location="cpu", weights_only=True)[FOLDS]
+    return LoadedCheckpoint(key, states, manifest)

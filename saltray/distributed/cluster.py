@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypedDict
 
 from saltray.distributed.capacity import Node
 from saltray.distributed.cluster_file import ON_HEAD, cluster_nodes
@@ -41,6 +41,15 @@ ENVIRONMENT = {
     "RAY_AIR_NEW_OUTPUT": "0",
 }
 SINGLE_MACHINE_ONLY = {"RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"}
+
+
+class LiveNode(TypedDict):
+    """A node as Ray describes it."""
+
+    NodeID: str
+    Alive: bool
+    NodeManagerAddress: str
+    Resources: Node
 
 
 def joins_cluster() -> bool:
@@ -107,12 +116,17 @@ def _connect(**settings: Any) -> None:
         signal.signal(signal.SIGTERM, before)
 
 
-def nodes_present() -> list[Node]:
-    """Resources of each live node of the cluster."""
+def live_nodes() -> list[LiveNode]:
+    """The live nodes of the cluster."""
     import ray
 
-    nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
-    return [node["Resources"] for node in nodes if node["Alive"]]
+    nodes: list[LiveNode] = ray.nodes()  # type: ignore[no-untyped-call]
+    return [node for node in nodes if node["Alive"]]
+
+
+def nodes_present() -> list[Node]:
+    """Resources of each live node of the cluster."""
+    return [node["Resources"] for node in live_nodes()]
 
 
 def nodes_possible() -> list[Node]:
@@ -130,8 +144,7 @@ def driver_resource() -> str:
     import ray
 
     here = ray.get_runtime_context().get_node_id()
-    nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
-    (resources,) = (node["Resources"] for node in nodes if node["NodeID"] == here)
+    (resources,) = (node["Resources"] for node in live_nodes() if node["NodeID"] == here)
     return next(str(name) for name in resources if name.startswith("node:") and name != "node:__internal_head__")
 
 

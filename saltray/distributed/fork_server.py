@@ -25,7 +25,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 MODULES = (
     # Not ray.train nor ray.data: importing them draws a random number in Ray's C++ core, and then all forks would draw
@@ -45,6 +45,18 @@ MODULES = (
     "saltray.training.engine",
     "torch._dynamo",  # every optimiser imports it
 )
+
+
+class Worker(NamedTuple):
+    """What a fork is to become."""
+
+    argv: list[str]
+    cwd: str
+    env: dict[str, str]
+    streams: list[int]
+    """File descriptors of its standard input, output and error."""
+    connection: int
+    """File descriptor that it holds until it ends: its end tells the asking process."""
 
 
 @contextmanager
@@ -67,7 +79,7 @@ def ask(address: str, argv: list[str]) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
         while connection.connect_ex(address) != 0:
             if not Path(address).parent.exists():
-                sys.exit("the fork server is gone")
+                sys.exit("the fork server has ended")
             signal.sigtimedwait([], 0.05)
         socket.send_fds(connection, [len(request).to_bytes(8)], [0, 1, 2])
         connection.sendall(request)
@@ -76,7 +88,7 @@ def ask(address: str, argv: list[str]) -> None:
 
 
 def serve(address: str) -> None:
-    """Fork for whoever asks, until standard input is closed, as it is when the driver is gone."""
+    """Fork for each request, until standard input is closed, as it is when the driver has ended."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
         listener.bind(address)
         listener.listen(128)
@@ -85,7 +97,7 @@ def serve(address: str) -> None:
         _become(worker)
 
 
-def _fork_for_each(listener: socket.socket) -> dict[str, Any] | None:
+def _fork_for_each(listener: socket.socket) -> Worker | None:
     """Returns in every fork what it is to become, and None in the server at its end."""
     with selectors.DefaultSelector() as selector:
         selector.register(listener, selectors.EVENT_READ)
@@ -95,13 +107,12 @@ def _fork_for_each(listener: socket.socket) -> dict[str, Any] | None:
             connection, _ = listener.accept()
             header, streams, _, _ = socket.recv_fds(connection, 8, 3)
             with connection.makefile("rb") as incoming:
-                request: dict[str, Any] = json.loads(incoming.read(int.from_bytes(header)))
+                request = json.loads(incoming.read(int.from_bytes(header)))
             _import_once(request["env"])
-            if sys.stdin in _ready(selector, timeout=0):  # importing took its time, and nobody wants the worker now
+            if sys.stdin in _ready(selector, timeout=0):  # the driver ended while modules were imported
                 break
             if os.fork() == 0:
-                # The end of the connection, held until this process ends, tells who asked that it has.
-                return request | {"streams": streams, "connection": connection.detach()}
+                return Worker(**request, streams=streams, connection=connection.detach())
             connection.close()
             for stream in streams:
                 os.close(stream)
@@ -123,20 +134,20 @@ def _import_once(env: dict[str, str]) -> None:
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # forks that end leave no zombie
 
 
-def _become(worker: dict[str, Any]) -> None:
+def _become(worker: Worker) -> None:
     """Turn this fork into the worker that was asked for."""
     os.setpgrp()  # Ray ends a worker by its process group
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    for descriptor, stream in enumerate(worker["streams"]):
+    for descriptor, stream in enumerate(worker.streams):
         os.dup2(stream, descriptor)
         os.close(stream)
-    os.chdir(worker["cwd"])
+    os.chdir(worker.cwd)
     os.environ.clear()
-    os.environ.update(worker["env"])
+    os.environ.update(worker.env)
     import numpy as np
 
     np.random.seed()
-    sys.argv = worker["argv"]
+    sys.argv = worker.argv
     runpy.run_path(sys.argv[0], run_name="__main__")
 
 

@@ -1,7 +1,7 @@
 """What the driver sends to the ranks of a job, and what they return."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 import ray
@@ -35,6 +35,12 @@ class Job:
     def home(self) -> Store:
         """The job's own part of the store."""
         return self.parent.sub(self.name)
+
+
+class LoopConfig(TypedDict):
+    """What Ray Train hands to each rank's training loop."""
+
+    job: Job
 
 
 @dataclass(frozen=True)

@@ -88,7 +88,7 @@ def stream_predictions(
     on_gpu = workers.device == "GPU"
     blocks = -(-len(names) // BATCH)
     # On one machine, what killed an actor would kill it again; and Ray warns of restarts to no purpose.
-    restarts: dict[str, Any] = {} if joins_cluster() else {"max_restarts": 0}
+    restarts: Any = {} if joins_cluster() else {"max_restarts": 0}
     with remote_args_allowed():
         rows = (
             ray.data.from_items([{"name": name} for name in names], override_num_blocks=blocks)

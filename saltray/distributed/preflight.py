@@ -4,7 +4,7 @@ import re
 
 from saltray.config import ClusterConfig
 from saltray.distributed.capacity import Capacity, capacity_of
-from saltray.distributed.cluster import joins_cluster, nodes_possible, nodes_present
+from saltray.distributed.cluster import joins_cluster, live_nodes, nodes_possible, nodes_present
 from saltray.errors import ConfigError, SaltrayError
 from saltray.progress import Observer, StoreMustBeShared
 from saltray.storage.base import Store
@@ -59,8 +59,7 @@ def _check_on_every_node(home: Store) -> None:
     check = ray.remote(num_cpus=0, max_retries=0)(_fault_seen)
     node_of = {
         check.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)).remote(home): node
-        for node in ray.nodes()  # type: ignore[no-untyped-call]
-        if node["Alive"]
+        for node in live_nodes()
     }
     answered, silent = ray.wait(list(node_of), num_returns=len(node_of), timeout=CHECK_S)
     faults = {node_of[task]["NodeManagerAddress"]: f"no answer within {CHECK_S:g} s" for task in silent}

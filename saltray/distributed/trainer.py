@@ -5,7 +5,7 @@ from typing import Any
 
 from saltray.distributed.capacity import JobResources
 from saltray.distributed.cluster import joins_cluster
-from saltray.distributed.jobs import Job
+from saltray.distributed.jobs import Job, LoopConfig
 from saltray.distributed.ray_internals import (
     CheckpointConfig,
     FailureConfig,
@@ -18,8 +18,8 @@ from saltray.distributed.ray_internals import (
 from saltray.runs.layout import ERROR
 from saltray.storage.arrow import arrow_filesystem
 
-TrainLoop = Callable[[dict[str, Any]], Any]
-"""What each rank runs; it gets the job as `job`."""
+TrainLoop = Callable[[LoopConfig], Any]
+"""What each rank runs."""
 
 
 def run_job(train_loop: TrainLoop, job: Job, resources: JobResources, callbacks: Sequence[UserCallback] = ()) -> Any:
@@ -28,8 +28,9 @@ def run_job(train_loop: TrainLoop, job: Job, resources: JobResources, callbacks:
     Raises:
         TrainingFailedError: workers were lost too often, or the loop raised.
     """
+    untyped: Any = train_loop  # Ray declares a plain dict
     trainer = Trainer(
-        train_loop,
+        untyped,
         train_loop_config={"job": job},
         scaling_config=ScalingConfig(
             num_workers=resources.ranks, use_gpu=resources.gpus > 0, resources_per_worker=resources.bundle

@@ -23,7 +23,7 @@ from saltray.config import Config
 from saltray.data.tiles import LabelledTiles
 from saltray.distributed import checkpoints
 from saltray.distributed.cluster import nodes_present
-from saltray.distributed.jobs import Job, PermanentFailure, TrialHistory
+from saltray.distributed.jobs import Job, LoopConfig, PermanentFailure, TrialHistory
 from saltray.errors import ConfigError, DivergedError, ModelError
 from saltray.runs.history import EpochRecord, History, Record
 from saltray.runs.layout import MANIFEST, OOF, RESULT, WEIGHTS, checkpoint_folder
@@ -63,12 +63,12 @@ def process_group_of(config: Config) -> ProcessGroup:
     return ProcessGroup(rank=context.get_world_rank(), size=context.get_world_size(), device=device)
 
 
-def train_fold(loop_config: dict[str, Any]) -> FoldResult | PermanentFailure | None:
+def train_fold(loop_config: LoopConfig) -> FoldResult | PermanentFailure | None:
     """Train one fold of a run; Ray Train calls this on every rank and hands back what rank 0 returns."""
     return _run(_train_fold, loop_config)
 
 
-def train_trial(loop_config: dict[str, Any]) -> TrialHistory | PermanentFailure | None:
+def train_trial(loop_config: LoopConfig) -> TrialHistory | PermanentFailure | None:
     """Train one trial of a search in the same way; it leaves no weights."""
     return _run(_train_trial, loop_config)
 
@@ -81,7 +81,7 @@ class RangeTestLoop:
     high: float
     steps: int
 
-    def __call__(self, loop_config: dict[str, Any]) -> LRRangeTest | PermanentFailure:
+    def __call__(self, loop_config: LoopConfig) -> LRRangeTest | PermanentFailure:
         return _run(self._test, loop_config)
 
     def _test(self, job: Job, group: ProcessGroup) -> LRRangeTest:
@@ -89,9 +89,9 @@ class RangeTestLoop:
         return lr_range_test(fold.state, fold.train, job.config, group, low=self.low, high=self.high, steps=self.steps)
 
 
-def _run(body: Callable[[Job, ProcessGroup], T], loop_config: dict[str, Any]) -> T | PermanentFailure:
+def _run(body: Callable[[Job, ProcessGroup], T], loop_config: LoopConfig) -> T | PermanentFailure:
     """`body`'s result, or the fault that every retry would meet again; such a fault is raised on all ranks alike."""
-    job: Job = loop_config["job"]
+    job = loop_config["job"]
     group = process_group_of(job.config)
     try:
         check_store_is_shared(job.parent, group)
@@ -166,7 +166,7 @@ def _resume(states: list[FitState], home: Store, group: ProcessGroup) -> tuple[t
     if key is None:
         return (), notes
     checkpoint = found if found is not None else checkpoints.load(home, key)
-    for state, saved in zip(states, checkpoint.state["folds"], strict=True):
+    for state, saved in zip(states, checkpoint.states, strict=True):
         state.load_state_dict(saved)
     return checkpoint.manifest.history, notes
 
@@ -218,8 +218,8 @@ class _Reporter:
         if history is not None and self._due():
             self.saved = time.monotonic()
             checkpoint = Checkpoint(tempfile.mkdtemp(prefix="saltray-"))
-            kept = {"folds": [checkpoints.copy_to_cpu(state.state_dict()) for state in self.states]}
-            self.upload = checkpoints.Upload(self.job.parent, self.job.name, epoch, kept, tuple(history.records))
+            states = [checkpoints.copy_to_cpu(state.state_dict()) for state in self.states]
+            self.upload = checkpoints.Upload(self.job.parent, self.job.name, epoch, states, tuple(history.records))
         best = best_epoch(history.epochs if history is not None else [metrics])
         ray.train.report(
             asdict(metrics) | {OBJECTIVE: objective(best)},

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Self
 
 from pydantic import Field
 
-from saltray.config import Config
+from saltray.config import Config, Values
 from saltray.errors import ConfigError, EnsembleError
 from saltray.records import RecordError, from_record
 
@@ -41,7 +41,7 @@ class SearchProvenance:
     """Its name."""
     trial: str
     """Its best trial."""
-    values: Mapping[str, float | int | bool | str]
+    values: Values
     """The values that the run uses: field of the configuration by dotted name -> value."""
     score: float
     """Best validation score of that trial."""

@@ -5,7 +5,7 @@ that they can be told apart without colours too (Okabe and Ito's colours).
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from matplotlib.axes import Axes
@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from saltray.config import Choice, Range, Space, value_text
+from saltray.config import Choice, Range, Space, Values, value_text
 from saltray.progress import TrialStatus
 from saltray.report.figures import DPI, INK, to_png
 
@@ -29,7 +29,7 @@ class TrialCurve:
 
     name: str
     status: TrialStatus
-    values: Mapping[str, float | int | bool | str]
+    values: Values
     """Searched field by dotted name -> value."""
     score: float | None
     """Best validation score; None for a trial without one."""

@@ -4,9 +4,9 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from saltray.config import Config
+from saltray.config import Config, Values
 from saltray.ensemble.manifest import SearchProvenance
 from saltray.errors import ConfigError, NotFoundError
 from saltray.search.layout import BEST, SEARCHES, TRIALS, events_file, search_folder
@@ -28,7 +28,7 @@ class BestTrial:
 
     search: str
     trial: str
-    values: dict[str, Any]
+    values: Values
     score: float
     """Its best validation score."""
     epoch: int

@@ -1,9 +1,8 @@
 """Where the values of a trial come from."""
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
-from saltray.config import Range, SearchConfig, Space
+from saltray.config import Range, SearchConfig, Space, Values
 from saltray.errors import ConfigError
 from saltray.search.space import draw_values
 
@@ -17,10 +16,10 @@ STARTUP_TRIALS = 8
 class Sampler(Protocol):
     """Proposes values, and is told how good they were."""
 
-    def propose(self, index: int) -> Mapping[str, Any] | None:
+    def propose(self, index: int) -> Values | None:
         """Values of trial `index`, or None when there is nothing left to try."""
 
-    def tell(self, index: int, values: Mapping[str, Any], objective: float) -> None:
+    def tell(self, index: int, values: Values, objective: float) -> None:
         """A trial has ended with this objective."""
 
 
@@ -30,11 +29,11 @@ class QuasiRandomSampler:
     def __init__(self, settings: SearchConfig) -> None:
         self._settings = settings
 
-    def propose(self, index: int) -> Mapping[str, Any] | None:
+    def propose(self, index: int) -> Values | None:
         """See `space.draw_values`."""
         return draw_values(self._settings.space, self._settings.seed, index)
 
-    def tell(self, index: int, values: Mapping[str, Any], objective: float) -> None:
+    def tell(self, index: int, values: Values, objective: float) -> None:
         """Results make no difference."""
 
 
@@ -51,7 +50,7 @@ class TPESampler:
         self._study = optuna.create_study(direction="maximize", sampler=sampler)
         self._running: dict[int, Any] = {}
 
-    def propose(self, index: int) -> Mapping[str, Any] | None:
+    def propose(self, index: int) -> Values | None:
         """Ask Optuna, once the first trials have covered the space."""
         space, seed = self._settings.space, self._settings.seed
         if index < STARTUP_TRIALS and (values := draw_values(space, seed, index)) is not None:
@@ -62,7 +61,7 @@ class TPESampler:
             for field, value in trial.params.items()
         }
 
-    def tell(self, index: int, values: Mapping[str, Any], objective: float) -> None:
+    def tell(self, index: int, values: Values, objective: float) -> None:
         """Tell Optuna; a trial of an earlier command is added as a whole."""
         if (trial := self._running.pop(index, None)) is not None:
             self._study.tell(trial, objective)

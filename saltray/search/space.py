@@ -7,12 +7,12 @@ search can be extended.
 
 import itertools
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 
-from saltray.config import Choice, Config, Range, Space
+from saltray.config import Choice, Config, Range, Space, Values
 from saltray.errors import ConfigError
 from saltray.records import RecordError, field_types, fits, parse_word, replace_fields, suggestion, type_text
 
@@ -90,7 +90,7 @@ def check_space(space: Space, config: Config) -> None:
             replace_fields(config, {field: value})
 
 
-def apply_values(config: Config, values: Mapping[str, Any]) -> Config:
+def apply_values(config: Config, values: Values) -> Config:
     """The configuration with these fields, by dotted name, in place of its own.
 
     Raises:
@@ -101,7 +101,7 @@ def apply_values(config: Config, values: Mapping[str, Any]) -> Config:
     return replace_fields(config, values)
 
 
-def draw_values(space: Space, seed: int, index: int) -> dict[str, Any] | None:
+def draw_values(space: Space, seed: int, index: int) -> Values | None:
     """Values of trial `index`; None past the end of a grid.
 
     A space of choices alone is a grid, traversed in an order that the seed decides. Otherwise the trials are

@@ -4,12 +4,12 @@
 Ray Tune keeps is needed to resume, so no pickle crosses the store.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Literal
 
-from saltray.config import Config
+from saltray.config import Config, Values
 from saltray.data.packing import DatasetManifest
 from saltray.ensemble.manifest import provenance
 from saltray.errors import ConfigError, NotFoundError
@@ -50,7 +50,7 @@ class TrialValues:
     """`trial-k/trial.json`: what a trial tries."""
 
     index: int
-    values: dict[str, Any]
+    values: Values
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +67,7 @@ class Trial:
     """One set of values, and how far it is."""
 
     index: int
-    values: Mapping[str, Any]
+    values: Values
     status: TrialStatus = "running"
     """running: not ended yet. finished: all epochs. stopped: by ASHA, as others were better after as many epochs.
     diverged: a loss became NaN or infinite. failed: for another reason; the same search retries it."""
@@ -155,7 +155,7 @@ def create_search(home: Store, spec: SearchSpec, dataset: DatasetManifest, initi
         )
 
 
-def create_trial(home: Store, index: int, values: Mapping[str, Any]) -> Trial:
+def create_trial(home: Store, index: int, values: Values) -> Trial:
     """Write a new trial before it starts."""
     trial = Trial(index=index, values=values)
     home.put_record(f"{trial.name}/{TRIAL}", TrialValues(index=index, values=dict(values)))

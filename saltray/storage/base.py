@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+OVERWRITE_REMEDY = (
+    "so two runs could overwrite each other; use AWS S3, another store with conditional writes, or a folder"
+)
 _RESTORE = "restore it or write it again"
 
 
@@ -181,10 +184,7 @@ class Store(ABC):
             if self.get(key) != probe:
                 raise IntegrityError(f"{self.uri}: a probe read back differs from what was written; check the store")
             if not created or self.put_new(key, probe):
-                raise StorageError(
-                    f"{self.uri}: create-only puts (If-None-Match) are ignored, so two runs could overwrite each "
-                    "other; use AWS S3, another store with conditional writes, or a folder"
-                )
+                raise StorageError(f"{self.uri}: create-only puts (If-None-Match) are ignored, {OVERWRITE_REMEDY}")
         finally:
             self.delete(key)
 
@@ -242,6 +242,9 @@ class Store(ABC):
     def _where(self, key: str) -> str:
         """An object's full name, for messages."""
         return f"{self.uri.rstrip('/')}/{key}" if key else self.uri
+
+    def _not_found(self, key: str) -> NotFoundError:
+        return NotFoundError(f"{self._where(key)}: there is no such object; check the name")
 
     def _decode(self, key: str, data: bytes, decode: Callable[[bytes], T]) -> T:
         """`decode(data)`, whose errors become IntegrityErrors that name the object."""

@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
-from saltray.errors import NotFoundError, StorageError
+from saltray.errors import StorageError
 from saltray.storage.base import Entry, Opened, Store
 from saltray.storage.files import TEMP_PREFIX, read_chunks, sync, temporary_file
 from saltray.storage.keys import check_key
@@ -117,9 +117,6 @@ class FolderStore(Store):
 
     def _path(self, key: str) -> Path:
         return self._folder / check_key(key)
-
-    def _not_found(self, key: str) -> NotFoundError:
-        return NotFoundError(f"{self._where(key)}: there is no such object; check the name")
 
     @contextmanager
     def _temporary(self, key: str) -> Iterator[tuple[BinaryIO, Path]]:

@@ -65,8 +65,9 @@ def retry(call: Callable[[], T], *, what: str, seconds: float, is_transient: Cal
             attempts += 1
             end = min(end, now + seconds)
             if now >= end:
+                count = "1 attempt" if attempts == 1 else f"{attempts} attempts"
                 raise StorageError(
-                    f"{what}: gave up after {attempts} attempts over {seconds:g} s: {one_line(error)}; check that the "
+                    f"{what}: gave up after {count} over {seconds:g} s: {one_line(error)}; check that the "
                     f"store is up and reachable from this machine, or set {DEADLINE_VARIABLE} to a longer time"
                 ) from error
             time.sleep(min(pause(attempts), end - now))

@@ -16,8 +16,8 @@ from botocore.configprovider import ConfigChainFactory
 from botocore.exceptions import ClientError
 from botocore.loaders import create_loader
 
-from saltray.errors import IntegrityError, NotFoundError, StorageError
-from saltray.storage.base import Entry, Opened, Store
+from saltray.errors import IntegrityError, StorageError
+from saltray.storage.base import OVERWRITE_REMEDY, Entry, Opened, Store
 from saltray.storage.files import CHUNK_BYTES, TEMP_PREFIX, sha256_of
 from saltray.storage.keys import check_key
 from saltray.storage.retry import one_line
@@ -117,8 +117,7 @@ class S3Store(Store):
             except ClientError as error:
                 if status_of(error) == 501:
                     raise StorageError(
-                        f"{self._where(key)}: the server has no create-only puts (If-None-Match), so two runs could "
-                        "overwrite each other; use AWS S3, another store with conditional writes, or a folder"
+                        f"{self._where(key)}: the server has no create-only puts (If-None-Match), {OVERWRITE_REMEDY}"
                     ) from error
                 if status_of(error) != 412:
                     raise
@@ -157,7 +156,7 @@ class S3Store(Store):
             if head is None:
                 # The reply to a HEAD is the same for a missing bucket. This request raises for one.
                 self._client().list_objects_v2(Bucket=self._bucket, Prefix=name, MaxKeys=1)
-                raise NotFoundError(f"{self._where(key)}: there is no such object; check the name")
+                raise self._not_found(key)
             return Entry(key, head["ContentLength"], head["ETag"].strip('"'))
 
         return self._attempt(key, read)

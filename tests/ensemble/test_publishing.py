@@ -135,6 +135,17 @@ def test_concurrent_publishers_get_a_version_each(
         assert [member.score for member in kept.members] == [score, score]
 
 
+def test_numbers_that_others_claimed_since_the_listing_are_skipped(
+    store: Store, models: list[FoldModel], publish_run: Publisher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for version in ("v1", "v2"):
+        store.put_json(f"ensembles/r1/{version}/claim.json", {"version": version})
+    monkeypatch.setattr("saltray.ensemble.publishing.versions_of", lambda store, name: [])
+    assert publish_run(models).version == "v3"
+    assert store.get_json("ensembles/r1/v3/claim.json") == {"version": "v3"}
+    assert store.folders("ensembles/r1") == ["v1", "v2", "v3"]
+
+
 def test_a_publisher_that_dies_leaves_an_incomplete_version(
     store: Store, models: list[FoldModel], weights: list[bytes], publish_run: Publisher
 ) -> None:

@@ -1,4 +1,4 @@
-"""Charts put points, ticks and marks where arithmetic by hand puts them."""
+"""Points, ticks and marks of a chart are where a calculation by hand puts them."""
 
 import math
 import re
@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from saltray.report.charts import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, Chart, Line, line_chart
+from saltray.report.charts import BOTTOM, COLOURS, HEIGHT, LEFT, RIGHT, TOP, WIDTH, Chart, Line, line_chart
 
 FLOATS = st.floats(-1e6, 1e6, allow_nan=False).map(lambda x: round(x, 6))
 
@@ -69,7 +69,14 @@ def test_a_line_without_points_is_dropped() -> None:
     assert [path.name for path in chart.paths] == ["b"]
 
 
-def test_a_mark_stands_at_its_x() -> None:
+def test_colours_repeat_after_the_last() -> None:
+    lines = [Line(str(n), [(0, 0), (1, n)], colour=n) for n in range(COLOURS + 2)]
+    chart = line_chart(lines, x_label="x", y_label="y")
+    assert chart is not None
+    assert [path.colour for path in chart.paths] == [*range(COLOURS), 0, 1]
+
+
+def test_a_mark_is_at_its_x() -> None:
     chart = line_chart([Line("a", [(0, 0), (1, 1)])], x_label="x", y_label="y", marks=[(0.25, "here"), (2, "beyond")])
     assert chart is not None
     assert [(mark.at, mark.text) for mark in chart.marks] == [

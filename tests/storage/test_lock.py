@@ -270,6 +270,7 @@ def test_the_owner_of_an_older_version_has_neither_namespace_nor_time(store: Sto
     ids=str,
 )
 def test_an_owner_is_alive_unless_stale_or_known_dead(changes: dict[str, Any], alive: bool, dead: bool) -> None:
-    here = {"host": socket.gethostname(), "pid": os.getpid(), "pid_namespace": SPACE, "beat": 0, "released": False}
+    here: dict[str, Any] = {"host": socket.gethostname(), "pid": os.getpid(), "pid_namespace": SPACE}
+    here |= {"beat": 0, "released": False}
     owner = Owner(**here | changes | {"at": time.time() + changes.get("at", 0)})
     assert (owner.is_alive(), owner.is_known_dead()) == (alive, dead)

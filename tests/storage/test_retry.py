@@ -91,7 +91,7 @@ def test_a_deadline_of_zero_allows_one_attempt(clock: Clock) -> None:
     def call() -> None:
         raise TimeoutError
 
-    with pytest.raises(StorageError, match="after 1 attempts over 0 s: TimeoutError"):
+    with pytest.raises(StorageError, match="after 1 attempt over 0 s: TimeoutError"):
         retry(call, what="x", seconds=0, is_transient=is_transient)
 
 

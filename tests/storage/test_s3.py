@@ -148,7 +148,7 @@ def test_retries_of_a_silent_endpoint_end_at_the_deadline(s3_server: str, monkey
         monkeypatch.setenv("AWS_ENDPOINT_URL_S3", f"http://127.0.0.1:{server.getsockname()[1]}")
         monkeypatch.setenv("SALTRAY_STORE_DEADLINE_S", "0")
         message = refused(lambda: open_store(f"s3://{BUCKET}").get("a"))
-    assert "gave up after 1 attempts over 0 s: Read timeout" in message
+    assert "gave up after 1 attempt over 0 s: Read timeout" in message
 
 
 @pytest.mark.parametrize(
