@@ -34,8 +34,8 @@ OLD_FLAGS = {
     "--search.name": "--search-name",
     "--from-search": "--lr-from",
 }
+NOT_COMPARED = ("/checkpoints/", "/lock/", "/tensorboard/", "snapshot", ".validate", "model-card")
 TIMES = {"at", "seconds", "started", "finished", "images_per_second", "provenance"}
-RENAMED = {"space": "space"}
 
 
 def commands(store: str) -> Iterator[list[str]]:
@@ -99,12 +99,18 @@ def content(path: Path) -> Any:
 
 
 def compared(root: Path) -> dict[str, Path]:
-    """The files to compare: all but Ray's own, checkpoints (they hold times), locks, and pages and pictures."""
+    """The files to compare: all but Ray's own, checkpoints (they hold times), locks, pages and pictures.
+
+    A trial that ASHA stopped is killed, so its history and error depend on that moment; its result does not.
+    """
     kept = {}
     for path in root.rglob("*"):
         name = str(path.relative_to(root))
-        passed_over = ("/checkpoints/", "/lock/", "/tensorboard/", "snapshot", ".validate", "model-card")
-        if path.is_file() and path.suffix not in (".html", ".png") and not any(part in name for part in passed_over):
+        if not path.is_file() or path.suffix in (".html", ".png") or any(part in name for part in NOT_COMPARED):
+            continue
+        result = path.with_name("result.json")
+        stopped = path.name in ("history.jsonl", "error.txt") and '"status": "stopped"' in result.read_text()
+        if not stopped:
             kept[name] = path
     return kept
 
