@@ -1,4 +1,4 @@
-"""Seismic tiles in, a versioned ensemble of cross-validated salt segmentation models out."""
+"""Seismic tiles in, a versioned ensemble of cross-validated salt models out."""
 
 import lazy_loader
 

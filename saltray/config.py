@@ -57,8 +57,7 @@ class ModelConfig:
     architecture: Literal["albunet", "ternausnet11", "ternausnet16", "unet"] = "albunet"
     """albunet: U-Net on ResNet-34. ternausnet11 and ternausnet16: on VGG. unet: the plain one, with BatchNorm."""
     weights: str | None = None
-    """Pretrained weights: a path or URI of a torchvision encoder or of a whole network, or torchvision's name for its
-    encoder (IMAGENET1K_V1)."""
+    """Pretrained weights: a path or URI of a torchvision encoder or a whole network, or torchvision's IMAGENET1K_V1."""
     num_filters: int = 32
     """Width of the decoder in channels; 32 is the published one."""
     encoder_width: int = 64
@@ -163,7 +162,7 @@ class ClusterConfig:
     """The hardware of one fold. It changes the speed, not the results."""
 
     workers_per_fold: int = 1
-    """ProcessGroup of one fold's DistributedDataParallel job; must divide train.batch_size."""
+    """Ranks of one fold's DistributedDataParallel job; must divide train.batch_size."""
     gpus_per_worker: float | None = None
     """GPUs a rank: 1, a fraction such as 0.2 for ranks that share one, 0 for the CPU. Unset: 1 where there are any."""
     cpus_per_worker: float | None = None
@@ -277,8 +276,9 @@ class Choice:
 
 Space = Mapping[str, Range | Choice]
 """What a search varies: a field of the configuration by dotted name -> its possible values."""
-Values = Mapping[str, str | float | bool]
-"""What a trial tries: a field of the configuration by dotted name -> its value."""
+Values = Mapping[str, str | int | float | bool]
+"""What a trial tries: a field of the configuration by dotted name -> its value. Without int, 16 would be read back from
+a store as 16.0."""
 
 
 def value_text(value: float | str) -> str:
@@ -322,8 +322,7 @@ class SearchConfig:
     trials: int = 16
     """Largest number of trials."""
     space: Space = field(default_factory=lambda: {"optim.lr": loguniform(1e-5, 1e-2)})
-    """Values to search, FIELD=log:LOW:HIGH, FIELD=lin:LOW:HIGH or FIELD=A,B,C, separated by blanks. Fields that are all
-    lists make a grid."""
+    """FIELD=log:LOW:HIGH, FIELD=lin:LOW:HIGH or FIELD=A,B,C for each field; fields that are all lists make a grid."""
     folds: tuple[int, ...] = (0,)
     """Folds whose held-out tiles score a trial; the mean of several."""
     sampler: Literal["quasirandom", "tpe"] = "quasirandom"

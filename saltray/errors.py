@@ -1,6 +1,6 @@
 """The exceptions that saltray raises on purpose.
 
-    SaltrayError                 the user can mend it: one line, exit code 2
+    SaltrayError                 the user can fix it: one line, exit code 2
     ├── ConfigError              a setting is wrong, or two settings contradict each other
     ├── DataError                a data set cannot be used as it is; `problems` lists every fault by file
     ├── ModelError               weights or an input size do not fit the model
@@ -13,15 +13,15 @@
     └── TrainingError            training itself went wrong: exit code 1
         ├── DivergedError        a loss that is NaN or infinite
         ├── FoldsFailedError     some folds did not finish; the finished ones are kept
-        └── SearchFailedError    no trial of a search came to a score
+        └── SearchFailedError    no trial of a search has a score
 
-A message says what happened, the value at fault and the remedy, in that order, on one line.
+A message says what happened, the value and the remedy, in that order, on one line.
 Every exception is rebuilt from its `args` alone, so all of them survive pickling between processes.
 """
 
 
 class SaltrayError(Exception):
-    """Something the user can mend. `str(error)` is one line."""
+    """Something the user can fix. `str(error)` is one line."""
 
     exit_code = 2
 
@@ -101,7 +101,7 @@ class FoldsFailedError(TrainingError):
 
 
 class SearchFailedError(TrainingError):
-    """No trial of a search came to a score.
+    """No trial of a search has a score.
 
     Args:
         message: one line for the terminal.

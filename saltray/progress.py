@@ -19,7 +19,7 @@ TrialStatus = Literal["running", "finished", "stopped", "diverged", "failed"]
 
 
 class Event:
-    """Something that happened. `str(event)` says it in one line; `failure` marks what went wrong."""
+    """Something that happened. `str(event)` says it in a line or a few; `failure` marks what went wrong."""
 
     failure = False
 

@@ -10,6 +10,7 @@ import hashlib
 import json
 import types
 import typing
+from collections import Counter
 from collections.abc import Hashable, Mapping
 from functools import cache
 from typing import Any, Literal, TypeVar
@@ -20,12 +21,14 @@ T = TypeVar("T")
 
 
 class RecordError(ValueError):
-    """A record does not fit its dataclass. `str(error)` names the first field at fault, and what it should be."""
+    """A record does not fit its dataclass. `str(error)` names a field at fault, and what it should be."""
 
 
 def to_record(value: Any) -> Any:
     """A dataclass as plain JSON values, by field name (or by the alias that the field has in stored records)."""
-    return _adapter(typing.cast("Any", type(value))).dump_python((value,), mode="json", by_alias=True)[0]
+    # Not pydantic's mode="json": it makes 1 in a float field 1.0, and a run's identity would no longer be the same.
+    fields = _adapter(typing.cast("Any", type(value))).dump_python((value,), by_alias=True, warnings=False)[0]
+    return json.loads(json.dumps(fields))
 
 
 def from_record(kind: type[T], record: Any) -> T:
@@ -35,7 +38,11 @@ def from_record(kind: type[T], record: Any) -> T:
         RecordError: the record does not fit `kind`.
         SaltrayError: whatever `kind` raises for impossible values.
     """
-    return parse_record(kind, json.dumps(record, default=str))
+    try:
+        text = json.dumps(record, default=lambda other: {type(other).__name__: str(other)})  # an object fits no field
+    except RecursionError:
+        raise RecordError("nested too deeply") from None
+    return parse_record(kind, text)
 
 
 def parse_record(kind: type[T], data: bytes | str) -> T:
@@ -48,7 +55,7 @@ def parse_record(kind: type[T], data: bytes | str) -> T:
     try:
         value: T = _adapter(typing.cast("Any", kind)).validate_json(f"[{text}]")[0]
     except ValidationError as error:
-        raise RecordError(_first_fault(error, kind)) from None
+        raise RecordError(_describe(error, kind)) from None
     return value
 
 
@@ -93,8 +100,10 @@ def parse_word(kind: Any, word: str) -> Any:
         RecordError: it is none.
     """
     try:
+        if kind is bool:  # pydantic also takes yes, on and 1
+            return {"true": True, "false": False}[word.lower()]
         return TypeAdapter(kind).validate_strings(word)
-    except ValidationError:
+    except (KeyError, ValidationError):
         raise RecordError(f"{word!r} is not {type_text(kind)}") from None
 
 
@@ -119,6 +128,12 @@ def type_text(kind: Any) -> str:
     return words.get(kind, "an object")
 
 
+def excerpt(value: Any) -> str:
+    """A value for a message, as JSON and not too long."""
+    text = json.dumps(value, default=str)
+    return text if len(text) <= 80 else f"{text[:80]}..."
+
+
 def suggestion(name: str, known: typing.Iterable[str]) -> str | None:
     """The known name that may have been meant, if one is close."""
     return next(iter(difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)), None)
@@ -130,17 +145,28 @@ def _adapter(kind: Hashable) -> "TypeAdapter[Any]":
     return TypeAdapter(tuple[kind], config=ConfigDict(extra="forbid", strict=True))  # type: ignore[valid-type]
 
 
-def _first_fault(error: ValidationError, kind: type[Any]) -> str:
-    """The first of pydantic's complaints in one line."""
-    fault = error.errors(include_url=False)[0]
+def _describe(error: ValidationError, kind: type[Any]) -> str:
+    """One of pydantic's complaints in one line."""
+    faults = error.errors(include_url=False)
+    # What fits no member of a union has the faults of all members; the one with the fewest was meant. A name that is
+    # unknown explains one that is missing.
+    count = Counter(fault["loc"][:-1] for fault in faults)
+    fault = min(faults, key=lambda fault: (count[fault["loc"][:-1]], fault["type"] == "missing"))
     name = ".".join(map(str, fault["loc"][1:])) or "the record"
     match fault["type"]:
         case "missing":
             return f"{name} is missing"
         case "unexpected_keyword_argument":
-            meant = suggestion(name, field_types(kind))
+            meant = _meant(name, kind) if dataclasses.is_dataclass(kind) else None
             return f"{name} is unknown" + (f"; did you mean {meant}?" if meant else "")
         case "json_invalid":
             return f"not JSON: {fault['msg'].removeprefix('Invalid JSON: ')}"
-    value = json.dumps(fault["input"], default=str)
-    return f"{name} is {value if len(value) <= 80 else value[:80] + '...'}; {fault['msg'].replace('Input', 'it', 1)}"
+    return f"{name} is {excerpt(fault['input'])}; {fault['msg'].replace('Input', 'it', 1)}"
+
+
+def _meant(name: str, kind: type[Any]) -> str | None:
+    """The field that may have been meant: one beside it, or, as sections are easily forgotten, one anywhere."""
+    known = field_types(kind).keys() - {name}  # a field with an alias is unknown by its own name
+    depth = name.count(".")
+    beside = {".".join(other.split(".")[: depth + 1]) for other in known if other.count(".") >= depth}
+    return suggestion(name, beside) or (None if depth else suggestion(name, known))

@@ -16,6 +16,10 @@ import boto3
 import pytest
 
 COMMAND = str(Path(sys.executable).with_name("saltray"))
+WAIT_S = 240.0
+"""Longest wait for a line of a live process; on a busy machine Ray alone takes a minute to start."""
+END_S = 30.0
+"""Longest wait for the end of a process that was told to end."""
 
 
 class Answer(NamedTuple):
@@ -97,7 +101,8 @@ class Live:
         self.mark = uuid.uuid4().hex
         environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
         self.process = subprocess.Popen(
-            [COMMAND, *map(str, args)],
+            # Whoever runs the tests may ignore SIGINT, as a shell makes its background jobs do.
+            ["env", "--default-signal=INT", COMMAND, *map(str, args)],
             env=environment | {"SALTRAY_TEST_MARK": self.mark, "HOME": str(home)},
             cwd=home,
             stdout=subprocess.PIPE,
@@ -117,9 +122,9 @@ class Live:
             self.seen.append(line)
             self.lines.put(line)
 
-    def wait_for(self, text: str, seconds: float = 400) -> str:
+    def wait_for(self, text: str) -> str:
         """The next line of its output that holds `text`."""
-        end = monotonic() + seconds
+        end = monotonic() + WAIT_S
         seen = []
         while monotonic() < end:
             try:
@@ -137,7 +142,7 @@ class Live:
         self._family = self.family()
         assert len(self._family) > 5  # Ray's own and the workers, else there is nothing to see gone
         self.process.send_signal(number)
-        code = self.process.wait(timeout=30)
+        code = self.process.wait(timeout=END_S)
         assert self.process.stderr is not None
         error = self.process.stderr.read()
         assert code == 130, error
@@ -148,7 +153,7 @@ class Live:
         """Kill this process alone, which cannot see it coming."""
         self._family = self.family()
         self.process.kill()
-        self.process.wait(timeout=30)
+        self.process.wait(timeout=END_S)
 
     def left(self, *spared: str) -> set[str]:
         """What still lives of it, but for these titles, once those that are ending had the time for it."""
@@ -188,7 +193,7 @@ class Live:
                 os.kill(process.pid, signal.SIGKILL)
             except ProcessLookupError:
                 continue
-        self.process.wait()
+        self.process.wait(timeout=END_S)
 
 
 def table() -> dict[Process, tuple[int, int]]:

@@ -1,4 +1,4 @@
-"""Fixtures that several rooms use: S3 servers on this machine, a store of each kind, and the command line."""
+"""Fixtures of several rooms: S3 servers, a store of each kind, and the command line; `ray_session` has those of Ray."""
 
 import logging
 import signal
@@ -13,8 +13,9 @@ from ceph import Ceph, missing
 from command import Answer, Live, Saltray, point_to, require, s3_environment
 from moto.server import ThreadedMotoServer
 
-from saltray import cli
+from saltray.cli import app
 
+pytest_plugins = ["ray_session"]
 BUCKET = "saltray-test"
 
 
@@ -79,7 +80,7 @@ def saltray(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
         monkeypatch.setattr(sys, "argv", ["saltray", *map(str, args)])
         code: object = 0
         try:
-            cli.main()
+            app.main()
         except SystemExit as end:
             code = end.code or 0
         assert isinstance(code, int)

@@ -1,67 +1,114 @@
 """Configurations: their checks, their way through JSON, and what makes two runs the same."""
 
 import dataclasses
+import json
+import math
 from typing import Any
 
 import pytest
+from samples import STORED_CONFIG
 
 from saltray.config import (
     AugmentConfig,
+    Choice,
     ClusterConfig,
     Config,
     FoldConfig,
     ModelConfig,
     OptimConfig,
+    Range,
+    SearchConfig,
     TrainConfig,
     check_name,
-    digest,
-    from_dict,
-    to_dict,
+    choice,
+    loguniform,
+    uniform,
+    value_text,
 )
 from saltray.errors import ConfigError
+from saltray.records import digest, from_record, to_record
+
+
+def refusal(make: Any) -> str:
+    """What an impossible value is told, which is one line."""
+    with pytest.raises(ConfigError) as caught:
+        make()
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
 
 
 @pytest.mark.parametrize(
     ("make", "named"),
     [
         (lambda: FoldConfig(count=1), "folds.count is 1"),
+        (lambda: FoldConfig(seed=-1), "folds.seed is -1"),
+        (lambda: ModelConfig(num_filters=0), "model.num_filters is 0"),
+        (lambda: ModelConfig(encoder_width=0), "model.encoder_width is 0"),
         (lambda: OptimConfig(lr=0), "optim.lr is 0"),
-        (lambda: OptimConfig(lr=float("nan")), "optim.lr is nan"),
+        (lambda: OptimConfig(lr=math.nan), "optim.lr is nan"),
+        (lambda: OptimConfig(weight_decay=-1.0), "optim.weight_decay is -1.0"),
+        (lambda: OptimConfig(warmup_epochs=math.inf), "optim.warmup_epochs is inf"),
+        (lambda: OptimConfig(clip_norm=-1.0), "optim.clip_norm is -1.0"),
         (lambda: OptimConfig(ema_decay=1.0), "optim.ema_decay is 1.0"),
         (lambda: AugmentConfig(flip=1.5), "augment.flip is 1.5"),
+        (lambda: AugmentConfig(rotate=181.0), "augment.rotate is 181.0"),
         (lambda: AugmentConfig(scale=1), "augment.scale is 1"),
+        (lambda: AugmentConfig(shift=-0.1), "augment.shift is -0.1"),
         (lambda: TrainConfig(epochs=0), "train.epochs is 0"),
+        (lambda: TrainConfig(eval_every=0), "train.eval_every is 0"),
+        (lambda: TrainConfig(bce=-1), "train.bce -1"),
         (lambda: TrainConfig(bce=0, dice=0), "both 0"),
-        (lambda: ModelConfig(weights="x.pth", encoder_width=16), "width 64, not 16"),
+        (lambda: TrainConfig(checkpoint_every=-1), "train.checkpoint_every is -1 s"),
+        (lambda: TrainConfig(seed=-1), "train.seed is -1"),
         (lambda: ClusterConfig(workers_per_fold=0), "workers_per_fold is 0"),
         (lambda: ClusterConfig(gpus_per_worker=2), "gpus_per_worker is 2"),
         (lambda: ClusterConfig(gpus_per_worker=0.5, workers_per_fold=2), "NCCL refuses"),
+        (lambda: ClusterConfig(cpus_per_worker=0), "cpus_per_worker is 0"),
+        (lambda: ClusterConfig(max_failures=-1), "max_failures is -1"),
         (lambda: Config(data=""), "data is empty"),
+        (lambda: Config(data="d", store=""), "store is empty"),
         (lambda: Config(data="d", run="../r1"), "'../r1' is not a plain name"),
         (lambda: Config(data="d", train=TrainConfig(input_size=101)), "a multiple of 64; use 128"),
+        (
+            lambda: Config(data="d", model=ModelConfig(architecture="unet"), train=TrainConfig(input_size=100)),
+            "unet needs a multiple of 16; use 112",
+        ),
         (
             lambda: Config(data="d", train=TrainConfig(batch_size=9), cluster=ClusterConfig(workers_per_fold=2)),
             "does not divide among 2 workers; use 10",
         ),
     ],
 )
-def test_an_impossible_value_is_named_in_one_line(make: Any, named: str) -> None:
-    with pytest.raises(ConfigError) as caught:
-        make()
-    assert named in str(caught.value)
-    assert "\n" not in str(caught.value)
+def test_an_impossible_value_is_named(make: Any, named: str) -> None:
+    assert named in refusal(make)
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"name": "../s"}, "search '../s' is not a plain name"),
+        ({"trials": 0}, "search.trials is 0"),
+        ({"concurrent": 0}, "search.concurrent is 0"),
+        ({"epochs": 0}, "search.epochs is 0"),
+        ({"seed": -1}, "search.seed is -1"),
+        ({"sampler": "bayes"}, "search.sampler is 'bayes'; use quasirandom or tpe"),
+        ({"folds": ()}, "search.folds names no fold"),
+        ({"folds": (0, 1, 0)}, "search.folds 0, 1, 0 name one twice"),
+    ],
+)
+def test_an_impossible_search_is_named(changes: dict[str, Any], named: str) -> None:
+    assert named in refusal(lambda: SearchConfig(**changes))
 
 
 def test_json_round_trip() -> None:
     config = Config(data="d", folds=FoldConfig(count=3), optim=OptimConfig(lr=0.1))
-    assert from_dict(to_dict(config)) == config
+    assert from_record(Config, json.loads(json.dumps(to_record(config)))) == config
 
 
-def test_unknown_field_is_refused() -> None:
-    record = to_dict(Config(data="d"))
-    record["train"]["epoch"] = 3
-    with pytest.raises(ConfigError, match="epoch"):
-        from_dict(record)
+def test_a_configuration_of_saltray_0_1_is_read_and_written_as_it_was() -> None:
+    config = from_record(Config, STORED_CONFIG)
+    assert to_record(config) == STORED_CONFIG
+    assert (config.run, config.folds.count, config.optim.lr) == ("r2", 2, 0.002973)
 
 
 def test_hardware_and_places_are_no_part_of_the_identity() -> None:
@@ -69,9 +116,43 @@ def test_hardware_and_places_are_no_part_of_the_identity() -> None:
     there = Config(data="x", store="y", run="z", cluster=ClusterConfig(workers_per_fold=2))
     other = dataclasses.replace(here, optim=OptimConfig(lr=0.5))
     assert digest(here.identity) == digest(there.identity) != digest(other.identity)
+    assert set(here.identity) == {"folds", "model", "optim", "augment", "train"}
+    # Of saltray 0.1: a run that it started is resumed under the same identity.
+    assert digest(here.identity) == "e28afc29018e0530b3d8cf85881f965efc811b5d391256c7ab07588d5e9a163f"
 
 
 @pytest.mark.parametrize("name", ["", "a/b", "..", ".x", "a b", "x" * 101, "a\n"])
 def test_names_that_cannot_be_keys(name: str) -> None:
-    with pytest.raises(ConfigError):
+    with pytest.raises(ConfigError, match="run .* is not a plain name"):
         check_name(name, "run")
+
+
+@pytest.mark.parametrize("name", ["r1", "R", "0", "a.b_c-d", "x" * 100])
+def test_names_that_can(name: str) -> None:
+    assert check_name(name, "run") == name
+
+
+@pytest.mark.parametrize(
+    ("make", "named"),
+    [
+        (lambda: choice([]), "a choice has no values"),
+        (lambda: choice([1, 2, 1]), "the choice 1,2,1 has 1 twice"),
+        (lambda: uniform(2, 1), "the range lin:2:1 has its minimum above its maximum"),
+        (lambda: uniform(1, 1), "the range lin:1:1 is empty"),
+        (lambda: uniform(0, math.inf), "a range ends at inf, not a finite number"),
+        (lambda: uniform(math.nan, 1), "a range ends at nan, not a finite number"),
+        (lambda: uniform(False, 1), "a range ends at False, not a finite number"),
+        (lambda: loguniform(0, 1), "takes the logarithm of 0; start above 0, or use lin:"),
+        (lambda: loguniform(-1, 1), "takes the logarithm of -1"),
+    ],
+)
+def test_impossible_values_to_search_are_named(make: Any, named: str) -> None:
+    assert named in refusal(make)
+
+
+def test_values_to_search_are_written_as_on_the_command_line() -> None:
+    assert loguniform(1e-5, 1e-2) == Range(1e-5, 1e-2, log=True)
+    assert choice(iter([16, 32])) == Choice((16, 32))
+    values = (loguniform(1e-5, 1e-2), uniform(0, 0.2), choice([16, 32]), choice([True, "adam", 1e-4, 2.0]))
+    assert [str(some) for some in values] == ["log:1e-05:0.01", "lin:0:0.2", "16,32", "true,adam,0.0001,2"]
+    assert [value_text(value) for value in (1e-3, 16, False, "adam")] == ["0.001", "16", "false", "adam"]

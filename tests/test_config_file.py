@@ -73,39 +73,6 @@ def written(tmp_path: Path, text: str, name: str = "bad.toml") -> str:
     return name
 
 
-# From a script
-
-
-def test_a_file_gives_a_configuration(job: Path) -> None:
-    config = load_config(str(job))
-    assert config == MEANT
-    assert type(config.optim.clip_norm) is float  # 1 and 1.0 would be different runs
-    assert library.load_config(str(job)) == MEANT
-
-
-def test_what_to_dict_gives_is_a_file(tmp_path: Path) -> None:
-    config = dataclasses.replace(MEANT, run="r7", model=ModelConfig(architecture="unet", weights=None))
-    path = tmp_path / "config.json"
-    path.write_text(json.dumps(to_dict(config)))
-    assert load_config(str(path)) == config
-
-
-def test_a_file_without_data_is_no_configuration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(ConfigError, match=r"bad\.toml names no data"):
-        load_config(written(tmp_path, "run = 'r1'"))
-
-
-@pytest.mark.parametrize("kind", ["toml", "json"])
-def test_a_file_in_s3(s3_server: str, kind: str) -> None:
-    folder = f"s3://{BUCKET}/{uuid.uuid4().hex}"
-    text = JOB if kind == "toml" else json.dumps(to_dict(MEANT))
-    open_store(folder).put(f"job.{kind}", text.encode())
-    assert load_config(f"{folder}/job.{kind}") == MEANT
-    with pytest.raises(NotFoundError, match=f"{folder}/none.{kind}"):
-        load_config(f"{folder}/none.{kind}")
-
-
 # From the command line
 
 
@@ -231,8 +198,3 @@ def test_a_file_that_cannot_be_read(
 def test_only_the_verbs_that_train_have_it(saltray: Saltray, job: Path) -> None:
     assert "--config" in saltray("check", "x", "--config", job).err
     assert saltray("train", "--config").code == 2
-
-
-def test_a_search_has_the_settings_of_its_flags() -> None:
-    flags = {field.name.removeprefix("search_") for field in dataclasses.fields(SearchFlags)}
-    assert set(SEARCH) == flags - {"search"} | {"name", "epochs"}

@@ -17,19 +17,21 @@ import saltray
 from saltray.cli import plan as plan_text
 from saltray.cli import status as status_text
 from saltray.cli import tables
-from saltray.cli.flags import WITH_SETTINGS, RunFlags, SearchFlags, TrainFlags, refuse_misused, with_file
+from saltray.cli.flags import REGISTRY, WITH_SETTINGS, RunFlags, SearchFlags, TrainFlags, refuse_misused, with_file
 from saltray.cli.observer import TerminalObserver
 from saltray.errors import DataError, EnsembleError, SaltrayError, SearchFailedError
 
-# One line stays one line in a log file, however narrow the terminal, and is taken literally.
-console = Console(highlight=False, markup=False, soft_wrap=True)
+LOG_WIDTH = 1000
+"""Columns of a log file, in which nobody sees a line wrapped: tables are as wide as they need."""
+# One line stays one line, however narrow the terminal, and is taken literally.
+console = Console(highlight=False, markup=False, soft_wrap=True, width=None if sys.stdout.isatty() else LOG_WIDTH)
 observer = TerminalObserver(console)
 PROBLEMS_SHOWN = 50
 SEARCH_DEFAULTS = SearchFlags()
 
 
 def demo(*, tiles: int = 240) -> None:
-    """Make synthetic tiles, train five folds at once, publish and predict, here in ./saltray-demo; draws demo.png.
+    """Train, publish and predict on synthetic tiles in ./saltray-demo; draws demo.png.
 
     Args:
         tiles: Number of synthetic training tiles.
@@ -73,7 +75,7 @@ def check(data: Positional[str], /) -> None:
 
 
 def train(flags: Annotated[TrainFlags, arg(name="")], *, from_search: str | None = None) -> None:
-    """Train every fold, average them into an ensemble, publish it. The same command again finishes what is missing.
+    """Train every fold and publish the ensemble; run it again to resume.
 
     Args:
         flags: The run.
@@ -85,7 +87,7 @@ def train(flags: Annotated[TrainFlags, arg(name="")], *, from_search: str | None
 def tune(
     flags: Annotated[TrainFlags, arg(name="")], search: Annotated[SearchFlags, arg(name="search")] = SEARCH_DEFAULTS
 ) -> None:
-    """Search the learning rate, and other fields on request. The same command again resumes where it stopped.
+    """Search the learning rate, or other settings; run it again to resume.
 
     Args:
         flags: Data, store and recipe.
@@ -120,7 +122,7 @@ def range_test(
 def run(
     flags: Annotated[RunFlags, arg(name="")], search: Annotated[SearchFlags, arg(name="search")] = SEARCH_DEFAULTS
 ) -> None:
-    """Search, train every fold with the best values, publish: `tune` and `train --from-search` in one job.
+    """Search, then train every fold with the best values and publish, in one job.
 
     Args:
         flags: Data, store and recipe of both.
@@ -137,21 +139,21 @@ def plan(
     like: str | None = None,
     price: float | None = None,
 ) -> None:
-    """Show what `train` would run, on what, how long and for how much; nothing is started.
+    """Show what `train` would run, where, how long and at what cost; starts nothing.
 
     Args:
         flags: The run.
         on: A cluster.yaml, whose nodes count as possible; else the cluster that is connected, or this machine.
         images_per_second: Images that one GPU trains in a second.
-        like: Name of a run of this store, to take that from.
-        price: Of a GPU for an hour, in any currency.
+        like: Name of a run of this store, whose measured speed is used.
+        price: Price of a GPU for an hour, in any currency.
     """
     planned = saltray.plan(flags.config(), on=on, images_per_second=images_per_second, like=like)
     plan_text.print_plan(console, planned, price)
 
 
 def status(*, store: str = "saltray-store", run: str | None = None) -> None:
-    """Show from the store alone how far a run is, fold by fold; without --run, which runs there are.
+    """Show how far each fold of a run is; without --run, list the runs of the store.
 
     Args:
         store: A folder or s3://bucket/prefix.
@@ -268,7 +270,7 @@ def main() -> None:
     words = sys.argv[1:]
     try:
         refuse_misused(words)
-        make_app(words).cli(prog="saltray", description=saltray.__doc__, args=words)
+        make_app(words).cli(prog="saltray", description=saltray.__doc__, args=words, registry=REGISTRY)
     except SaltrayError as error:
         for line in _details(error):
             errors.print(line)

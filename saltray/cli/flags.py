@@ -2,22 +2,21 @@
 
 import itertools
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from functools import partial
-from typing import Annotated, Any
+from types import NoneType
+from typing import Annotated, Any, get_args
 
 import tyro
 from tyro.conf import arg
-from tyro.constructors import PrimitiveConstructorSpec
+from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
-from saltray.config import ClusterConfig, Config, SearchConfig, Space, loguniform
+from saltray.config import ClusterConfig, Config, SearchConfig, Space
 from saltray.errors import ConfigError
 
 WITH_SETTINGS = ("plan", "train", "tune", "range-test", "run")
 """Verbs with the settings of a run."""
-RENAMED = {
-    "--lr-from": "--from-search",
-    "--range-test": "the verb range-test in place of tune",
+RENAMED_IN_SEARCH = {
     "--search": "--search.space",
     "--search-name": "--search.name",
     "--search-seed": "--search.seed",
@@ -28,6 +27,53 @@ RENAMED = {
     "--no-prune": "--search.no-prune",
     "--concurrent": "--search.concurrent",
 }
+RENAMED: Mapping[str, Mapping[str, str]] = {
+    "train": {"--lr-from": "--from-search"},
+    "tune": {"--range-test": "the verb range-test", **RENAMED_IN_SEARCH},
+    "run": {"--run": "--name", **RENAMED_IN_SEARCH},
+}
+"""Verb -> flag that it once had -> what to use instead."""
+ONCE = {
+    "--config": "put all settings into one file",
+    "--search.space": "give all fields after one, separated by blanks",
+}
+"""Flags whose last use would silently replace the others, and what to do instead."""
+UNSET = "unset"
+"""How the help shows None, and how the command line takes it."""
+
+REGISTRY = ConstructorRegistry()
+"""How words become values, beside what tyro knows itself."""
+
+
+@REGISTRY.primitive_rule
+def _optional(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | None:
+    """`--flag INT` and `(default: unset)` for `int | None`, where tyro has `{None}|INT` and `(default: None)`."""
+    kinds = [kind for kind in get_args(info.type) if kind is not NoneType]
+    if NoneType not in get_args(info.type) or len(kinds) != 1:
+        return None
+    spec = ConstructorRegistry.get_primitive_spec(PrimitiveTypeInfo.make(kinds[0], info.markers))
+    if not isinstance(spec, PrimitiveConstructorSpec):
+        return None
+    return replace(
+        spec,
+        instance_from_str=lambda words: None if words == [UNSET] else spec.instance_from_str(words),
+        is_instance=lambda value: value is None or spec.is_instance(value),
+        str_from_instance=lambda value: [UNSET] if value is None else spec.str_from_instance(value),
+    )
+
+
+@REGISTRY.primitive_rule
+def _space(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | None:
+    """FIELD=VALUES, any number of them."""
+    if info.type != Space:
+        return None
+    return PrimitiveConstructorSpec(
+        nargs="*",
+        metavar="FIELD=VALUES",
+        instance_from_str=_parse_space,
+        is_instance=lambda value: isinstance(value, Mapping),
+        str_from_instance=lambda space: [f"{name}={values}" for name, values in space.items()],
+    )
 
 
 def _parse_space(words: list[str]) -> Space:
@@ -36,28 +82,23 @@ def _parse_space(words: list[str]) -> Space:
     return parse_space(words)
 
 
-SPACE_FLAG = PrimitiveConstructorSpec(
-    nargs="*",
-    metavar="FIELD=VALUES",
-    instance_from_str=_parse_space,
-    is_instance=lambda value: isinstance(value, Mapping),
-    str_from_instance=lambda space: [f"{name}={values}" for name, values in space.items()],
-)
+@dataclass(frozen=True, kw_only=True)
+class FileSettings(Config):
+    """`Config` without its checks: a file and the command line may each have half of what belongs together."""
+
+    data: str = tyro.MISSING
+
+    def __post_init__(self) -> None:
+        """No checks."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainFlags(Config):
+class TrainFlags(FileSettings):
     """`Config` with the hardware's flags at the top level: --workers-per-fold, --gpus-per-worker."""
 
-    data: str = tyro.MISSING
-    """Tiles: a folder, a zip, s3://bucket/prefix, or a packed data set datasets/NAME of the store."""
     cluster: Annotated[ClusterConfig, arg(name="")] = field(default_factory=ClusterConfig)
-    """The hardware."""
     config_file: Annotated[str | None, arg(name="config", metavar="FILE")] = None
     """A TOML or JSON file, a path or s3://bucket/key, with any of these settings; flags on the command line win."""
-
-    def __post_init__(self) -> None:
-        """No checks: a file and the command line may each have half of what belongs together."""
 
     def config(self) -> Config:
         """The settings as the functions of the library take them.
@@ -72,19 +113,14 @@ class TrainFlags(Config):
 class RunFlags(TrainFlags):
     """The same for `saltray run`, where --run would be said twice."""
 
-    run: Annotated[str, arg(name="name")] = "r1"
-    """Name of the run; the same name again finishes what is missing."""
+    run: Annotated[str, arg(name="name")] = Config.run
 
 
 @dataclass(frozen=True, kw_only=True)
 class SearchFlags(SearchConfig):
-    """`SearchConfig` with --trials in short, and a space as words."""
+    """`SearchConfig` with --trials in short."""
 
-    trials: Annotated[int, arg(aliases=("--trials",))] = 16
-    """Largest number of trials."""
-    space: Annotated[Space, SPACE_FLAG] = field(default_factory=lambda: {"optim.lr": loguniform(1e-5, 1e-2)})
-    """Values to search, FIELD=log:LOW:HIGH, FIELD=lin:LOW:HIGH or FIELD=A,B,C, separated by blanks. Fields that are all
-    lists make a grid."""
+    trials: Annotated[int, arg(aliases=("--trials",))] = SearchConfig.trials
 
 
 def with_file(function: Callable[..., None], words: Sequence[str], **kinds: type[Any]) -> Callable[..., None]:
@@ -105,29 +141,26 @@ def with_file(function: Callable[..., None], words: Sequence[str], **kinds: type
     from saltray.commands.load_config import SettingsFile
 
     file = SettingsFile.read(uri)
-    search = file.as_search()
-    defaults = {
-        name: SearchFlags(**vars(search)) if kind is SearchFlags else file.as_config(kind)
-        for name, kind in kinds.items()
-    }
+    settings, search = vars(file.as_config(FileSettings)), vars(file.as_search())
+    defaults = {name: kind(**(search if kind is SearchFlags else settings)) for name, kind in kinds.items()}
     return partial(function, **defaults)
 
 
 def refuse_misused(words: Sequence[str]) -> None:
-    """Refuse flags by their old names, and one that would silently replace itself.
+    """Refuse flags by their old names, and those that would silently replace themselves.
 
     Raises:
         ConfigError: one is there; the message says what to use instead.
     """
     if not words or words[0] not in WITH_SETTINGS:
         return
-    renamed = RENAMED | ({"--run": "--name"} if words[0] == "run" else {})
-    for word in words[1:]:
-        flag = word.partition("=")[0].replace("_", "-")
-        if flag in renamed:
-            raise ConfigError(f"{flag} is now {renamed[flag]}; use that")
-    if sum(word.partition("=")[0] == "--search.space" for word in words) > 1:
-        raise ConfigError("--search.space is there twice; give all fields after one, separated by blanks")
+    flags = [word.partition("=")[0].replace("_", "-") for word in words[1:]]
+    for flag in flags:
+        if new := RENAMED.get(words[0], {}).get(flag):
+            raise ConfigError(f"{flag} is now {new}; use that")
+    for flag, remedy in ONCE.items():
+        if flags.count(flag) > 1:
+            raise ConfigError(f"{flag} is there twice; {remedy}")
 
 
 def _value_of(flag: str, words: Sequence[str]) -> str | None:

@@ -64,11 +64,12 @@ class TerminalObserver:
 
     def _live_table(self) -> Table:
         assert self._running is not None
-        running = [trial for trial in self._trials.values() if trial.status == "running"]
-        ended = [trial for trial in self._trials.values() if trial.status != "running"]
+        trials = list(self._trials.values())  # a copy: this is a thread of its own
+        running = [trial for trial in trials if trial.status == "running"]
+        ended = [trial for trial in trials if trial.status != "running"]
         ended.sort(key=lambda trial: -1.0 if trial.score is None else trial.score, reverse=True)
         shown = [*running, *ended][:LIVE_ROWS]
-        hidden = len(self._trials) - len(shown)
+        hidden = len(trials) - len(shown)
         title = f"{len(ended)} of up to {self._running.limit} trials ended" + (
             f", {hidden} not shown" if hidden else ""
         )

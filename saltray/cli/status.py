@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from rich import box
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from saltray.runs.layout import ERROR, fold_folder
 from saltray.search.objective import best_epoch
@@ -55,8 +55,9 @@ def print_runs(console: Console, runs: Iterable["RunSummary"]) -> None:
 
 
 def _narrow(*columns: str) -> Table:
-    """A table whose rows stay whole in the 80 columns of a log file."""
-    return Table(*columns, box=box.SIMPLE_HEAD, show_edge=False, padding=0)
+    """A table that fits 80 columns but for long names, which take several lines there."""
+    folded = (Column(name, overflow="fold") for name in columns)
+    return Table(*folded, box=box.SIMPLE_HEAD, show_edge=False, padding=0)
 
 
 def _row(fold: "FoldStatus") -> list[str]:

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from saltray.progress import FoldShare, TrialState, number_text
 from saltray.search.layout import (
@@ -39,7 +39,10 @@ def split_table(split: Iterable[FoldShare]) -> Table:
 
 def trials_table(trials: Iterable[TrialState], fields: Sequence[str], title: str) -> Table:
     """A row per trial, in the order given."""
-    table = Table("trial", *fields, "epochs", "score", "in epoch", "", title=title, title_justify="left")
+    columns = ("trial", *fields, "epochs", "score", "in epoch", "")
+    # On a terminal that is too narrow, names and values of fields take several lines; nothing is cut off.
+    wrapped = (Column(name, overflow="fold", no_wrap=name not in fields) for name in columns)
+    table = Table(*wrapped, title=title, title_justify="left")
     for trial in trials:
         table.add_row(
             trial.name,
@@ -138,7 +141,8 @@ def _summary_rows(summary: "DatasetSummary") -> Iterator[tuple[str, str]]:
 
 def print_ensembles(console: Console, versions: Iterable["EnsembleVersion"]) -> None:
     """A row per version."""
-    table = Table("ensemble", "version", "folds", "score", "at threshold", "run")
+    ensemble, run = (Column(name, overflow="fold") for name in ("ensemble", "run"))
+    table = Table(ensemble, "version", "folds", "score", "at threshold", run)
     for row in versions:
         if row.manifest is None:
             table.add_row(row.name, row.version, "incomplete or corrupted")

@@ -60,7 +60,7 @@ def demo(
         folder: where the tiles, the store and the submission go.
         picture: the PNG to draw.
         tiles: synthetic training tiles.
-        observer: is told of progress.
+        observer: receives the events.
     """
     home = Path(folder)
     data, store = home / f"tiles-{tiles}", home / "store"

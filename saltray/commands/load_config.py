@@ -2,14 +2,15 @@
 
 import json
 import tomllib
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
-from saltray.config import Choice, ClusterConfig, Config, Range, SearchConfig, Space, value_text
+from saltray.config import Choice, ClusterConfig, Config, Range, SearchConfig, Space
 from saltray.errors import ConfigError
-from saltray.records import RecordError, field_types, from_record
-from saltray.search.space import parse_values
+from saltray.records import RecordError, excerpt, field_types, from_record
+from saltray.search.space import list_values, parse_values
 from saltray.storage.uri import open_store
 
 T = TypeVar("T")
@@ -38,14 +39,14 @@ class SettingsFile:
             ConfigError: the file cannot be parsed, or a setting is in it twice.
             StorageError: it does not exist, or cannot be read.
         """
-        config = _with_underscores(_parse(uri), uri)
-        search = config.pop("search", {})
-        for name in field_types(ClusterConfig).keys() & config.keys():
-            cluster = config.setdefault("cluster", {})
-            if name in cluster:
+        config = _parse(uri)
+        search, cluster = (_table(config.pop(name, {}), f"{uri}: {name}") for name in ("search", "cluster"))
+        for name in field_types(ClusterConfig):
+            if name in config and name in cluster:
                 raise ConfigError(f"{uri}: {name} is there twice, at the top and in [cluster]; keep one of them")
-            cluster[name] = config.pop(name)
-        return cls(uri, config, search)
+            if name in config:
+                cluster[name] = config.pop(name)
+        return cls(uri, {**config, "cluster": cluster}, search)
 
     def as_config(self, kind: type[T]) -> T:
         """The run's settings as a `Config`, or a subclass of it.
@@ -53,7 +54,7 @@ class SettingsFile:
         Raises:
             ConfigError: a setting is unknown, missing, of the wrong type or impossible.
         """
-        return self._checked(kind, self.config)
+        return self._parsed(kind, self.config)
 
     def as_search(self) -> SearchConfig:
         """The search's settings.
@@ -62,22 +63,27 @@ class SettingsFile:
             ConfigError: a setting is unknown, of the wrong type or impossible.
         """
         rest = {name: value for name, value in self.search.items() if name != "space"}
-        search = self._checked(SearchConfig, rest)
+        search = self._parsed(SearchConfig, rest, "search.")
         return search if "space" not in self.search else replace(search, space=self._space(self.search["space"]))
 
-    def _space(self, table: Any) -> Space:
-        if not isinstance(table, dict):
-            raise ConfigError(f"{self.uri}: search.space is {table!r}; make it a table of fields and their values")
-        try:
-            return {field: _searched(field, values) for field, values in _flat(table)}
-        except ConfigError as error:
-            raise ConfigError(f"{self.uri}: {error}") from None
+    def _space(self, given: Any) -> Space:
+        space: dict[str, Range | Choice] = {}
+        for field, values in _flat(_table(given, f"{self.uri}: search.space")):
+            if field in space:
+                raise ConfigError(f"{self.uri}: search.space.{field} is there twice; keep one of them")
+            try:
+                space[field] = parse_values(field, values) if isinstance(values, str) else list_values(field, values)
+            except ConfigError as error:
+                raise ConfigError(f"{self.uri}: {error}") from None
+        return space
 
-    def _checked(self, kind: type[T], record: Mapping[str, Any]) -> T:
+    def _parsed(self, kind: type[T], record: Mapping[str, Any], section: str = "") -> T:
         try:
             return from_record(kind, record)
         except RecordError as error:
-            raise ConfigError(f"{self.uri}: {error}; `saltray run --help` lists all settings") from None
+            raise ConfigError(f"{self.uri}: {section}{error}; `saltray run --help` lists all settings") from None
+        except ConfigError as error:
+            raise ConfigError(f"{self.uri}: {error}") from None
 
 
 def load_config(uri: str) -> Config:
@@ -106,18 +112,31 @@ def load_search_config(uri: str) -> SearchConfig:
 
 
 def _parse(uri: str) -> dict[str, Any]:
+    """The settings by Python's names."""
     cut = uri.rfind("/") + 1
     kind = uri.rpartition(".")[2].lower()
     if kind not in ("toml", "json"):
         raise ConfigError(f"{uri} is neither .toml nor .json; rename it to what it is")
     data = open_store(uri[:cut] or ".").get(uri[cut:])
     try:
-        record = tomllib.loads(data.decode()) if kind == "toml" else json.loads(data)
+        record = tomllib.loads(data.decode()) if kind == "toml" else json.loads(data, object_pairs_hook=_unique)
+        return _with_underscores(_table(record, uri), uri)
     except (ValueError, RecursionError) as error:
         raise ConfigError(f"{uri} is not {kind.upper()}: {error}; correct it") from error
-    if not isinstance(record, dict):
-        raise ConfigError(f"{uri} is not a table of settings; write names and values in braces")
-    return record
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object whose names differ."""
+    table = dict(pairs)
+    if twice := [name for name, count in Counter(name for name, _ in pairs).items() if count > 1]:
+        raise ValueError(f"{twice[0]} is there twice")
+    return table
+
+
+def _table(value: Any, where: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise ConfigError(f"{where} is {excerpt(value)}; make it a table of names and values")
+    return value
 
 
 def _with_underscores(table: Mapping[str, Any], uri: str) -> dict[str, Any]:
@@ -138,7 +157,3 @@ def _flat(table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any
             yield from _flat(value, f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}", value
-
-
-def _searched(field: str, values: Any) -> Range | Choice:
-    return Choice(tuple(values)) if isinstance(values, list) else parse_values(field, value_text(values))

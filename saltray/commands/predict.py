@@ -55,7 +55,7 @@ def predict(
         probabilities: Parquet file with a row per tile: id, probability (float16, H x W in C order).
         tta: average over each tile and its mirror image.
         workers: model actors; one per GPU where there are any, else one per CPU.
-        observer: is told of progress.
+        observer: receives the events.
 
     Raises:
         EnsembleError, DataError, ResourceError, ConfigError: see the message. Nothing is left at `out` then.

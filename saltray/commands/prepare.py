@@ -83,16 +83,12 @@ def _initial_weights(config: Config) -> Mapping[str, NDArray[Any]] | None:
 
 def share(prepared: Prepared, config: Config, parent: Store) -> "Job":
     """Put the inputs into Ray's object store, one copy per node; returns a job that lacks its name and folds."""
-    import ray
-
     from saltray.distributed.jobs import Job
 
-    return Job(
-        config=config,
-        name="",
-        folds=(),
-        tiles=ray.put(prepared.tiles),
+    return Job.template(
+        config,
+        parent,
+        tiles=prepared.tiles,
         fold_of=prepared.fold_of,
-        parent=parent,
-        initial_weights=None if prepared.initial_weights is None else ray.put(dict(prepared.initial_weights)),
+        initial_weights=prepared.initial_weights,
     )

@@ -68,7 +68,7 @@ def range_test(
         low: first learning rate.
         high: last learning rate.
         steps: number of steps.
-        observer: is told of progress.
+        observer: receives the events.
 
     Raises:
         as `tune`.

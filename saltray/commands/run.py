@@ -17,7 +17,7 @@ def run(config: Config, search: SearchConfig | None = None, *, observer: Observe
     Args:
         config: data, store and recipe of both.
         search: the search; its name is that of the run unless given.
-        observer: is told of progress.
+        observer: receives the events.
 
     Raises:
         as `tune` and `train`.

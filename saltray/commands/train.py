@@ -70,7 +70,7 @@ def train(config: Config, *, from_search: str | None = None, observer: Observer 
         config: data, store and recipe.
         from_search: searches/NAME: use the values that this search found best in place of the configuration's, and
             record their provenance in the manifests.
-        observer: is told of progress.
+        observer: receives the events.
 
     Raises:
         DataError: the tiles cannot be used; all faults at once.

@@ -74,7 +74,7 @@ def tune(config: Config, search: SearchConfig | None = None, *, observer: Observ
     Args:
         config: data, store and recipe.
         search: what to search, and how; the learning rate by default.
-        observer: is told of progress.
+        observer: receives the events.
 
     Raises:
         ConfigError: the search does not fit the configuration, or exists with other settings or tiles.
@@ -129,8 +129,6 @@ def _run_missing(
     if count == 0:
         return known
     with ray_cluster() as where:
-        import ray
-
         from saltray.distributed.search_callback import SearchCallback
         from saltray.distributed.trial import TrialTemplate
         from saltray.distributed.tuner import run_trials
@@ -150,11 +148,6 @@ def _run_missing(
         observer(TrialsRunning(known=states, limit=settings.trials, fields=tuple(spec.space_text)))
         try:
             run_trials(spec, template, callback, trials=count, concurrency=concurrency, lock=lock)
-        except BaseException:
-            # Ctrl-C, or a lost lock: no trial may continue with nobody waiting for it, also where the caller connected
-            # to Ray.
-            ray.shutdown()
-            raise
         finally:
             observer(TrialsEnded())
         return callback.trials

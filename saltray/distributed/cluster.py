@@ -153,16 +153,16 @@ def kill_trainers() -> None:
 
     A thread that is still in `fit()` when Ray is shut down touches Ray afterwards, and Ray then ends the whole process.
     """
-    from saltray.distributed.ray_internals import kill_actor, live_actors
+    from saltray.distributed.ray_internals import CONTROLLER, kill_actor, live_actors
 
-    for actor in live_actors("TrainController"):
+    for actor in live_actors(CONTROLLER):
         kill_actor(actor)
 
 
 def wait_for_trainers(seconds: float) -> None:
     """Wait until all trainers of this process have ended, also those whose trial was stopped: Ray ends them later."""
-    from saltray.distributed.ray_internals import live_actors
+    from saltray.distributed.ray_internals import CONTROLLER, RANK, live_actors
 
     end = time.monotonic() + seconds
-    while live_actors("TrainController", "RayTrainWorker") and time.monotonic() < end:
+    while live_actors(CONTROLLER, RANK) and time.monotonic() < end:
         time.sleep(0.1)

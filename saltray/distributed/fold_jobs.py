@@ -1,4 +1,4 @@
-"""The folds of a run as jobs: as many at once as the cluster holds, the others queued, all watched from one thread."""
+"""The folds of a run as jobs: as many run as the cluster holds, the others are queued; one thread watches them all."""
 
 import time
 from collections import deque
@@ -27,7 +27,7 @@ from saltray.runs.records import FoldResult
 
 POLL_S = 0.5
 WAITING_S = 300.0
-"""Time without a record of a fold after which the user is told that it waits, and again after as long."""
+"""Interval between two reports that a fold still waits for its nodes."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class FoldOutcome:
     result: FoldResult | None = None
     failure: str | None = None
     retryable: bool = True
-    """Whether the same settings may succeed when they are tried again."""
+    """Whether a retry with the same settings may succeed."""
 
 
 def train_folds(
@@ -50,7 +50,7 @@ def train_folds(
         jobs: one per fold.
         capacity: how many run at once.
         check_lock: raises when the run's lock was lost.
-        observer: is told of each start, epoch and end.
+        observer: receives each start, epoch and end.
     """
     for job in jobs:
         job.home.delete(ERROR)  # of an earlier attempt
@@ -97,22 +97,22 @@ def _ending(outcome: FoldOutcome, queued: int) -> FoldFinished | FoldFailed:
 
 
 class _FoldWatcher:
-    """Tells the observer of a fold's new records, as they appear in the store."""
+    """Reports a fold's new records to the observer, as they appear in the store."""
 
     def __init__(self, job: Job, observer: Observer) -> None:
         self._job = job
         self._observer = observer
-        # Those of an earlier attempt were told then.
-        self._told = {record.at for record in self._read()}
+        # Those of an earlier attempt were reported then.
+        self._reported = {record.at for record in self._read()}
         self._started = time.monotonic()
         self._quiet_since = self._started
         self._begun = False
 
     def poll(self) -> None:
-        """Tell of what is new."""
+        """Report what is new."""
         for record in self._read():
-            if record.at not in self._told:
-                self._told.add(record.at)
+            if record.at not in self._reported:
+                self._reported.add(record.at)
                 self._begun = True
                 self._observer(self._event(record))
         now = time.monotonic()

@@ -29,20 +29,25 @@ from typing import Any, NamedTuple
 
 MODULES = (
     # Not ray.train nor ray.data: importing them draws a random number in Ray's C++ core, and then all forks would draw
-    # the same ids. What they import makes up three quarters of their cost.
+    # the same ids. What they import is most of their cost.
     "ray",
     "fsspec",
     "pandas",
     "pyarrow.dataset",
-    "pydantic",
+    "pyarrow.parquet",
+    "pydantic.v1",
     "requests",
-    "saltray.distributed.capacity",
+    "rich.live",
+    "safetensors.torch",
     "saltray.data.raw",
-    "saltray.runs.run",
-    "saltray.search.results",
+    "saltray.distributed.capacity",
     "saltray.ensemble.load",
     "saltray.models.albunet",
+    "saltray.runs.run",
+    "saltray.search.results",
+    "saltray.storage.arrow",
     "saltray.training.engine",
+    "saltray.training.lr_range_test",
     "torch._dynamo",  # every optimiser imports it
 )
 

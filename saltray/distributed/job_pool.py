@@ -31,7 +31,7 @@ class JobPool:
     """Jobs that run at once; a context manager.
 
     When its block is left by an exception, Ctrl-C for one, all jobs are stopped and Ray is shut down, also where the
-    caller connected to it: no job may continue to train with nobody waiting for it.
+    caller connected to it: no job may continue to train unattended.
 
     Args:
         resources: what a job needs.

@@ -1,7 +1,8 @@
 """What the driver sends to the ranks of a job, and what they return."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, TypedDict
+from typing import Any, Self, TypedDict
 
 import numpy as np
 import ray
@@ -30,6 +31,27 @@ class Job:
     """The run's or the search's part of the store; it travels as a URI."""
     initial_weights: "ray.ObjectRef[dict[str, NDArray[Any]]] | None" = None
     """The network's weights before training, where some were given."""
+
+    @classmethod
+    def template(
+        cls,
+        config: Config,
+        parent: Store,
+        *,
+        tiles: LabelledTiles,
+        fold_of: NDArray[np.int64],
+        initial_weights: Mapping[str, NDArray[Any]] | None,
+    ) -> Self:
+        """A job that lacks its name and folds; its tiles and weights are put into Ray's object store, for all jobs."""
+        return cls(
+            config=config,
+            name="",
+            folds=(),
+            tiles=ray.put(tiles),
+            fold_of=fold_of,
+            parent=parent,
+            initial_weights=None if initial_weights is None else ray.put(dict(initial_weights)),
+        )
 
     @property
     def home(self) -> Store:

@@ -36,7 +36,7 @@ def preflight(cluster: ClusterConfig, home: Store, *, jobs: int, sharing: int, o
         home: the part of the store of a run or a search, with its manifest.
         jobs: how many there are to run.
         sharing: how many jobs the CPUs are divided among, where there are no GPUs.
-        observer: is told of a folder that nodes to come must share.
+        observer: receives a warning where nodes that join later must share a folder.
 
     Raises:
         ConfigError: some nodes do not see the store.

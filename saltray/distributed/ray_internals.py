@@ -26,6 +26,10 @@ __all__ = [
 ]
 
 PLACEMENT_GROUP_CLEANER = "PlacementGroupCleanerCallback"
+CONTROLLER = "TrainController"
+"""Class of the actor that runs a job of Ray Train."""
+RANK = "RayTrainWorker"
+"""Class of the actor that is one rank of it."""
 
 
 class Trainer(TorchTrainer):

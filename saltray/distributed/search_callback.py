@@ -31,7 +31,7 @@ class SearchCallback(NotPickled, tune.Callback):
         home: its part of the store.
         trials: those of earlier commands.
         lock: of the search; once it is lost, nothing more is written.
-        observer: is told of each start, epoch and end.
+        observer: receives each start, epoch and end.
     """
 
     def __init__(

@@ -2,10 +2,12 @@
 
 import logging
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import Any
 
+import ray
 from ray import tune
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler
 
@@ -22,6 +24,17 @@ WORKERS_END_S = 10.0
 """Longest wait for the workers of trials that were stopped."""
 
 
+@contextmanager
+def _ray_ended_on_error() -> Iterator[None]:
+    """After Ctrl-C or a lost lock no trial may continue unattended; also where the caller connected."""
+    try:
+        yield
+    except BaseException:
+        ray.shutdown()
+        raise
+
+
+@_ray_ended_on_error()
 def run_trials(
     spec: SearchSpec, template: TrialTemplate, callback: SearchCallback, *, trials: int, concurrency: int, lock: RunLock
 ) -> None:

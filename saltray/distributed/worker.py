@@ -64,7 +64,7 @@ def process_group_of(config: Config) -> ProcessGroup:
 
 
 def train_fold(loop_config: LoopConfig) -> FoldResult | PermanentFailure | None:
-    """Train one fold of a run; Ray Train calls this on every rank and hands back what rank 0 returns."""
+    """Train one fold of a run; Ray Train calls this on every rank and returns what rank 0 returned."""
     return _run(_train_fold, loop_config)
 
 

@@ -90,7 +90,7 @@ def _without_aliases(state: Mapping[str, Tensor], aliases: Mapping[str, str], so
         if name.startswith(_ENCODER_CLASSIFIER):
             continue
         twin = own.setdefault(name, tensor)
-        if twin is not tensor and (twin.shape != tensor.shape or not torch.equal(twin, tensor.to(twin))):
+        if twin is not tensor and not torch.equal(twin, tensor.to(twin)):
             differing.append(repr(key))
     if differing:
         raise ModelError(

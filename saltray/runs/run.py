@@ -1,11 +1,12 @@
 """A run: created once, the same for everyone who works on it, and read back when its folds are finished."""
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 from numpy.typing import NDArray
 
 from saltray.config import Config, check_name
 from saltray.data.folds import fold_balance
-from saltray.data.packing import DatasetManifest
 from saltray.data.tiles import LabelledTiles
 from saltray.ensemble.manifest import SearchProvenance, provenance
 from saltray.errors import ConfigError, IntegrityError, NotFoundError
@@ -13,6 +14,9 @@ from saltray.records import digest
 from saltray.runs.layout import MANIFEST, OOF, RESULT, RUNS, SPLIT, fold_folder, run_folder
 from saltray.runs.records import FoldResult, RunManifest, Split
 from saltray.storage.base import Store
+
+if TYPE_CHECKING:  # `saltray status` loads no pyarrow
+    from saltray.data.packing import DatasetManifest
 
 
 def find_run(root: Store, run: str) -> Store:
@@ -35,7 +39,7 @@ def create_run(
     *,
     tiles: LabelledTiles,
     fold_of: NDArray[np.int64],
-    dataset: DatasetManifest,
+    dataset: "DatasetManifest",
     initial_weights: str | None,
     search_provenance: SearchProvenance | None,
 ) -> RunManifest:

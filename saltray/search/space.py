@@ -14,7 +14,7 @@ import numpy as np
 
 from saltray.config import Choice, Config, Range, Space, Values
 from saltray.errors import ConfigError
-from saltray.records import RecordError, field_types, fits, parse_word, replace_fields, suggestion, type_text
+from saltray.records import RecordError, excerpt, field_types, fits, parse_word, replace_fields, suggestion, type_text
 
 SECTIONS = ("model", "optim", "augment", "train")
 FIXED = {
@@ -64,6 +64,23 @@ def parse_values(field: str, text: str) -> Range | Choice:
         raise ConfigError(f"search.space {field}: {error}; use {FORMS}") from None
     except ValueError:
         raise ConfigError(f"search.space {field}={text} is not {form}:LOW:HIGH with two numbers") from None
+    except ConfigError as error:
+        raise ConfigError(f"search.space {field}: {error}") from None
+
+
+def list_values(field: str, values: Any) -> Choice:
+    """The possible values of a field from a list of them, or the only one, each as the field's type has it.
+
+    Raises:
+        ConfigError: the field is unknown, or a value is of another type.
+    """
+    kind = _field_type(field)
+    words = values if isinstance(values, list) else [values]
+    for value in words:
+        if not fits(kind, value):
+            raise ConfigError(f"search.space {field}: {excerpt(value)} is not {type_text(kind)}; use {FORMS}")
+    try:
+        return Choice(tuple(float(value) if kind is float else value for value in words))
     except ConfigError as error:
         raise ConfigError(f"search.space {field}: {error}") from None
 

@@ -1,4 +1,4 @@
-"""A search as it was asked for: checked when it is made, before anything starts."""
+"""A search, checked when it is made, before anything starts."""
 
 from dataclasses import dataclass, replace
 from typing import Any, Self

@@ -1,4 +1,4 @@
-"""What one epoch of training gave. Without torch: what reads histories need not load it."""
+"""The metrics of one epoch. This module does not import torch, so that histories can be read without it."""
 
 import math
 from collections.abc import Iterable, Sequence

@@ -18,7 +18,7 @@ from ceph import Ceph
 from cluster.cluster import THIN, Cluster, Job, Seen
 from cluster.hosts import Hosts, missing
 
-from saltray.data.synthetic import synth
+import saltray
 
 EPOCHS = 20
 
@@ -31,7 +31,7 @@ def main() -> None:
     with Hosts(folder, 3) as hosts, Ceph(folder / "ceph", address=hosts.gateway) as s3:
         os.environ.update(s3.environment)
         boto3.session.Session().client("s3").create_bucket(Bucket="bench")
-        tiles = synth(folder / "tiles", tiles=40, seed=1, test_tiles=2)
+        tiles = saltray.synth(folder / "tiles", tiles=40, seed=1, test_tiles=2)
         with Cluster(hosts, s3.environment) as cluster:
             flags = ("--data", tiles, "--store", "s3://bench/store", "--train.epochs", EPOCHS, *THIN)
             whole = cluster.submit("whole", "train", *flags, "--run", "whole")
@@ -57,11 +57,11 @@ def of_fold(job: Job, fold: int, before: int, killed: float) -> str:
     """What a fold lost, by the log."""
     after = [line for line in job.lines if line.at > killed]
     resumed = [
-        int(match[1]) for line in after if (match := re.match(rf"fold {fold}  goes on after epoch (\d+)", line.text))
+        int(match[1]) for line in after if (match := re.match(rf"fold {fold}  resumes after epoch (\d+)", line.text))
     ]
     first = next(line.at for line in after if re.match(rf"fold {fold}  epoch +{resumed[0] + 1}/", line.text))
     return (
-        f"fold {fold}: {before} epochs before, goes on after epoch {resumed}; "
+        f"fold {fold}: {before} epochs before, resumes after epoch {resumed}; "
         f"its next epoch ends {first - killed:.0f} s after the loss"
     )
 

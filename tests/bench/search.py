@@ -10,11 +10,10 @@ import tempfile
 from pathlib import Path
 
 import saltray
-from saltray.config import AugmentConfig, ClusterConfig, Config, ModelConfig, OptimConfig, TrainConfig
-from saltray.data.synthetic import synth
-from saltray.distributed.runtime import ray_cluster
+from saltray.config import AugmentConfig, ClusterConfig, Config, ModelConfig, OptimConfig, SearchConfig, TrainConfig
+from saltray.distributed.cluster import ray_cluster
 
-LOW, HIGH = 1e-5, 1e-1
+RATE, LOW, HIGH = "optim.lr", 1e-5, 1e-1
 
 
 def recipe(data: Path, store: Path, epochs: int) -> Config:
@@ -34,19 +33,20 @@ def main() -> None:
     parser.add_argument("--tiles", type=int, default=240)
     parser.add_argument("--epochs", type=int, default=9)
     parser.add_argument(
-        "--store", type=Path, help="where to keep the searches, to go on with them; a temporary folder unless given"
+        "--store", type=Path, help="where to keep the searches, to resume them; a temporary folder unless given"
     )
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder, ray_cluster(num_cpus=4):
-        data = synth(Path(folder, "tiles"), tiles=args.tiles, noise=0)
+        data = saltray.synth(Path(folder, "tiles"), tiles=args.tiles, noise=0)
         config = recipe(data, args.store or Path(folder, "store"), args.epochs)
         rates = [LOW * (HIGH / LOW) ** (k / 12) for k in range(13)]
-        found = saltray.tune(config, name="search", space={"optim.lr": saltray.loguniform(LOW, HIGH)}, trials=12)
-        grid = saltray.tune(config, name="grid", space={"optim.lr": saltray.choice(rates)}, trials=13, prune=False)
+        between, each = {RATE: saltray.loguniform(LOW, HIGH)}, {RATE: saltray.choice(rates)}
+        found = saltray.tune(config, SearchConfig(name="search", space=between, trials=12))
+        grid = saltray.tune(config, SearchConfig(name="grid", space=each, trials=len(rates), prune=False))
         first = saltray.range_test(config, name="range")
     print("\n| | trials | epochs run | of all | best rate | its score |\n|---|---|---|---|---|---|")
     for name, result in (("search", found), ("grid, no pruning", grid)):
-        run = int(result.trials["epochs"].sum())
+        run = sum(len(trial.epochs) for trial in result.trials)
         share = run / (len(result.trials) * args.epochs)
         best = result.best_config.optim.lr
         cells = [name, len(result.trials), run, f"{share:.0%}", f"{best:.2g}", f"{result.score:.4f}"]

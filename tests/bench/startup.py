@@ -11,10 +11,9 @@ import time
 from pathlib import Path
 from statistics import median
 
+import saltray
 from saltray.config import Config, ModelConfig, TrainConfig
-from saltray.data.synthetic import synth
-from saltray.distributed.cross_validation import train
-from saltray.distributed.runtime import SETTINGS, ray_cluster
+from saltray.distributed.cluster import ENVIRONMENT, ray_cluster
 
 
 def seconds_to_train(data: Path, store: Path) -> float:
@@ -26,13 +25,13 @@ def seconds_to_train(data: Path, store: Path) -> float:
         train=TrainConfig(epochs=1, batch_size=8, precision="fp32"),
     )
     called = time.time()
-    return max(fold.started for fold in train(config).results) - called
+    return max(fold.started for fold in saltray.train(config).results) - called
 
 
 def plain(data: Path, store: Path) -> float:
     import ray
 
-    os.environ.update(SETTINGS)
+    os.environ.update(ENVIRONMENT)
     ray.init(address="local", include_dashboard=False, log_to_driver=False)
     try:
         return seconds_to_train(data, store)
@@ -50,7 +49,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=1)
     rounds = parser.parse_args().rounds
     with tempfile.TemporaryDirectory() as folder:
-        data = synth(Path(folder, "tiles"), tiles=40)
+        data = saltray.synth(Path(folder, "tiles"), tiles=40)
         times: dict[str, list[float]] = {"forked": [], "plain": []}
         for at in range(rounds):
             times["forked"].append(forked(data, Path(folder, f"forked-{at}")))

@@ -8,7 +8,7 @@ import ceph
 import pytest
 from command import point_to, require
 
-from saltray.data.synthetic import synth
+from saltray.commands.synth import synth
 
 from .cluster import Cluster
 from .hosts import Hosts, missing

@@ -8,8 +8,8 @@ import pytest
 from command import upload
 
 import saltray
-from saltray.distributed.history import read_history
-from saltray.storage.names import open_store
+from saltray.runs.history import epochs_of, read_history
+from saltray.storage.uri import open_store
 
 from .cluster import THIN, Cluster, Job, Seen
 
@@ -39,7 +39,7 @@ def test_a_store_that_only_the_head_sees_is_refused(cluster: Cluster, tiles: Pat
     assert "fold 0  " not in job.log
 
 
-def test_a_stopped_search_and_a_stopped_run_go_on(cluster: Cluster, tiles: Path, tmp_path: Path) -> None:
+def test_a_stopped_search_and_a_stopped_run_resume(cluster: Cluster, tiles: Path, tmp_path: Path) -> None:
     shared = cluster.hosts.folder / "store"  # a shared folder does as the store, too
     (tmp_path / "job.toml").write_text(
         f'data = "{tiles}"\nstore = "{shared}"\nrun = "r2"\n[folds]\ncount = 2\n[train]\nepochs = 30\n'
@@ -54,7 +54,7 @@ def test_a_stopped_search_and_a_stopped_run_go_on(cluster: Cluster, tiles: Path,
     check_stopped(cluster, first)
 
     second = submit("second")
-    second.wait_for("begun before: ")
+    second.wait_for("started before: ")
     assert "(from epoch" in second.wait_for("trial-000  ")
     second.wait_for("fold 0  epoch   2/")
     assert "trial-001  finished after epoch 30" in second.log
@@ -62,7 +62,7 @@ def test_a_stopped_search_and_a_stopped_run_go_on(cluster: Cluster, tiles: Path,
 
     third = submit("third")
     assert third.wait() == 0, third.log
-    assert re.search(r"fold 0  goes on after epoch \d", third.log)
+    assert re.search(r"fold 0  resumes after epoch \d", third.log)
     assert "trial-000  epoch" not in third.log
     assert len(saltray.Ensemble.load(f"{shared}/ensembles/r2").models) == 2
 
@@ -71,7 +71,7 @@ def check_stopped(cluster: Cluster, job: Job) -> None:
     """`ray job stop` ends the job, and within moments none of its actors and placement groups is left."""
     cluster.stop(job.name)
     job.wait(60)
-    assert "saltray: interrupted; the same command goes on" in job.log
+    assert "saltray: interrupted; run the same command again to resume" in job.log
     for _ in range(30):
         actors = [row["class_name"] for row in cluster.table("actors") if row["state"] != "DEAD"]
         groups = [row["state"] for row in cluster.table("placement_groups") if row["state"] != "REMOVED"]
@@ -99,9 +99,9 @@ def test_folds_outlive_a_host(cluster: Cluster, tiles: Path, in_s3: str) -> None
     hit = {fold for fold, each in starts.items() if victim.address in each[0]} - before.done
     assert hit >= before.carried_by(victim.address)
     for fold in range(5):
-        history = [row["epoch"] for row in read_history(open_store(f"{in_s3}/runs/r1/fold-{fold}"))]
+        history = [row.epoch for row in epochs_of(read_history(open_store(f"{in_s3}/runs/r1/fold-{fold}")))]
         assert history == list(range(1, EPOCHS + 1))
-        resumed = [int(epoch) for epoch in re.findall(rf"fold {fold}  goes on after epoch (\d+)", job.log)]
+        resumed = [int(epoch) for epoch in re.findall(rf"fold {fold}  resumes after epoch (\d+)", job.log)]
         if fold in hit:
             assert len(starts[fold]) > 1
             assert victim.address not in starts[fold][-1]

@@ -1,8 +1,8 @@
 """The file as parsed, and an AWS of moto's whose machines take what Ray's launcher tells them over SSH."""
 
 import copy
-import functools
 import os
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -37,11 +37,13 @@ def cluster(parsed: dict[str, Any]) -> dict[str, Any]:
     return copy.deepcopy(parsed)
 
 
-@functools.cache
 def instance_types(region: str, _: object) -> list[dict[str, Any]]:
-    """All instance types with their CPUs and GPUs; moto takes seconds to list them."""
-    pages = boto3.client("ec2", region).get_paginator("describe_instance_types").paginate()
-    return [kind for page in pages for kind in page["InstanceTypes"]]
+    """The instance types of cluster.yaml with their CPUs and GPUs; moto takes seconds to list all that EC2 has."""
+    named = sorted(set(re.findall(r"InstanceType: (\S+)", (ROOT / "cluster.yaml").read_text())))
+    found: list[dict[str, Any]] = boto3.client("ec2", region).describe_instance_types(InstanceTypes=named)[
+        "InstanceTypes"
+    ]
+    return found
 
 
 @pytest.fixture
@@ -61,6 +63,7 @@ def cloud(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cloud]:
         "AWS_CONFIG_FILE": "/dev/null",
         "AWS_SHARED_CREDENTIALS_FILE": "/dev/null",
         "RAY_USAGE_STATS_ENABLED": "0",
+        "MOTO_EC2_LOAD_DEFAULT_AMIS": "false",  # half a second a test; the image's name is not one of theirs
     }.items():
         monkeypatch.setenv(name, value)
     token = tmp_path / "user" / ".ray" / "auth_token"

@@ -1,4 +1,4 @@
-"""cluster.yaml and the policies beside it, without any cloud: keys, room, token, images, rights."""
+"""cluster.yaml and the policies beside it, without any cloud: keys, capacity, token, images, rights."""
 
 import json
 import re
@@ -11,7 +11,7 @@ from botocore.validate import ParamValidator
 from cluster_yaml.cloud import ROOT
 
 from saltray.config import ClusterConfig, FoldConfig
-from saltray.distributed.admission import Node, demand_of, slots
+from saltray.distributed.capacity import Node, jobs_that_fit, resources_per_job
 
 PROVIDER_KEYS = {
     "availability_zone",
@@ -110,9 +110,9 @@ def test_either_kind_of_machine_holds_five_folds(cluster: dict[str, Any], ranks:
     machine = cluster["available_node_types"][kind]
     nodes: list[Node] = [machine["resources"]] * min(machine["max_workers"], cluster["max_workers"])
     folds = FoldConfig().count
-    demand = demand_of(ClusterConfig(workers_per_fold=ranks), [], nodes, at_once=folds)
-    assert (demand.gpus, demand.cpus) == (1, 1)
-    assert slots(demand, nodes) >= folds
+    resources = resources_per_job(ClusterConfig(workers_per_fold=ranks), [], nodes, concurrency=folds)
+    assert (resources.gpus, resources.cpus) == (1, 1)
+    assert jobs_that_fit(resources, nodes) >= folds
 
 
 def test_the_head_trains_nothing_and_stays_and_workers_come_from_zero(cluster: dict[str, Any]) -> None:

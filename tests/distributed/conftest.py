@@ -1,49 +1,57 @@
-"""One Ray for all tests of this folder, and a data set that a thin network learns in seconds."""
+"""Jobs and searches that need no cluster."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
-from saltray.config import AugmentConfig, ClusterConfig, Config, FoldConfig, ModelConfig, OptimConfig, TrainConfig
-from saltray.data.synthetic import synth
+from saltray.config import Config, SearchConfig, loguniform
+from saltray.search.spec import SearchSpec
+from saltray.storage.base import Store
+from saltray.storage.uri import open_store
 
 
-@pytest.fixture(scope="session")
-def tiles_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """24 synthetic training tiles and 6 test tiles in the Kaggle layout."""
-    return synth(tmp_path_factory.mktemp("data") / "tiles", tiles=24, seed=1, test_tiles=6)
+@pytest.fixture
+def home(tmp_path: Path) -> Store:
+    """The part of a store that belongs to a run, with the manifest that the driver writes first."""
+    store = open_store(f"{tmp_path}/store/runs/r1")
+    store.put_json("manifest.json", {})
+    return store
 
 
-@pytest.fixture(scope="session")
-def ray_here(s3_server: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """The Ray that a run starts on this machine, shared by all tests; its workers know the S3 server."""
-    from saltray.distributed.runtime import ray_cluster
+@pytest.fixture
+def make_job(home: Store, small: Callable[..., Config]) -> Callable[..., Any]:
+    """Makes the job of a fold of `home`: `make_job(3)`; keyword arguments take the place of `Job`'s fields."""
+    from saltray.distributed.jobs import Job
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.delenv("RAY_ADDRESS", raising=False)
-        patch.setenv("HOME", str(tmp_path_factory.mktemp("home")))  # Ray keeps a token there
-        with ray_cluster():
-            yield
+    def make(fold: int = 0, **changes: Any) -> Job:
+        fields: dict[str, Any] = {
+            "config": small("tiles", "store"),
+            "name": f"fold-{fold}",
+            "folds": (fold,),
+            "tiles": None,
+            "fold_of": np.zeros(1, np.int64),
+            "parent": home,
+        }
+        return Job(**fields | changes)
+
+    return make
 
 
-@pytest.fixture(scope="session")
-def small() -> Callable[..., Config]:
-    """Two epochs of a thin AlbuNet: `small(data, store, run=, folds=, cluster=)`."""
+@pytest.fixture
+def search_home(tmp_path: Path) -> Store:
+    """The part of a store that belongs to a search."""
+    return open_store(f"{tmp_path}/store/searches/s1")
 
-    def make(
-        data: Path, store: str | Path, *, run: str = "r1", folds: int = 2, cluster: ClusterConfig | None = None
-    ) -> Config:
-        return Config(
-            data=str(data),
-            store=str(store),
-            run=run,
-            folds=FoldConfig(count=folds),
-            model=ModelConfig(num_filters=4, encoder_width=8),
-            optim=OptimConfig(lr=3e-3, ema_decay=0.5, warmup_epochs=0),
-            augment=AugmentConfig(rotate=0),
-            train=TrainConfig(epochs=2, batch_size=4, precision="fp32", checkpoint_every=0),
-            cluster=cluster or ClusterConfig(max_failures=0),
-        )
+
+@pytest.fixture
+def make_spec() -> Callable[..., SearchSpec]:
+    """Makes a search of the learning rate, in four trials of nine epochs; keyword arguments are its settings."""
+
+    def make(**settings: Any) -> SearchSpec:
+        search: dict[str, Any] = {"space": {"optim.lr": loguniform(1e-5, 1e-2)}, "trials": 4, "epochs": 9}
+        return SearchSpec.create(Config(data="d"), SearchConfig(**search | settings), name="s1")
 
     return make

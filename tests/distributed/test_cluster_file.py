@@ -1,4 +1,4 @@
-"""Which machines a cluster.yaml lets the autoscaler start."""
+"""Which nodes a cluster.yaml lets Ray's autoscaler start."""
 
 from pathlib import Path
 from typing import Any
@@ -6,8 +6,7 @@ from typing import Any
 import pytest
 import yaml
 
-from saltray.distributed import runtime
-from saltray.distributed.cluster_file import machines
+from saltray.distributed.cluster_file import cluster_nodes
 from saltray.errors import ConfigError
 
 FILE: dict[str, Any] = {
@@ -27,24 +26,31 @@ def write(folder: Path, record: Any) -> Path:
     return path
 
 
-def test_the_largest_of_what_the_whole_cluster_may_have(tmp_path: Path) -> None:
-    found = machines(write(tmp_path, FILE))
+def test_the_nodes_with_the_most_gpus_fill_the_cluster(tmp_path: Path) -> None:
+    found = cluster_nodes(write(tmp_path, FILE))
     assert [name for name, _ in found] == ["head", "four", "four", "one", "one"]
     assert found[0][1] == {"CPU": 0, "fold_driver": 100}
     assert found[-1][1] == {"CPU": 4, "GPU": 1}
 
 
-def test_a_type_that_tells_no_resources(tmp_path: Path) -> None:
+def test_among_equal_types_the_priority_decides(tmp_path: Path) -> None:
+    gpu = {"resources": {"CPU": 4, "GPU": 1}}
+    types = {"head": {"resources": {"CPU": 0}}, "spare": gpu | {"priority": 1}, "first": gpu | {"priority": 9}}
+    found = cluster_nodes(write(tmp_path, FILE | {"available_node_types": types, "max_workers": 2}))
+    assert [name for name, _ in found] == ["head", "first", "first"]
+
+
+def test_a_type_without_resources(tmp_path: Path) -> None:
     types = FILE["available_node_types"] | {"other": {"resources": {}, "max_workers": 9}, "third": {}}
     path = write(tmp_path, FILE | {"available_node_types": types})
-    with pytest.raises(ConfigError, match="no resources of other, third; write"):
-        machines(path)
-    assert machines(path, complete=False) == machines(write(tmp_path, FILE))
+    with pytest.raises(ConfigError, match=r"cluster.yaml has no resources for other, third; list there what"):
+        cluster_nodes(path)
+    assert cluster_nodes(path, complete=False) == cluster_nodes(write(tmp_path, FILE))
 
 
 def test_a_type_without_a_limit_of_its_own_has_that_of_the_cluster(tmp_path: Path) -> None:
     types = {"head": {"resources": {"CPU": 0}}, "one": {"resources": {"GPU": 1}}}
-    assert len(machines(write(tmp_path, FILE | {"available_node_types": types}))) == 1 + 4
+    assert len(cluster_nodes(write(tmp_path, FILE | {"available_node_types": types}))) == 1 + 4
 
 
 @pytest.mark.parametrize(
@@ -57,24 +63,16 @@ def test_a_type_without_a_limit_of_its_own_has_that_of_the_cluster(tmp_path: Pat
         ("available_node_types: 7\nhead_node_type: a\nmax_workers: 1", "describes no cluster"),
     ],
 )
-def test_a_file_of_something_else_is_refused(tmp_path: Path, text: str, named: str) -> None:
+def test_a_file_that_describes_no_cluster_is_refused(tmp_path: Path, text: str, named: str) -> None:
     with pytest.raises(ConfigError, match=named) as caught:
-        machines(write(tmp_path, text))
+        cluster_nodes(write(tmp_path, text))
     assert str(tmp_path) in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
-def test_no_file_of_that_name(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="No such file"):
-        machines(tmp_path / "none.yaml")
-
-
-def test_a_job_on_the_head_knows_what_may_come(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HOME", str(tmp_path))
-    write(tmp_path, FILE).rename(tmp_path / "ray_bootstrap_config.yaml")
-    monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    assert runtime.nodes_possible() == []
-    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
-    assert sum(node.get("GPU", 0) for node in runtime.nodes_possible()) == 10
-    monkeypatch.setenv("HOME", str(tmp_path / "elsewhere"))
-    assert runtime.nodes_possible() == []
+def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="No such file or directory; name a cluster.yaml"):
+        cluster_nodes(tmp_path / "none.yaml")
+    (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\xfd")
+    with pytest.raises(ConfigError, match="it is not text; name a cluster.yaml"):
+        cluster_nodes(tmp_path / "binary.yaml")

@@ -70,48 +70,6 @@ def test_folds_that_wait_in_line_take_their_time(tiles_folder: Path, tmp_path: P
     assert plan.hours == pytest.approx(3 * 240 / 400 / 3600)
 
 
-def test_a_packed_data_set_is_counted_by_its_manifest(tiles_folder: Path, tmp_path: Path) -> None:
-    packed = pack(str(tiles_folder), open_store(str(tmp_path)))
-    same = Config(data=f"datasets/{packed.name}", store=str(tmp_path))
-    raw = Config(data=str(tiles_folder), store=str(tmp_path))
-    assert library.plan(same, on=SHIPPED).tiles == library.plan(raw, on=SHIPPED).tiles
-
-
-def test_the_pace_of_a_run(tiles_folder: Path, tmp_path: Path) -> None:
-    home = open_store(f"{tmp_path}/runs/r0")
-    with pytest.raises(NotFoundError, match="no run r0"):
-        library.plan(config(tiles_folder, tmp_path), on=SHIPPED, like="r0")
-    home.put_json("manifest.json", {"config": {"folds": {"count": 2}, "cluster": {"workers_per_fold": 2}}})
-    home.put_json("folds.json", {"balance": [{"tiles": 30}, {"tiles": 30}]})
-    with pytest.raises(NotFoundError, match="r0 .* has no epoch yet"):
-        library.plan(config(tiles_folder, tmp_path), on=SHIPPED, like="r0")
-    for fold in range(2):
-        with History(home.sub(f"fold-{fold}")) as history:
-            history.note("runs on 10.0.0.1")
-            history.append({"epoch": 1, "seconds": 1.0})
-            history.append({"epoch": 2, "seconds": 2.0})
-    plan = library.plan(config(tiles_folder, tmp_path), on=SHIPPED, like="r0")
-    assert plan.pace == pytest.approx(4 * 30 / 6 / 2)
-    assert "as in run r0" in dict(plan.rows())["GPU-hours"]
-    with pytest.raises(ConfigError, match="given both"):
-        library.plan(config(tiles_folder, tmp_path), on=SHIPPED, like="r0", images_per_second=1)
-
-
-def test_without_gpus_this_machine_is_what_there_is(tiles_folder: Path, tmp_path: Path) -> None:
-    one = Config(data=str(tiles_folder), store=str(tmp_path), cluster=ClusterConfig(gpus_per_worker=0))
-    plan = library.plan(one, images_per_second=10)
-    assert plan.at_once == plan.room == 5
-    assert "rank-hours" in dict(plan.rows())
-    with pytest.raises(ResourceError):
-        library.plan(Config(data=str(tiles_folder), cluster=ClusterConfig(cpus_per_worker=4096)))
-
-
-@pytest.mark.parametrize("pace", [0, -1, float("nan"), float("inf")])
-def test_an_impossible_pace(tiles_folder: Path, tmp_path: Path, pace: float) -> None:
-    with pytest.raises(ConfigError, match="images per second"):
-        library.plan(config(tiles_folder, tmp_path), on=SHIPPED, images_per_second=pace)
-
-
 def test_the_command_refuses_what_can_never_run(saltray: Saltray, tiles_folder: Path) -> None:
     flags = ("plan", "--data", tiles_folder, "--on", SHIPPED)
     answer = saltray(*flags, "--workers-per-fold", 2, "--images-per-second", 900, "--price", 0.8)
@@ -121,12 +79,3 @@ def test_the_command_refuses_what_can_never_run(saltray: Saltray, tiles_folder: 
     check_refusal(saltray(*flags, "--folds.count", 25), "folds.count is 25", "24 tiles")
     check_refusal(saltray("plan", "--data", "nowhere", "--on", SHIPPED), "nowhere")
     check_refusal(saltray(*flags, "--price", -1), "price is -1")
-
-
-def test_the_address_of_the_jobs_api_is_no_cluster_to_join(tiles_folder: Path) -> None:
-    # A process of its own, as one that is connected to Ray already has no need of the address.
-    environment = os.environ | {"RAY_ADDRESS": "http://127.0.0.1:8265"}
-    command = [COMMAND, "plan", "--data", str(tiles_folder)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    answer = Answer(done.returncode, done.stdout, done.stderr)
-    check_refusal(answer, "RAY_ADDRESS is http://127.0.0.1:8265", "unset it")

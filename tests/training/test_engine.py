@@ -3,17 +3,21 @@
 import dataclasses
 import math
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from saltray.config import AugmentConfig, Config, OptimConfig
 from saltray.data.tiles import LabelledTiles
 from saltray.errors import ConfigError, DivergedError
-from saltray.training.engine import EpochMetrics, evaluate, fit, mean_metrics, rank_slice, train_step, wrap_ddp
+from saltray.training.engine import evaluate, fit, rank_slice, train_step, wrap_ddp
+from saltray.training.epoch_metrics import EpochMetrics
 from saltray.training.process_group import ProcessGroup
 from saltray.training.state import FitState
 from saltray.training.tile_tensors import TileTensors
@@ -103,16 +107,6 @@ def test_metrics_of_each_epoch(make_config: ConfigMaker, tensors: TileTensors, s
     assert all(metrics.images_per_second > 0 and metrics.seconds > 0 for metrics in history)
     assert not state.ema.training
     assert not any(p.requires_grad or p.grad is not None for p in state.ema.parameters())
-
-
-def test_metrics_of_several_folds_are_means_and_the_sum_of_the_times() -> None:
-    first = EpochMetrics(2, loss=1, lr=0.1, seconds=3, images_per_second=10, score=0.5, iou=0.2, dice=0.4, valid_loss=2)
-    other = EpochMetrics(2, loss=2, lr=0.1, seconds=5, images_per_second=30, score=1, iou=0.4, dice=0.8, valid_loss=4)
-    mean = dataclasses.asdict(mean_metrics([first, other]))
-    expected = EpochMetrics(2, 1.5, 0.1, 8, 15, score=0.75, iou=0.3, dice=0.6, valid_loss=3)
-    assert mean == pytest.approx(dataclasses.asdict(expected))
-    unvalidated = dataclasses.replace(first, score=None, iou=None, dice=None, valid_loss=None)
-    assert mean_metrics([unvalidated, unvalidated]) == dataclasses.replace(unvalidated, seconds=6)
 
 
 def test_diverging_training_is_stopped_with_its_step_and_learning_rate(
@@ -218,6 +212,16 @@ def test_ranks_share_each_batch_equally(single: ProcessGroup) -> None:
 def test_one_rank_needs_no_ddp(single: ProcessGroup) -> None:
     model = Gain()
     assert wrap_ddp(model, single) is model
+
+
+def test_several_ranks_use_ddp_without_broadcasting_buffers(tmp_path: Path, single: ProcessGroup) -> None:
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path}/rendezvous", rank=0, world_size=1)
+    try:
+        network = wrap_ddp(Gain(), ProcessGroup(rank=0, size=2, device=single.device))
+    finally:
+        dist.destroy_process_group()
+    assert isinstance(network, DistributedDataParallel)
+    assert not network.broadcast_buffers
 
 
 def test_unsuitable_settings_are_refused(make_config: ConfigMaker, tensors: TileTensors, single: ProcessGroup) -> None:

@@ -1,0 +1,288 @@
+"""The commands as a user runs them: what a wrong one is told, and how an interrupted one ends and resumes."""
+
+import os
+import re
+import signal
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from command import COMMAND, Answer, Live, Saltray, check_refusal
+
+import saltray as library
+from saltray.cli import app
+from saltray.errors import DataError, FoldsFailedError, SearchFailedError
+from saltray.runs.history import epochs_of, read_history
+from saltray.storage.uri import open_store
+
+from .conftest import CORRUPTIONS, SMALL, results, values, wait_for_checkpoint
+
+INTERRUPTED = "saltray: interrupted; run the same command again to resume"
+# They hold no worker and no GPU, and look for a minute or more for the server that was killed before they end too.
+AGENTS = ("ray::DashboardAgent", "ray::RuntimeEnvAgent")
+
+
+# What is wrong with the data
+
+
+@pytest.mark.parametrize("verb", ["check", "train"])
+@pytest.mark.parametrize("corrupt", CORRUPTIONS)
+def test_a_faulty_file_is_named(saltray: Saltray, data: Path, verb: str, corrupt: Callable[[Path], str]) -> None:
+    name = corrupt(data)
+    answer = saltray("check", data) if verb == "check" else saltray("train", "--data", data)
+    check_refusal(answer, str(data), name)
+    assert any(line.startswith("  ") and name in line for line in answer.err.splitlines())
+    assert not list(data.parent.rglob("escaped.png"))
+
+
+@pytest.mark.parametrize("uri", ["nowhere", "empty", "file", "gs://bucket/tiles", "s3://"])
+def test_no_tiles_there(saltray: Saltray, tmp_path: Path, uri: str) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "file").touch()
+    for answer in (saltray("check", uri), saltray("train", "--data", uri)):
+        check_refusal(answer, uri[:5] if "://" in uri else str(tmp_path / uri))
+
+
+def test_a_data_set_without_faults_is_counted(saltray: Saltray, data: Path) -> None:
+    answer = saltray("check", data)
+    assert (answer.code, answer.err) == (0, "")
+    assert re.search(r"training tiles +8 +\n", answer.out)
+
+
+# What is wrong with the command
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        ("train --folds.count 9", ["folds.count is 9", "8 tiles"]),
+        ("train --folds.count 1", ["folds.count is 1"]),
+        ("train --gpus-per-worker .5 --workers-per-fold 2", ["gpus_per_worker 0.5 with 2 workers", "one GPU"]),
+        ("train --gpus-per-worker 2", ["gpus_per_worker is 2"]),
+        ("train --train.input-size 101", ["input_size is 101", "use 128"]),
+        ("train --train.batch-size 5 --workers-per-fold 2", ["batch_size 5", "use 6"]),
+        ("train --run ../r1", ["'../r1'"]),
+        ("train --store file", ["/file"]),
+        ("train --store file/store", ["/file/store"]),
+        ("train --from-search s1", ["names no search"]),
+        ("train --from-search searches/", ["names no search"]),
+        ("train --from-search searches/s1", ["no best.json", "--search.name s1"]),
+        ("tune --search.space optim.lrr=log:1e-5:1e-2", ["optim.lrr", "did you mean optim.lr?"]),
+        ("tune --search.space optim.lr=", ["optim.lr", "no values"]),
+        ("tune --search.space optim.lr", ["optim.lr", "no '='"]),
+        ("tune --search.space optim.lr=1 optim.lr=2", ["optim.lr twice"]),
+        ("tune --search.space optim.lr=log:1e-2:1e-5", ["log:0.01:1e-05", "minimum above its maximum"]),
+        ("tune --search.space train.batch_size=16,many", ["train.batch_size", "'many' is not an integer"]),
+        ("tune --search.space", ["search.space is empty"]),
+        ("tune --trials 0", ["search.trials is 0"]),
+        ("tune --search.folds", ["names no fold"]),
+        ("tune --search.folds 7", ["fold 7", "folds 0 to 4"]),
+        ("run --search.folds 7", ["fold 7", "folds 0 to 4"]),
+        ("run --search.name ../s", ["'../s'"]),
+        ("run --name ../r", ["'../r'"]),
+        ("range-test --fold 9", ["no fold 9", "folds 0 to 4"]),
+        ("range-test --steps 1", ["steps is 1"]),
+        ("range-test --low 1 --high .1", ["range 1..0.1"]),
+        ("range-test --name ../s", ["'../s'"]),
+    ],
+)
+def test_a_command_is_refused_before_it_starts(
+    saltray: Saltray, data: Path, tmp_path: Path, words: str, named: list[str]
+) -> None:
+    (tmp_path / "file").touch()
+    verb, *flags = words.split()
+    check_refusal(saltray(verb, "--data", data, *flags), *named)
+    assert not [*tmp_path.rglob("runs"), *tmp_path.rglob("searches")]
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        ("check x --fast", "--fast"),
+        ("trian", "trian"),
+        ("synth", "PATH"),
+        ("synth x --tiles many", "--tiles"),
+        ("train --data x --search.seed 1", "--search.seed"),
+    ],
+)
+def test_unknown_flags_and_verbs(saltray: Saltray, words: str, named: str) -> None:
+    answer = saltray(*words.split())
+    assert answer.code == 2
+    assert "Traceback" not in answer.out + answer.err
+    assert named in answer.err
+
+
+def test_no_bucket_of_that_name(saltray: Saltray, data: Path, s3_server: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SALTRAY_STORE_DEADLINE_S", "1")
+    check_refusal(saltray("train", "--data", data, "--store", "s3://no-such-bucket/x"), "no-such-bucket")
+    check_refusal(saltray("ensemble", "list", "s3://no-such-bucket/x"), "no-such-bucket")
+
+
+def test_an_s3_that_does_not_answer(
+    saltray: Saltray, data: Path, s3_server: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SALTRAY_STORE_DEADLINE_S", "1")
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "http://127.0.0.1:9")
+    answer = saltray("train", "--data", data, "--store", "s3://bucket/x")
+    check_refusal(answer, "s3://bucket/x", "SALTRAY_STORE_DEADLINE_S")
+
+
+def test_predict_has_nothing_to_read_or_nobody_to_work(saltray: Saltray, data: Path, ensemble: str) -> None:
+    check_refusal(saltray("predict", "--ensemble", ensemble, "--data", "nowhere"), "/nowhere")
+    check_refusal(saltray("predict", "--ensemble", ensemble, "--data", data, "--workers", 0), "workers is 0")
+
+
+# How a command ends
+
+
+def raises(error: BaseException) -> Callable[..., Any]:
+    def call(*args: object, **rest: object) -> Any:
+        raise error
+
+    return call
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "lines"),
+    [
+        (DataError("2 faults", ("a.png: [small]", "b.png: large")), 2, ["  a.png: [small]", "  b.png: large"]),
+        (FoldsFailedError("1 of 5 folds failed", {3: "out of memory"}), 1, []),
+        (SearchFailedError("none has a score", {"trial-000": "NaN"}), 1, ["  trial-000: NaN"]),
+        (KeyboardInterrupt(), 130, [""]),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_an_error_is_one_line_below_its_details(
+    saltray: Saltray, monkeypatch: pytest.MonkeyPatch, error: BaseException, code: int, lines: list[str]
+) -> None:
+    monkeypatch.setattr(library, "check", raises(error), raising=False)
+    answer = saltray("check", "x")
+    last = INTERRUPTED if isinstance(error, KeyboardInterrupt) else f"saltray: {error}"
+    assert (answer.code, answer.out) == (code, "")
+    assert answer.err.splitlines() == [*lines, last]
+
+
+def test_of_many_faults_the_first_are_shown(saltray: Saltray, monkeypatch: pytest.MonkeyPatch) -> None:
+    problems = tuple(f"{number}.png: small" for number in range(app.PROBLEMS_SHOWN + 7))
+    monkeypatch.setattr(library, "check", raises(DataError("many", problems)), raising=False)
+    lines = saltray("check", "x").err.splitlines()
+    assert len(lines) == app.PROBLEMS_SHOWN + 2
+    assert lines[-2:] == ["  and 7 more", "saltray: many"]
+
+
+def test_the_command_itself(tmp_path: Path) -> None:
+    done = run(COMMAND, "check", "none", folder=tmp_path)
+    check_refusal(Answer(done.returncode, done.stdout, done.stderr), str(tmp_path / "none"))
+
+
+@pytest.mark.parametrize("words", [["ensemble", "list", "nowhere"], ["--help"]])
+def test_nobody_reads_the_output_to_its_end(tmp_path: Path, words: list[str]) -> None:
+    read, write = os.pipe()
+    os.close(read)
+    done = run(COMMAND, *words, folder=tmp_path, stdout=write)
+    os.close(write)
+    assert (done.returncode, done.stderr) == (1, "")
+
+
+def run(*command: str, folder: Path, stdout: int = subprocess.PIPE) -> "subprocess.CompletedProcess[str]":
+    """A process in a folder that is its home."""
+    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"} | {"HOME": str(folder)}
+    return subprocess.run(
+        command, cwd=folder, env=environment, stdout=stdout, stderr=subprocess.PIPE, text=True, check=False, timeout=600
+    )
+
+
+# With Ray
+
+
+@pytest.mark.ray
+def test_more_gpus_than_there_can_be(saltray: Saltray, ray_here: None, data: Path) -> None:
+    answer = saltray("train", "--data", data, "--folds.count", 2, "--gpus-per-worker", 1, "--workers-per-fold", 32)
+    check_refusal(answer, "32 ranks of 1 GPU", "--gpus-per-worker")
+
+
+@pytest.mark.ray
+def test_predict_cannot_write(saltray: Saltray, ray_here: None, data: Path, ensemble: str, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for flags in (["--out", "file/x.csv"], ["--out", "."], ["--masks", "file"], ["--probabilities", "data"]):
+        answer = saltray("predict", "--ensemble", ensemble, "--data", data, *flags)
+        check_refusal(answer, f"cannot write {flags[1]}: ")
+    assert {path.name for path in tmp_path.iterdir()} == {"data", "file", "store"}
+
+
+@pytest.mark.ray
+def test_a_search_that_fails_ends_in_one_line(saltray: Saltray, ray_here: None, data: Path) -> None:
+    answer = saltray("tune", "--data", data, *SMALL, "--search.epochs", 3, "--search.space", "optim.lr=1e30")
+    assert answer.code == 1
+    assert "Traceback" not in answer.out + answer.err
+    details, last = answer.err.splitlines()
+    assert details.startswith("  trial-000: the ")
+    assert re.fullmatch(r"saltray: none of 1 trials .* trial-000: the .* became NaN.*", last)
+
+
+@pytest.mark.ray
+def test_interrupted_training_leaves_no_process_and_resumes(
+    start: Callable[..., Live], saltray: Saltray, data: Path, tmp_path: Path
+) -> None:
+    command = ("train", "--data", data, "--store", tmp_path / "store", *SMALL, "--train.epochs", 1000)
+    fold = open_store(f"{tmp_path}/store/runs/r1/fold-0")
+    live = start(*command)
+    live.wait_for("fold 0  epoch")
+    check_refusal(saltray(*command), "run r1", f"process {live.process.pid} on ")
+    wait_for_checkpoint(fold)
+    assert live.interrupt(signal.SIGINT) == INTERRUPTED
+    assert live.left() == set()
+    kept = epochs_of(read_history(fold))
+
+    live = start(*command)
+    resumed = int(live.wait_for("fold 0  resumes after epoch ").split("epoch ")[1].split(",")[0])
+    assert 1 <= resumed < 1000
+    assert f"epoch {resumed + 1:>3}/1000" in live.wait_for("fold 0  epoch")
+    assert live.interrupt(signal.SIGTERM) == INTERRUPTED  # what `ray job stop` sends
+    assert live.left() == set()
+    history = epochs_of(read_history(fold))
+    assert [record.epoch for record in history] == list(range(1, len(history) + 1))
+    both = min(resumed, len(kept))  # what follows was trained anew
+    assert history[:both] == kept[:both]
+
+
+@pytest.mark.ray
+def test_an_interrupted_and_a_killed_search_resume(
+    start: Callable[..., Live], saltray: Saltray, ray_here: None, data: Path, tmp_path: Path
+) -> None:
+    rates = "optim.lr=1e-3,2e-3,3e-3,4e-3"
+    command = ("tune", "--data", data, "--store", tmp_path / "store", *SMALL, "--train.epochs", 30)
+    command = (*command, "--search.no-prune", "--search.space", rates)
+    search = open_store(f"{tmp_path}/store/searches/s1")
+
+    live = start(*command)
+    live.wait_for("search s1:")  # before Ray is up: the trials start after this
+    check_refusal(saltray(*command), "search s1", f"process {live.process.pid} on ")
+    live.wait_for("  epoch ")
+    wait_for_checkpoint(search)
+    started = values(search)
+    assert live.interrupt(signal.SIGINT) == INTERRUPTED
+    assert live.left() == set()
+
+    live = start(*command)
+    live.wait_for("(from epoch ")
+    live.wait_for("finished after epoch 30")
+    live.wait_for("  epoch ")
+    live.kill()
+    assert live.left(*AGENTS) == set()
+    kept = {name: text for name, text in results(search).items() if text is not None}
+    started |= values(search)
+    assert 1 <= len(kept) < 4
+
+    done = saltray(*command)
+    assert (done.code, done.err) == (0, "")
+    assert f"took over the stale lock of process {live.process.pid} on " in done.out
+    assert not set(re.findall(r"(trial-\d+)  epoch", done.out)) & set(kept)
+    now = results(search)
+    assert list(now) == ["trial-000", "trial-001", "trial-002", "trial-003"]
+    assert now | kept == now
+    assert values(search) | started == values(search)
+    assert all(search.get_json(f"{name}/result.json")["status"] == "finished" for name in now)
+    assert search.get_json("best.json")["trial"] in now

@@ -1,0 +1,336 @@
+"""Flags: what they mean, those that had another name, the settings of a file below them, and the help."""
+
+import dataclasses
+import itertools
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from command import Saltray, check_refusal
+
+from saltray.cli.flags import RENAMED
+from saltray.config import (
+    ClusterConfig,
+    Config,
+    OptimConfig,
+    SearchConfig,
+    TrainConfig,
+    choice,
+    loguniform,
+)
+
+from .conftest import Call
+
+JOB = """
+data = "tiles"
+store = "s3://bucket/salt"
+run = "r7"
+workers_per_fold = 2
+
+[search]
+trials = 4
+folds = [0, 1]
+name = "s7"
+prune = false
+seed = 3
+epochs = 12
+
+[search.space]
+optim.lr = "log:1e-5:1e-2"
+"train.batch_size" = [16, 32]
+
+[train]
+epochs = 100
+batch-size = 64
+sync_batchnorm = false
+
+[optim]
+clip_norm = 1
+"""
+CONFIG = Config(
+    data="tiles",
+    store="s3://bucket/salt",
+    run="r7",
+    train=TrainConfig(epochs=100, batch_size=64, sync_batchnorm=False),
+    optim=OptimConfig(clip_norm=1.0),
+    cluster=ClusterConfig(workers_per_fold=2),
+)
+SEARCH = SearchConfig(
+    trials=4,
+    folds=(0, 1),
+    name="s7",
+    prune=False,
+    seed=3,
+    epochs=12,
+    space={"optim.lr": loguniform(1e-5, 1e-2), "train.batch_size": choice([16, 32])},
+)
+
+
+@pytest.fixture
+def job(tmp_path: Path) -> Path:
+    path = tmp_path / "job.toml"
+    path.write_text(JOB)
+    return path
+
+
+def settings(value: Any) -> Any:
+    """A configuration, whether or not its class is that of the flags; equal settings are equal."""
+    return dataclasses.asdict(value)
+
+
+# From the command line alone
+
+
+def test_a_verb_without_flags_has_the_defaults_of_the_settings(saltray: Saltray, calls: list[Call]) -> None:
+    for verb in ("train", "tune", "run", "range-test", "plan"):
+        assert saltray(verb, "--data", "d").code == 0
+    for call in calls:
+        assert call.args[0] == Config(data="d")
+    for call in calls[1:3]:
+        assert settings(call.args[1]) == settings(SearchConfig())
+    assert [call.rest for call in calls] == [
+        {"from_search": None},
+        {},
+        {},
+        {"name": "s1", "fold": 0, "low": 1e-5, "high": 1.0, "steps": 100},
+        {"on": None, "images_per_second": None, "like": None},
+    ]
+
+
+def test_every_search_flag_reaches_the_search(saltray: Saltray, calls: list[Call]) -> None:
+    flags = "--search.trials 4 --search.folds 0 1 --search.name s7 --search.no-prune --search.seed 3 --search.epochs 12"
+    words = [*flags.split(), "--search.space", "optim.lr=log:1e-5:1e-2", "train.batch_size=16,32"]
+    assert saltray("tune", "--data", "d", *words, "--search.sampler", "tpe", "--search.concurrent", 2).code == 0
+    ((_, search),) = (call.args for call in calls)
+    assert settings(search) == settings(dataclasses.replace(SEARCH, sampler="tpe", concurrent=2))
+
+
+@pytest.mark.parametrize(
+    ("words", "verb", "meant"),
+    [
+        ("tune --data d --trials 3", "tune", {"trials": 3}),
+        ("run --data d --trials=3 --name r7", "run", {"trials": 3}),
+        ("tune --data d --search.concurrent unset --search.no_prune", "tune", {"prune": False}),
+    ],
+)
+def test_short_and_other_spellings(
+    saltray: Saltray, calls: list[Call], words: str, verb: str, meant: dict[str, Any]
+) -> None:
+    assert saltray(*words.split()).code == 0
+    ((called, (config, search), _),) = calls
+    assert called == verb
+    assert settings(search) == settings(SearchConfig(**meant))
+    assert config.run == ("r7" if "r7" in words else "r1")
+
+
+def test_the_hardware_has_flags_without_a_prefix(saltray: Saltray, calls: list[Call]) -> None:
+    flags = "--workers-per-fold 2 --gpus-per-worker 0 --cpus-per-worker .5 --max-failures 0"
+    assert saltray("train", "--data", "d", *flags.split(), "--from-search", "searches/s1").code == 0
+    cluster = ClusterConfig(workers_per_fold=2, gpus_per_worker=0, cpus_per_worker=0.5, max_failures=0)
+    assert calls == [Call("train", (Config(data="d", cluster=cluster),), {"from_search": "searches/s1"})]
+
+
+def test_the_verbs_hand_over_their_own_flags(saltray: Saltray, calls: list[Call]) -> None:
+    for words in (
+        "demo --tiles 60",
+        "synth x --tiles 3 --test-tiles 1 --seed 2 --noise 0",
+        "check x",
+        "range-test --data d --name s7 --fold 2 --low 1e-4 --high 2 --steps 50",
+        "plan --data d --on c.yaml --images-per-second 3",
+        "plan --data d --like r0",
+        "status --store s --run r1",
+        "status --store s",
+        "predict --ensemble e --data d --out o --part train --masks m --probabilities p --no-tta --workers 2",
+    ):
+        assert saltray(*words.split()).code == 0
+    config = Config(data="d")
+    predict = {"ensemble": "e", "data": "d", "out": Path("o"), "part": "train", "masks": Path("m")}
+    assert calls == [
+        Call("demo", (Path("saltray-demo"),), {"picture": Path("demo.png"), "tiles": 60}),
+        Call("synth", (Path("x"),), {"tiles": 3, "test_tiles": 1, "seed": 2, "noise": 0.0}),
+        Call("check", ("x",), {}),
+        Call("range_test", (config,), {"name": "s7", "fold": 2, "low": 1e-4, "high": 2.0, "steps": 50}),
+        Call("plan", (config,), {"on": Path("c.yaml"), "images_per_second": 3.0, "like": None}),
+        Call("plan", (config,), {"on": None, "images_per_second": None, "like": "r0"}),
+        Call("status", ("s", "r1"), {}),
+        Call("list_runs", ("s",), {}),
+        Call("predict", (), {**predict, "probabilities": Path("p"), "tta": False, "workers": 2}),
+    ]
+
+
+@pytest.mark.parametrize(("verb", "old", "new"), [(verb, *pair) for verb in RENAMED for pair in RENAMED[verb].items()])
+@pytest.mark.parametrize("form", ["{} x", "{}=x"])
+def test_a_renamed_flag_is_refused_by_its_new_name(
+    saltray: Saltray, calls: list[Call], verb: str, old: str, new: str, form: str
+) -> None:
+    answer = saltray(verb, "--data", "d", *form.format(old).split())
+    check_refusal(answer, f"saltray: {old} is now {new}; use that")
+    assert len(answer.err.splitlines()) == 1
+    assert calls == []
+    if new.startswith("--"):
+        assert new in saltray(verb, "--help").out
+    else:
+        assert saltray(new.rsplit(maxsplit=1)[-1], "--help").code == 0
+
+
+def test_what_had_another_name() -> None:
+    """By hand, as the parametrised test follows the table that it checks."""
+    assert set(RENAMED["train"]) == {"--lr-from"}
+    search = {f"--{flag}" for flag in ("search", "search-name", "search-seed", "search-epochs", "folds", "sampler")}
+    search |= {"--prune", "--no-prune", "--concurrent"}
+    assert set(RENAMED["tune"]) == search | {"--range-test"}
+    assert set(RENAMED["run"]) == search | {"--run"}
+
+
+@pytest.mark.parametrize("verb", ["tune", "run"])
+def test_a_space_that_is_there_twice_would_lose_a_field(saltray: Saltray, calls: list[Call], verb: str) -> None:
+    for words in (
+        ["--search.space", "optim.lr=1,2", "--search.space", "train.bce=0,1"],
+        ["--search.space=optim.lr=1,2", "--search.space", "train.bce=0,1"],
+    ):
+        check_refusal(saltray(verb, "--data", "d", *words), "--search.space is there twice", "separated by blanks")
+    assert calls == []
+
+
+# From a file
+
+
+def test_flags_win_over_a_file(saltray: Saltray, job: Path, calls: list[Call]) -> None:
+    assert saltray("train", "--config", job).code == 0
+    flags = ("--train.epochs", 5, "--train.sync-batchnorm", "--data", "other", "--run", "r8")
+    assert saltray("train", *flags, f"--config={job}").code == 0
+    assert saltray("train", "--config", job, "--workers-per-fold=1").code == 0
+    train = TrainConfig(epochs=5, batch_size=64)
+    assert [call.args[0] for call in calls] == [
+        CONFIG,
+        dataclasses.replace(CONFIG, data="other", run="r8", train=train),
+        dataclasses.replace(CONFIG, cluster=ClusterConfig()),
+    ]
+    assert type(calls[0].args[0].optim.clip_norm) is float  # 1 and 1.0 would be different runs
+
+
+@pytest.mark.parametrize("verb", ["tune", "run"])
+def test_a_search_takes_its_settings_from_a_file(saltray: Saltray, job: Path, calls: list[Call], verb: str) -> None:
+    assert saltray(verb, "--config", job).code == 0
+    flags = ("--search.folds", 1, "--search.prune", "--trials", 9, "--search.epochs", "unset")
+    assert saltray(verb, "--config", job, *flags, "--search.space", "optim.lr=1,2").code == 0
+    assert [call.args[0] for call in calls] == [CONFIG, CONFIG]
+    changed = dataclasses.replace(SEARCH, folds=(1,), prune=True, trials=9, epochs=None)
+    assert [settings(call.args[1]) for call in calls] == [
+        settings(SEARCH),
+        settings(dataclasses.replace(changed, space={"optim.lr": choice([1.0, 2.0])})),
+    ]
+
+
+@pytest.mark.parametrize("verb", ["train", "range-test", "plan"])
+def test_without_a_search_its_settings_say_nothing(saltray: Saltray, job: Path, calls: list[Call], verb: str) -> None:
+    assert saltray(verb, "--config", job).code == 0
+    ((_, args, rest),) = calls
+    assert args == (CONFIG,)
+    assert rest.get("name", "s1") == "s1"
+
+
+def test_a_run_is_named_by_the_file_or_by_name(saltray: Saltray, job: Path, calls: list[Call]) -> None:
+    assert saltray("run", "--config", job).code == 0
+    assert saltray("run", "--config", job, "--name", "r8").code == 0
+    assert [call.args[0].run for call in calls] == ["r7", "r8"]
+
+
+def test_a_file_may_leave_data_to_the_command_line(saltray: Saltray, tmp_path: Path, calls: list[Call]) -> None:
+    (tmp_path / "job.toml").write_text("run = 'r7'")
+    answer = saltray("train", "--config", "job.toml")
+    assert answer.code == 2
+    assert "--data" in answer.err
+    assert saltray("train", "--config", "job.toml", "--data", "d").code == 0
+    assert [call.args[0] for call in calls] == [Config(data="d", run="r7")]
+
+
+@pytest.mark.parametrize(
+    ("text", "flag", "value", "named"),
+    [
+        ("workers_per_fold = 3", "--train.batch-size", 33, "does not divide among 3 workers"),
+        ("[train]\nbatch_size = 33", "--workers-per-fold", 3, None),
+        ("[train]\nbatch_size = 33\n[cluster]\nworkers_per_fold = 2", "--workers-per-fold", 3, "among 2 workers"),
+        ("[model]\narchitecture = 'ternausnet11'\n[train]\ninput_size = 96", "--folds.count", 2, None),
+        ("[train]\ninput_size = 96", "--model.architecture", "ternausnet11", "needs a multiple of 64"),
+    ],
+)
+def test_settings_are_checked_once_file_and_flags_are_together(
+    saltray: Saltray, tmp_path: Path, calls: list[Call], text: str, flag: str, value: object, named: str | None
+) -> None:
+    (tmp_path / "job.toml").write_text(f"data = 'd'\n{text}")
+    if named is not None:
+        check_refusal(saltray("train", "--config", "job.toml"), named)
+    assert saltray("train", "--config", "job.toml", flag, value).code == 0
+    ((_, (config,), _),) = calls
+    assert type(config) is Config
+
+
+def test_json_and_its_null(saltray: Saltray, tmp_path: Path, calls: list[Call]) -> None:
+    record = {"data": "d", "model": {"weights": None}, "search": {"concurrent": None, "epochs": None, "trials": 2}}
+    (tmp_path / "job.json").write_text(json.dumps(record))
+    assert saltray("run", "--config", "job.json").code == 0
+    ((_, (config, search), _),) = calls
+    assert config == Config(data="d")
+    assert settings(search) == settings(SearchConfig(trials=2))
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("[train]\nepoch = 5", ["train.epoch is unknown", "did you mean train.epochs?"]),
+        ("config_file = 'x'", ["config_file is unknown"]),
+        ("[search]\ntrial = 5", ["trial is unknown", "did you mean trials?"]),
+        ("[search.space]\noptim.lrr = [1]", ["optim.lrr", "did you mean optim.lr?"]),
+        ("[train]\nepochs = 1.5", ["train.epochs is 1.5"]),
+        ("[train", ["is not TOML"]),
+    ],
+)
+def test_a_wrong_file_is_named(
+    saltray: Saltray, tmp_path: Path, calls: list[Call], text: str, named: list[str]
+) -> None:
+    (tmp_path / "bad.toml").write_text(text)
+    check_refusal(saltray("run", "--data", "x", "--config", "bad.toml"), "bad.toml", *named)
+    assert calls == []
+
+
+def test_one_file_at_most(saltray: Saltray, job: Path, calls: list[Call]) -> None:
+    check_refusal(saltray("train", "--config", job, f"--config={job}"), "--config is there twice")
+    check_refusal(saltray("train", "--config", "none.toml"), "none.toml", "no such object")
+    assert saltray("train", "--config").code == 2
+    assert "--config" in saltray("check", "x", "--config", job).err
+    assert calls == []
+
+
+# The help
+
+
+VERBS = ["", "demo", "synth", "check", "plan", "train", "tune", "range-test", "run", "status", "predict"]
+ALL_VERBS = [*VERBS, "ensemble", "ensemble list", "ensemble show", "ensemble verify"]
+
+
+@pytest.mark.parametrize("verb", ALL_VERBS)
+def test_help_fits_a_terminal(saltray: Saltray, monkeypatch: pytest.MonkeyPatch, verb: str) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    answer = saltray(*verb.split(), "--help")
+    assert (answer.code, answer.err) == (0, "")
+    usage, *lines = answer.out.splitlines()
+    assert usage.startswith(f"usage: saltray {verb}".rstrip())
+    assert max(map(len, lines)) <= 80
+    assert "None" not in answer.out  # `unset`, which the command line takes
+
+
+@pytest.mark.parametrize("verb", ["train", "run", "predict"])
+def test_help_breaks_a_line_only_where_it_is_full(saltray: Saltray, monkeypatch: pytest.MonkeyPatch, verb: str) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    rows = [line.replace("│", " ")[2:].rstrip() for line in saltray(verb, "--help").out.splitlines()[4:]]
+    width = max(map(len, rows))
+    continued = [
+        (row, after)
+        for row, after in itertools.pairwise(rows)
+        if after.startswith(" " * 10) and (row.startswith(" ") or "  " in row)
+    ]
+    assert len(continued) > 3
+    for row, after in continued:
+        assert len(row) + 1 + len(after.split()[0]) > width, row

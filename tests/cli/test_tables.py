@@ -1,0 +1,248 @@
+"""Results on the terminal, in numbers worked by hand."""
+
+import re
+from pathlib import Path
+
+import pytest
+from command import Saltray, check_refusal
+
+from saltray.cli import tables
+from saltray.commands.range_test import RangeTestResult
+from saltray.commands.train import TrainResult
+from saltray.commands.tune import SearchResult
+from saltray.config import Config, SearchConfig, TrainConfig, Values, choice, loguniform
+from saltray.data.folds import FoldBalance
+from saltray.data.summary import DatasetSummary
+from saltray.progress import TrialState, TrialStatus
+from saltray.runs.records import FoldResult
+from saltray.search.spec import SearchSpec
+from saltray.search.trials import Trial
+from saltray.training.epoch_metrics import EpochMetrics
+
+from .conftest import make_console, rows_of
+
+RED = "\x1b[31m"
+
+
+def test_the_split() -> None:
+    console = make_console()
+    balance = [FoldBalance(fold=0, tiles=12, positives=3, empty_share=0.75, coverage=0.201)]
+    console.print(tables.split_table(balance))
+    assert rows_of(console) == [["split"], ["fold", "tiles", "empty", "coverage"], ["0", "12", "75.0%", "20.1%"]]
+
+
+def state(index: int = 7, status: TrialStatus = "finished", **values: str | float) -> TrialState:
+    values = values or {"optim.lr": 0.00123456}
+    return TrialState(
+        name=f"trial-{index:03d}", status=status, values=values, epochs=3, length=60, score=0.71239, best_epoch=2
+    )
+
+
+def test_trials() -> None:
+    console = make_console(terminal=True)
+    bare = TrialState(name="trial-008", status="failed", values={"optim.lr": 1.0}, epochs=0, length=60)
+    console.print(tables.trials_table([state(), bare], ("optim.lr",), "title"))
+    assert rows_of(console) == [
+        ["title"],
+        ["trial", "optim.lr", "epochs", "score", "in epoch", ""],
+        ["trial-007", "0.001235", "3/60", "0.7124", "2", "finished"],
+        ["trial-008", "1", "0/60", "", "", "failed"],
+    ]
+    styled = console.export_text(styles=True)
+    assert f"{RED}trial-008" in styled
+    assert f"{RED}trial-007" not in styled
+
+
+@pytest.mark.parametrize("width", [80, 100, 1000])
+def test_nothing_is_cut_off_a_narrow_terminal(width: int) -> None:
+    console = make_console(width=width, terminal=True)
+    values = {"model.architecture": "ternausnet11", "optim.weight_decay": 1.234e-05, "train.batch_size": 32}
+    console.print(tables.trials_table([state(**values)], tuple(values), "title"))
+    text = console.export_text(clear=False)
+    assert max(map(len, text.splitlines())) <= width
+    _, *rows = rows_of(console)
+    columns = ["".join(cells).replace(" ", "") for cells in zip(*rows, strict=True)]
+    heads = ("trial", *values, "epochs", "score", "inepoch", "")
+    cells = ("trial-007", "ternausnet11", "1.234e-05", "32", "3/60", "0.7124", "2", "finished")
+    assert columns == [head + cell for head, cell in zip(heads, cells, strict=True)]
+
+
+def fold_result(fold: int, score: float) -> FoldResult:
+    return FoldResult(
+        fold=fold,
+        tiles=12 + fold,
+        score=score,
+        iou=0.5,
+        dice=0.6,
+        epochs=8,
+        seconds=19.6,
+        started=0.0,
+        finished=1.0,
+        weights_sha256="",
+        oof_sha256="",
+    )
+
+
+def test_a_run() -> None:
+    console = make_console()
+    result = TrainResult(
+        run="r1",
+        results=(fold_result(0, 0.3417), fold_result(1, 0.5083)),
+        score=0.4383,
+        threshold=0.36,
+        score_at_threshold=0.475,
+        fold_scores_at_threshold=(0.425, 0.45),
+        baseline=0.4,
+        ensemble="s3://b/ensembles/r1/v1",
+        report="s3://b/runs/r1/report.html",
+    )
+    tables.print_train(console, result)
+    assert rows_of(console) == [
+        ["run r1: held-out tiles"],
+        ["fold", "tiles", "score", "at 0.36", "IoU", "epochs", "seconds"],
+        ["0", "12", "0.3417", "0.4250", "0.5000", "8", "20"],
+        ["1", "13", "0.5083", "0.4500", "0.5000", "8", "20"],
+        ["all", "25", "0.4383", "0.4750", "", "", ""],
+        ["out-of-fold score 0.4383; predicting no salt at all would score 0.4000"],
+        ["threshold 0.36, chosen on the same predictions: 0.4750"],
+        ["ensemble  s3://b/ensembles/r1/v1"],
+        ["report    s3://b/runs/r1/report.html"],
+    ]
+
+
+def trial(index: int, values: Values, *scores: float, status: TrialStatus, reason: str | None = None) -> Trial:
+    epochs = tuple(
+        EpochMetrics(at, 1.0, 1e-3, 1.0, 100.0, score=score, iou=0.5, dice=0.5, valid_loss=0.5)
+        for at, score in enumerate(scores, start=1)
+    )
+    return Trial(index=index, values=values, status=status, epochs=epochs, reason=reason)
+
+
+def search_result(rate: float) -> SearchResult:
+    settings = SearchConfig(trials=3, space={"optim.lr": loguniform(1e-5, 1e-2), "train.batch_size": choice([16, 32])})
+    config = Config(data="d", train=TrainConfig(epochs=4))
+    best = trial(1, {"optim.lr": rate, "train.batch_size": 32}, 0.6, 0.8, 0.7, 0.75, status="finished")
+    trials = (
+        trial(0, {"optim.lr": 1e-3, "train.batch_size": 16}, 0.4, 0.5, status="stopped"),
+        best,
+        trial(2, {"optim.lr": 9e-3, "train.batch_size": 16}, 0.9, status="diverged", reason="the loss became [NaN]"),
+    )
+    spec = SearchSpec.create(config, settings, name="s1")
+    return SearchResult(name="s1", spec=spec, best=best, trials=trials, best_config=config, uri="s/searches/s1")
+
+
+def test_a_search_from_the_best_trial_to_the_worst() -> None:
+    console = make_console(terminal=True)
+    tables.print_search(console, search_result(1e-4))
+    assert rows_of(console) == [
+        ["trial-002 diverged: the loss became [NaN]"],
+        ["search s1: best validation score"],
+        ["trial", "optim.lr", "train.batch_size", "epochs", "score", "in epoch", ""],
+        ["trial-001", "0.0001", "32", "4/4", "0.8000", "2", "finished"],
+        ["trial-000", "0.001", "16", "2/4", "0.5000", "2", "stopped"],
+        ["trial-002", "0.009", "16", "1/4", "", "", "diverged"],
+        ["7 epochs were run, 58% of the 12 of all trials to their end"],
+        ["best      trial-001: optim.lr 0.0001  train.batch_size 32"],
+        ["results   s/searches/s1 (trials.parquet, best.json, search.png, tensorboard/)"],
+        ["use it    saltray train ... --from-search searches/s1"],
+    ]
+    assert f"{RED}trial-002 diverged" in console.export_text(styles=True)
+
+
+@pytest.mark.parametrize(("rate", "end"), [(1.1e-5, "lower"), (9.9e-3, "upper"), (1e-3, None)])
+def test_the_best_value_at_an_end_of_its_range(rate: float, end: str | None) -> None:
+    console = make_console()
+    tables.print_search(console, search_result(rate))
+    hints = [line for line in console.export_text().splitlines() if "wider range" in line]
+    expected = f"optim.lr {rate:g} lies at the {end} end of log:1e-05:0.01; a wider range may be better"
+    assert hints == ([] if end is None else [expected])
+
+
+@pytest.mark.parametrize(
+    ("suggestion", "lines"),
+    [
+        (
+            3e-3,
+            [
+                "suggested learning rate: 0.003; to refine it, search around it:",
+                "--search.space optim.lr=log:0.0003:0.03",
+            ],
+        ),
+        (None, ["the loss fell at no learning rate: no suggestion; try a wider range or more steps"]),
+    ],
+)
+def test_a_range_test(suggestion: float | None, lines: list[str]) -> None:
+    console = make_console()
+    rates = tuple(1e-5 * 1.2**step for step in range(50))
+    result = RangeTestResult(rates=rates, losses=rates, smooth=rates, suggestion=suggestion, uri="s/searches/s1")
+    tables.print_range_test(console, result)
+    title, head, *rows = rows_of(console)
+    assert (title, head) == (["range test"], ["learning rate", "loss", "average"])
+    assert len(rows) == 25 + len(lines) + 1  # every second step
+    assert rows[0] == ["1e-05", "0.0000", "0.0000"]
+    assert [row[0] for row in rows[25:]] == [*lines, "results   s/searches/s1 (range-test.json, range-test.png)"]
+
+
+def summary(**changed: object) -> DatasetSummary:
+    counts = dict.fromkeys(("empty", "full", "vertical", "tiny", "black", "duplicate_masks", "duplicate_images"), 1)
+    values = {"mean_coverage": 0.25, "median_coverage": 0.3, "pixel_mean": 0.46, "pixel_std": 0.16}
+    shape = {"train_tiles": 4000, "test_tiles": 18000, "height": 101, "width": 102, "black_test": 2}
+    rest = {"masks_8bit": 0, "masks_16bit": 4000, "depth_range": (50.0, 950.0)}
+    return DatasetSummary(**counts | values | shape | rest | changed)  # type: ignore[arg-type]
+
+
+def test_a_data_set() -> None:
+    console = make_console()
+    tables.print_summary(console, summary())
+    rows = dict(re.split(r" {2,}", line.strip(), maxsplit=1) for line in console.export_text().splitlines())
+    assert rows["training tiles"] == "4,000"
+    assert rows["test tiles"] == "18,000"
+    assert rows["tile size"] == "101x102 pixels"
+    assert rows["masks"] == "4,000 of 16 bits, 0 of 8 bits"
+    assert rows["empty masks"] == "1 (0.03%)"
+    assert rows["black images"] == "1 training, 2 test"
+    assert rows["median coverage"] == "0.3000 of those with salt"
+    assert rows["depth"] == "50 to 950, training"
+    assert len(rows) == 15
+
+
+def test_a_data_set_without_salt_or_depths() -> None:
+    console = make_console()
+    tables.print_summary(console, summary(median_coverage=None, depth_range=None))
+    assert "no salt" in console.export_text(clear=False)
+    assert "depth" not in console.export_text()
+
+
+# Ensembles
+
+
+def test_an_ensemble_that_does_not_exist(saltray: Saltray, data: Path, ensemble: str) -> None:
+    for uri in ("store/ensembles/none", f"{ensemble}/v2", "nowhere"):
+        for verb in ("show", "verify"):
+            check_refusal(saltray("ensemble", verb, uri), uri, "saltray ensemble list")
+        check_refusal(saltray("predict", "--ensemble", uri, "--data", data), uri, "saltray ensemble list")
+    for verb in ("list", "show", "verify"):
+        check_refusal(saltray("ensemble", verb, "gs://bucket/ensembles/e"), "gs://")
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"format": 1}', '{"format": 1, "members": [7]}'])
+def test_a_corrupted_manifest(saltray: Saltray, ensemble: str, text: str) -> None:
+    Path(ensemble, "v1/manifest.json").write_text(text)
+    for verb in ("show", "verify"):
+        check_refusal(saltray("ensemble", verb, ensemble), "manifest")
+    assert "incomplete or corrupted" in saltray("ensemble", "list", "store").out
+
+
+def test_a_member_that_is_missing(saltray: Saltray, ensemble: str) -> None:
+    answer = saltray("ensemble", "verify", ensemble)
+    check_refusal(answer, "1 members", "fold-0.safetensors", "publish it again")
+    assert answer.out.startswith("fold-0.safetensors  ")
+    shown = saltray("ensemble", "list", "store")
+    assert (shown.code, shown.err) == (0, "")
+    assert re.search(r"e +│ v1 +│ 1 +│ 0\.7000", shown.out)
+    assert "0.7000" in saltray("ensemble", "show", ensemble).out
+
+
+def test_an_empty_store_says_what_to_do(saltray: Saltray) -> None:
+    answer = saltray("ensemble", "list", "nowhere")
+    assert answer == (0, "no ensemble in nowhere yet; `saltray train` publishes one\n", "")

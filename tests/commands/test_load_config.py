@@ -1,0 +1,258 @@
+"""Settings from a file: what they mean, and what a wrong one is told."""
+
+import json
+import uuid
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import BUCKET
+
+import saltray
+from saltray.config import (
+    ClusterConfig,
+    Config,
+    ModelConfig,
+    OptimConfig,
+    SearchConfig,
+    TrainConfig,
+    choice,
+    loguniform,
+    uniform,
+)
+from saltray.errors import ConfigError, NotFoundError
+from saltray.records import to_record
+from saltray.storage.uri import open_store
+
+JOB = """
+data = "tiles"
+store = "s3://bucket/salt"
+workers_per_fold = 2
+
+[search]
+trials = 4
+folds = [0, 1]
+name = "s7"
+prune = false
+seed = 3
+epochs = 12
+
+[search.space]
+optim.lr = "log:1e-5:1e-2"
+"train.batch-size" = [16, 32]
+
+[train]
+epochs = 100
+batch-size = 64
+sync_batchnorm = false
+
+[optim]
+clip_norm = 1
+"""
+CONFIG = Config(
+    data="tiles",
+    store="s3://bucket/salt",
+    train=TrainConfig(epochs=100, batch_size=64, sync_batchnorm=False),
+    optim=OptimConfig(clip_norm=1.0),
+    cluster=ClusterConfig(workers_per_fold=2),
+)
+SEARCH = SearchConfig(
+    trials=4,
+    folds=(0, 1),
+    name="s7",
+    prune=False,
+    seed=3,
+    epochs=12,
+    space={"optim.lr": loguniform(1e-5, 1e-2), "train.batch_size": choice([16, 32])},
+)
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Messages name the file as it was given."""
+    monkeypatch.chdir(tmp_path)
+
+
+def write(text: str | bytes, name: str = "job.toml") -> str:
+    Path(name).write_bytes(text if isinstance(text, bytes) else text.encode())
+    return name
+
+
+def load_both(uri: str) -> tuple[Config, SearchConfig]:
+    return saltray.load_config(uri), saltray.load_search_config(uri)
+
+
+def test_a_file_has_a_configuration_and_a_search() -> None:
+    config, search = load_both(write(JOB))
+    assert (config, search) == (CONFIG, SEARCH)
+    assert type(config.optim.clip_norm) is float  # 1 and 1.0 would be different runs
+
+
+def test_a_file_may_be_json_such_as_a_stored_configuration() -> None:
+    config = replace(CONFIG, run="r7", model=ModelConfig(architecture="unet", weights=None))
+    record = to_record(config) | {"search": {"concurrent": None, "epochs": None, "space": {"optim": {"lr": [0.1]}}}}
+    loaded, search = load_both(write(json.dumps(record), "job.json"))
+    assert loaded == config
+    assert search == SearchConfig(space={"optim.lr": choice([0.1])})
+
+
+def test_what_a_file_leaves_out_has_its_default() -> None:
+    assert load_both(write("data = 'd'")) == (Config(data="d"), SearchConfig())
+    assert saltray.load_search_config(write("")) == SearchConfig()
+
+
+@pytest.mark.parametrize("kind", ["toml", "json"])
+def test_a_file_in_s3(s3_server: str, kind: str) -> None:
+    folder = f"s3://{BUCKET}/{uuid.uuid4().hex}"
+    text = JOB if kind == "toml" else json.dumps(to_record(CONFIG))
+    open_store(folder).put(f"job.{kind}", text.encode())
+    assert saltray.load_config(f"{folder}/job.{kind}") == CONFIG
+    with pytest.raises(NotFoundError, match=f"{folder}/none.{kind}"):
+        saltray.load_config(f"{folder}/none.{kind}")
+    open_store(folder).put(f"bad.{kind}", b"\xff")
+    with pytest.raises(ConfigError, match=f"{folder}/bad.{kind} is not {kind.upper()}"):
+        saltray.load_config(f"{folder}/bad.{kind}")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "gpus_per_worker = 0.5\nmax-failures = 0",
+        "gpus-per-worker = 0.5\n[cluster]\nmax_failures = 0",
+        "[cluster]\ngpus_per_worker = 0.5\nmax-failures = 0",
+        "cluster.gpus-per-worker = 0.5\ncluster.max_failures = 0",
+    ],
+)
+def test_hardware_is_at_the_top_or_in_a_table(text: str) -> None:
+    config = saltray.load_config(write(f"data = 'd'\n{text}"))
+    assert config.cluster == ClusterConfig(gpus_per_worker=0.5, max_failures=0)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("optim.lr = 'log:1e-5:1e-2'", {"optim.lr": loguniform(1e-5, 1e-2)}),
+        ("'optim.lr' = 'lin:0.1:1'", {"optim.lr": uniform(0.1, 1)}),
+        ("optim.lr = '0.1,1'", {"optim.lr": choice([0.1, 1.0])}),
+        ("optim.lr = [0.1, 1]", {"optim.lr": choice([0.1, 1.0])}),
+        ("optim.lr = 0.00123456789", {"optim.lr": choice([0.00123456789])}),
+        ("model.is-deconv = [true, false]", {"model.is_deconv": choice([True, False])}),
+        ("model.is_deconv = false", {"model.is_deconv": choice([False])}),
+        (
+            "optim = {lr = [0.1], optimizer = ['adam']}",
+            {"optim.lr": choice([0.1]), "optim.optimizer": choice(["adam"])},
+        ),
+    ],
+)
+def test_what_to_search_is_text_or_a_list(text: str, expected: dict[str, Any]) -> None:
+    space = saltray.load_search_config(write(f"[search.space]\n{text}")).space
+    assert space == expected
+    for field, values in expected.items():
+        if hasattr(values, "values"):  # 1 and 1.0 and True are equal
+            assert [type(value) for value in space[field].values] == [type(value) for value in values.values]  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("[train]\nepoch = 5", "train.epoch is unknown; did you mean train.epochs?"),
+        ("[trian]\nepochs = 5", "trian is unknown; did you mean train?"),
+        ("epochs = 5", "epochs is unknown; did you mean train.epochs?"),
+        ("qqqq = 5", "qqqq is unknown"),
+        ("config = 'x.toml'", "config is unknown"),
+        ("train = 5", "train is 5; it should be an object"),
+        ("folds = [0]", "folds is [0]; it should be an object"),
+        ("cluster = 2", "cluster is 2; make it a table of names and values"),
+        ("cluster = 2\nworkers_per_fold = 2", "cluster is 2; make it a table of names and values"),
+        ("[train]\nepochs = 'ten'", 'train.epochs is "ten"; it should be a valid integer'),
+        ("[train]\nepochs = 1.5", "train.epochs is 1.5; it should be a valid integer"),
+        ("[train]\nepochs = true", "train.epochs is true; it should be a valid integer"),
+        ("[train]\nepochs = 0", "train.epochs is 0; use 1 or more"),
+        ("[train]\nbatch-size = 9\n[cluster]\nworkers-per-fold = 2", "train.batch_size 9 does not divide among 2"),
+        ("[optim]\nlr = '1e-3'", 'optim.lr is "1e-3"; it should be a valid number'),
+        ("[optim]\nlr = nan", "optim.lr is nan; use a positive number"),
+        ("[train]\nsync_batchnorm = 1", "train.sync_batchnorm is 1; it should be a valid boolean"),
+        ("[model]\nweights = 3", "model.weights is 3; it should be a valid string"),
+        ("[optim]\noptimizer = 'sgd'", "optim.optimizer is \"sgd\"; it should be 'adam' or 'adamw'"),
+        ("run = 2026-01-02", 'run is {"date": "2026-01-02"}; it should be a valid string'),
+        ("run = '../r1'", "run '../r1' is not a plain name"),
+        ("workers_per_fold = 1\n[cluster]\nworkers_per_fold = 2", "workers_per_fold is there twice, at the top and in"),
+        ("workers_per_fold = 1\n[cluster]\nworkers-per-fold = 2", "workers_per_fold is there twice, at the top and in"),
+        ("[train]\nbatch-size = 1\nbatch_size = 2", "batch_size is there twice; keep one of them"),
+    ],
+)
+def test_a_wrong_setting_is_named(text: str, expected: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        saltray.load_config(write(f"data = 'd'\n{text}"))
+    assert str(caught.value).startswith(f"job.toml: {expected}")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("search = 3", "search is 3; make it a table of names and values"),
+        ("search = ['optim.lr']", 'search is ["optim.lr"]; make it a table of names and values'),
+        ("[search]\ntrial = 5", "search.trial is unknown; did you mean trials?"),
+        ("[search]\ntrials = 'x'", 'search.trials is "x"; it should be a valid integer'),
+        ("[search]\ntrials = 0", "search.trials is 0; use 1 or more"),
+        ("[search]\nfolds = 0", "search.folds is 0; it should be a valid array"),
+        ("[search]\nfolds = ['a']", 'search.folds.0 is "a"; it should be a valid integer'),
+        ("[search]\nfolds = [0, 0]", "search.folds 0, 0 name one twice"),
+        ("[search]\nsampler = 'bayes'", "search.sampler is \"bayes\"; it should be 'quasirandom' or 'tpe'"),
+        ("[search]\nspace = 'optim.lr'", 'search.space is "optim.lr"; make it a table of names and values'),
+        ("[search.space]\noptim.lrr = [1]", "there is no field 'optim.lrr' to search; did you mean optim.lr?"),
+        ("[search.space]\noptim.lr = []", "search.space optim.lr: a choice has no values"),
+        ("[search.space]\noptim.lr = ''", "search.space optim.lr has no values"),
+        ("[search.space]\noptim.lr = 'log:1e-5'", "search.space optim.lr=log:1e-5 is not log:LOW:HIGH"),
+        ("[search.space]\noptim.lr = ['1e-3']", 'search.space optim.lr: "1e-3" is not a number'),
+        ("[search.space]\ntrain.batch_size = [8.5]", "search.space train.batch_size: 8.5 is not an integer"),
+        ("[search.space]\n'optim.lr' = [1]\noptim.lr = [2]", "search.space.optim.lr is there twice"),
+    ],
+)
+def test_a_wrong_setting_of_a_search_is_named(text: str, expected: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        saltray.load_search_config(write(text))
+    assert str(caught.value).startswith(f"job.toml: {expected}")
+    assert "\n" not in str(caught.value)
+
+
+def test_the_search_makes_no_difference_to_the_configuration() -> None:
+    assert saltray.load_config(write("data = 'd'\n[search]\nthis = 'is not checked'")) == Config(data="d")
+
+
+def test_a_configuration_names_its_data() -> None:
+    with pytest.raises(ConfigError, match="^job.toml: data is missing; `saltray run --help` lists all settings$"):
+        saltray.load_config(write("run = 'r1'"))
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "expected"),
+    [
+        ("job.yaml", "run: r1", "job.yaml is neither .toml nor .json; rename it to what it is"),
+        ("job", "run: r1", "job is neither .toml nor .json; rename it to what it is"),
+        ("job.toml", "[train", "job.toml is not TOML: "),
+        ("job.toml", "run = 'a'\nrun = 'b'", "job.toml is not TOML: "),
+        ("job.toml", b"\xff", "job.toml is not TOML: "),
+        ("job.json", "{", "job.json is not JSON: "),
+        ("job.json", b"\xff", "job.json is not JSON: "),
+        ("job.json", '{"run": "a", "run": "b"}', "job.json is not JSON: run is there twice; correct it"),
+        ("job.json", '{"train": {"epochs": 1, "epochs": 2}}', "job.json is not JSON: epochs is there twice"),
+        ("job.json", "[]", "job.json is []; make it a table of names and values"),
+        ("job.json", "[" * 100_000, "job.json is not JSON: "),
+        ("job.toml", f"{'a.' * 5_000}b = 1", "job.toml is not TOML: "),
+        ("job.toml", f"data = {'[' * 400}{']' * 400}", "job.toml: "),
+    ],
+)
+def test_a_file_that_cannot_be_parsed(name: str, text: str | bytes, expected: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        saltray.load_config(write(text, name))
+    assert str(caught.value).startswith(expected)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_file_that_does_not_exist(tmp_path: Path) -> None:
+    for uri in ("none.toml", f"{tmp_path}/none.toml"):
+        with pytest.raises(NotFoundError, match=f"{tmp_path}/none.toml"):
+            load_both(uri)

@@ -1,0 +1,157 @@
+"""Checkpoints of a job: uploaded through the store, and found again, complete and uncorrupted."""
+
+from collections import OrderedDict
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from ray.train import Checkpoint
+
+from saltray.distributed import checkpoints
+from saltray.distributed.checkpoints import LoadedCheckpoint, Upload, copy_to_cpu, load
+from saltray.errors import IntegrityError, NotFoundError, StorageError
+from saltray.runs.history import NoteRecord
+from saltray.runs.layout import checkpoint_folder
+from saltray.runs.records import CheckpointManifest
+from saltray.storage.base import Store
+from saltray.storage.uri import open_store
+
+NOTE = NoteRecord(note="runs on 10.0.0.1", at=7.0)
+
+
+@pytest.fixture
+def store(any_store_uri: str) -> Store:
+    """A run's part of a store, on each kind of store."""
+    return open_store(any_store_uri)
+
+
+def state_after(epoch: int) -> Mapping[str, Any]:
+    return {"epoch": epoch, "model": {"weight": torch.full((2, 3), float(epoch))}, "lr": [1e-3, 2e-3]}
+
+
+def save(run: Store, folder: Path, epoch: int) -> Checkpoint:
+    """What Ray does to upload the checkpoint of fold 0 after `epoch` epochs."""
+    local = folder / f"local-{epoch}"
+    local.mkdir(exist_ok=True)
+    upload = Upload(run, "fold-0", epoch, [state_after(epoch), state_after(-epoch)], (NOTE,))
+    uploaded = upload(Checkpoint(str(local)), checkpoint_folder(epoch))
+    assert upload.done.is_set()
+    return uploaded
+
+
+def newest(run: Store) -> tuple[LoadedCheckpoint, list[str]]:
+    found, corrupted = checkpoints.newest(run.sub("fold-0"))
+    assert found is not None
+    return found, corrupted
+
+
+def test_a_checkpoint_is_uploaded_and_found(store: Store, tmp_path: Path) -> None:
+    uploaded = save(store, tmp_path, 12)
+    assert uploaded.path == "fold-0/checkpoints/epoch-00012"
+    with uploaded.as_directory() as folder:  # as Ray reads it
+        assert sorted(path.name for path in Path(folder).iterdir()) == ["manifest.json", "state.pt"]
+    found, corrupted = newest(store)
+    assert (found.key, corrupted) == ("checkpoints/epoch-00012", [])
+    assert (found.manifest.epoch, found.manifest.history) == (12, (NOTE,))
+    assert [state["epoch"] for state in found.states] == [12, -12]
+    assert found.states[0]["lr"] == [1e-3, 2e-3]
+    assert torch.equal(found.states[0]["model"]["weight"], torch.full((2, 3), 12.0))
+
+
+def test_the_state_comes_first_and_the_manifest_last(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before: list[list[str]] = []
+    put_record = store.put_record
+
+    def watched(key: str, record: Any) -> None:
+        before.append([entry.key for entry in store.list()])
+        put_record(key, record)
+
+    monkeypatch.setattr(store, "put_record", watched)
+    save(store, tmp_path, 1)
+    assert before == [["fold-0/checkpoints/epoch-00001/state.pt"]]
+    assert store.exists("fold-0/checkpoints/epoch-00001/manifest.json")
+
+
+@pytest.fixture
+def folder_store(tmp_path: Path) -> Store:
+    return open_store(f"{tmp_path}/store")
+
+
+def test_an_upload_that_fails_is_not_reported(
+    folder_store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away(key: str, path: Path) -> str:
+        raise StorageError("the store is away")
+
+    monkeypatch.setattr(folder_store, "put_file", away)
+    upload = Upload(folder_store, "fold-0", 1, [state_after(1)])
+    with pytest.raises(StorageError):
+        upload(Checkpoint(str(tmp_path)), checkpoint_folder(1))
+    assert upload.done.is_set()  # otherwise the fold would never write a checkpoint again
+    assert checkpoints.newest(folder_store.sub("fold-0")) == (None, [])
+
+
+def test_the_newest_is_the_one_of_most_epochs(folder_store: Store, tmp_path: Path) -> None:
+    for epoch in (10, 9, 100, 11):  # neither the order of writing nor that of the words
+        save(folder_store, tmp_path, epoch)
+    found, corrupted = newest(folder_store)
+    assert (found.key, found.states[0]["epoch"], corrupted) == ("checkpoints/epoch-00100", 100, [])
+
+
+def test_without_a_checkpoint_there_is_none(folder_store: Store) -> None:
+    assert checkpoints.newest(folder_store.sub("fold-0")) == (None, [])
+
+
+def test_corrupted_checkpoints_are_skipped_and_named(folder_store: Store, tmp_path: Path) -> None:
+    store = folder_store
+    for epoch in range(1, 6):
+        save(store, tmp_path, epoch)
+    home = "fold-0/checkpoints/epoch-0000"
+    flipped = bytearray(store.get(f"{home}5/state.pt"))
+    flipped[len(flipped) // 2] ^= 1
+    store.put(f"{home}5/state.pt", bytes(flipped))
+    store.delete(f"{home}4/manifest.json")  # half written
+    store.delete(f"{home}3/state.pt")
+    store.put(f"{home}2/manifest.json", b"{")
+    found, corrupted = newest(store)
+    assert (found.key, found.states[0]["epoch"]) == ("checkpoints/epoch-00001", 1)
+    reasons = {"00005": "its SHA-256 is", "00004": "no such object", "00003": "no such object", "00002": "not JSON"}
+    for line, (name, reason) in zip(corrupted, reasons.items(), strict=True):
+        assert line.startswith(f"checkpoint epoch-{name} is skipped: ")
+        assert reason in line
+        assert "\n" not in line
+    with pytest.raises(IntegrityError):
+        load(store.sub("fold-0"), "checkpoints/epoch-00005")
+    with pytest.raises(NotFoundError):
+        load(store.sub("fold-0"), "checkpoints/epoch-00004")
+
+
+def test_a_state_that_is_no_plain_data_is_never_unpickled(folder_store: Store, tmp_path: Path) -> None:
+    path = tmp_path / "state.pt"
+    torch.save({"folds": [Path("/")]}, path)  # any class but torch's own
+    digest = folder_store.put_file("checkpoints/epoch-00001/state.pt", path)
+    manifest = CheckpointManifest(epoch=1, sha256=digest, history=())
+    folder_store.put_record("checkpoints/epoch-00001/manifest.json", manifest)
+    with pytest.raises(Exception, match="[Ww]eights.only"):
+        load(folder_store, "checkpoints/epoch-00001")
+
+
+def test_a_copied_state_no_longer_follows_the_training() -> None:
+    weight = torch.ones(3, requires_grad=True)
+    moments = [torch.zeros(2), torch.zeros(2)]
+    state = OrderedDict(model={"weight": weight}, optimizer={"state": moments, "betas": (0.9, torch.tensor(0.5))}, n=7)
+    copy = copy_to_cpu(state)
+    with torch.no_grad():
+        weight.add_(1)
+    moments[0].add_(1)
+    moments.append(torch.zeros(1))
+    state["n"] = 8
+    assert copy["model"]["weight"].tolist() == [1, 1, 1]
+    assert not copy["model"]["weight"].requires_grad
+    assert [moment.tolist() for moment in copy["optimizer"]["state"]] == [[0, 0], [0, 0]]
+    assert copy["optimizer"]["betas"] == (0.9, torch.tensor(0.5))
+    assert copy["n"] == 7

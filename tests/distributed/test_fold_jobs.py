@@ -1,0 +1,232 @@
+"""The folds of a run as jobs: how many at once, what the driver tells of them, and how they end."""
+
+from collections.abc import Callable
+from typing import Any, Self
+
+import pytest
+
+from saltray.config import Config
+from saltray.distributed import fold_jobs
+from saltray.distributed.capacity import Capacity, JobResources
+from saltray.distributed.fold_jobs import FoldOutcome, train_folds
+from saltray.distributed.job_pool import JobOutcome
+from saltray.distributed.jobs import Job, PermanentFailure
+from saltray.errors import RunLockedError, StorageError
+from saltray.progress import (
+    Event,
+    FoldEpoch,
+    FoldFailed,
+    FoldFinished,
+    FoldNote,
+    FoldResumed,
+    FoldStarted,
+    FoldWaiting,
+)
+from saltray.runs.history import History
+from saltray.runs.records import FoldResult
+from saltray.storage.base import Store
+from saltray.training.epoch_metrics import EpochMetrics
+
+MakeJob = Callable[..., Job]
+NOTHING = "nothing ended"
+
+
+def capacity(concurrency: int) -> Capacity:
+    return Capacity(JobResources(1, 1, 0), concurrency, ready=concurrency)
+
+
+def result_of(fold: int) -> FoldResult:
+    return FoldResult(
+        fold=fold,
+        tiles=3,
+        score=0.5,
+        iou=0.5,
+        dice=0.5,
+        epochs=2,
+        seconds=7.0,
+        started=0.0,
+        finished=9.0,
+        weights_sha256="a",
+        oof_sha256="b",
+    )
+
+
+def epoch(number: int) -> EpochMetrics:
+    return EpochMetrics(number, 0.5, 0.1, 1.0, 10.0, score=0.25, iou=0.5, dice=0.5, valid_loss=0.5)
+
+
+class FakePool:
+    """Jobs that end by a script: (fold, how it ends), NOTHING for a look without an end, or a function to call."""
+
+    def __init__(self, script: list[Any]) -> None:
+        self.script = script
+        self.running: dict[int, Job] = {}
+        self.most = 0
+        self.resources: JobResources | None = None
+        self.left_by: type[BaseException] | None = None
+
+    def __call__(self, resources: JobResources) -> Self:
+        self.resources = resources
+        return self
+
+    def start(self, train_loop: Any, job: Job) -> None:
+        assert train_loop is fold_jobs.train_fold
+        self.running[job.folds[0]] = job
+        self.most = max(self.most, len(self.running))
+
+    def wait(self, seconds: float) -> JobOutcome | None:
+        step = self.script.pop(0)
+        while callable(step):
+            step()
+            step = self.script.pop(0)
+        if step is NOTHING:
+            return None
+        fold, value = step
+        return JobOutcome(self.running.pop(fold), value)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self.left_by = kind
+
+
+def train(
+    patch: pytest.MonkeyPatch, jobs: list[Job], script: list[Any], *, concurrency: int = 2, check: Any = None
+) -> tuple[list[FoldOutcome], list[Event], FakePool]:
+    pool = FakePool(script)
+    patch.setattr(fold_jobs, "JobPool", pool)
+    events: list[Event] = []
+    outcomes = train_folds(jobs, capacity(concurrency), check or (lambda: None), events.append)
+    return outcomes, events, pool
+
+
+def test_a_queued_fold_starts_when_another_has_ended(make_job: MakeJob, monkeypatch: pytest.MonkeyPatch) -> None:
+    script = [(1, result_of(1)), NOTHING, (0, result_of(0)), (2, result_of(2))]
+    outcomes, events, pool = train(monkeypatch, [make_job(fold) for fold in range(3)], script)
+    assert outcomes == [FoldOutcome(fold, result=result_of(fold)) for fold in (1, 0, 2)]
+    assert (pool.most, pool.resources, pool.left_by) == (2, JobResources(1, 1, 0), None)
+    assert events == [
+        FoldStarted(0),
+        FoldStarted(1),
+        FoldFinished(fold=1, score=0.5, seconds=7.0, queued=1),
+        FoldStarted(2),
+        FoldFinished(fold=0, score=0.5, seconds=7.0, queued=0),
+        FoldFinished(fold=2, score=0.5, seconds=7.0, queued=0),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("value", "failure", "retryable", "kept"),
+    [
+        (
+            PermanentFailure("the loss became NaN", diverged=True),
+            "the loss became NaN",
+            False,
+            b"the loss became NaN\n",
+        ),
+        (RuntimeError("first\nlast"), "last (full text: {home}/error.txt)", True, b"first\nlast\n"),
+        (None, "rank 0 returned None instead of a result; please report this", True, None),
+    ],
+    ids=["permanent", "lost", "bug"],
+)
+def test_a_failure_leaves_the_other_folds_running(
+    value: Any, failure: str, retryable: bool, kept: bytes | None, make_job: MakeJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    jobs = [make_job(0), make_job(1)]
+    failure = failure.format(home=jobs[0].home.uri)
+    outcomes, events, _ = train(monkeypatch, jobs, [(0, value), (1, result_of(1))])
+    assert outcomes[0] == FoldOutcome(0, failure=failure, retryable=retryable)
+    assert outcomes[1].result == result_of(1)
+    assert events[2] == FoldFailed(fold=0, reason=failure, queued=0)
+    assert (jobs[0].home.get("error.txt") if jobs[0].home.exists("error.txt") else None) == kept
+
+
+def test_the_error_of_an_earlier_attempt_is_deleted_first(make_job: MakeJob, monkeypatch: pytest.MonkeyPatch) -> None:
+    job = make_job(0)
+    job.home.put("error.txt", b"earlier")
+    seen: list[bool] = []
+    train(monkeypatch, [job], [lambda: seen.append(job.home.exists("error.txt")), (0, result_of(0))])
+    assert seen == [False]
+
+
+def test_a_lost_lock_ends_the_folds(make_job: MakeJob, monkeypatch: pytest.MonkeyPatch) -> None:
+    pool = FakePool([NOTHING])
+    monkeypatch.setattr(fold_jobs, "JobPool", pool)
+
+    def check() -> None:
+        raise RunLockedError("run r1 was taken over")
+
+    with pytest.raises(RunLockedError):
+        train_folds([make_job(0)], capacity(1), check, lambda event: None)
+    assert pool.left_by is RunLockedError
+
+
+def test_records_are_told_once_and_in_order(
+    make_job: MakeJob, small: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = make_job(3, config=small("tiles", "store", epochs=7))
+    with History(job.home) as earlier:
+        earlier.append(epoch(1))
+        earlier.append(epoch(2))  # after the checkpoint of epoch 1
+    kept = earlier.records[:1]
+    history = History(job.home, kept)
+
+    def resume() -> None:
+        history.note("runs on 10.0.0.1")
+        history.resume(1)
+        history.append(epoch(2))
+        with history:
+            pass
+
+    def more() -> None:
+        with History(job.home, history.records) as again:
+            again.append(epoch(3))
+
+    _, events, _ = train(monkeypatch, [job], [resume, NOTHING, NOTHING, more, (3, result_of(3))])
+    told = [
+        FoldEpoch(fold=3, epoch=number, epochs=7, loss=0.5, score=0.25, images_per_second=10.0) for number in (2, 3)
+    ]
+    assert events == [
+        FoldStarted(3),
+        FoldNote(3, "runs on 10.0.0.1"),
+        FoldResumed(3, 1),
+        told[0],
+        told[1],
+        FoldFinished(fold=3, score=0.5, seconds=7.0, queued=0),
+    ]
+
+
+def test_a_fold_without_resources_says_that_it_waits(make_job: MakeJob, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fold_jobs, "WAITING_S", 0.0)
+    job = make_job(3)
+
+    def begin() -> None:
+        with History(job.home) as history:
+            history.note("runs on 10.0.0.1")
+
+    _, events, _ = train(monkeypatch, [job], [NOTHING, begin, NOTHING, NOTHING, (3, result_of(3))])
+    assert isinstance(events[1], FoldWaiting)
+    assert str(events[1]).startswith("fold 3  has waited 0 min for its nodes; `ray status` ")
+    assert events[2:-1] == [FoldNote(3, "runs on 10.0.0.1")]
+
+
+def test_a_store_that_is_away_for_a_moment_does_not_stop_the_folds(
+    make_job: MakeJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = make_job(3)
+    read = fold_jobs.read_history
+
+    def away(home: Store) -> Any:
+        raise StorageError("the store is away")
+
+    def leave() -> None:
+        monkeypatch.setattr(fold_jobs, "read_history", away)
+
+    def come_back() -> None:
+        with History(job.home) as history:
+            history.append(epoch(1))
+        monkeypatch.setattr(fold_jobs, "read_history", read)
+
+    _, events, _ = train(monkeypatch, [job], [leave, NOTHING, come_back, (3, result_of(3))])
+    assert [type(event) for event in events] == [FoldStarted, FoldEpoch, FoldFinished]

@@ -1,0 +1,112 @@
+"""Several jobs at once, and their end when the driver is interrupted. Ray itself stands aside here."""
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from saltray.distributed import job_pool
+from saltray.distributed.capacity import JobResources
+from saltray.distributed.job_pool import JobPool
+from saltray.distributed.jobs import Job, LoopConfig
+
+RESOURCES = JobResources(2, 1, 0)
+MakeJob = Callable[..., Job]
+
+
+def loop(loop_config: LoopConfig) -> None:
+    """What the ranks would run."""
+
+
+class FakeRay:
+    """Runs jobs until they are told to end or killed, and notes what the pool does to Ray."""
+
+    def __init__(self, patch: pytest.MonkeyPatch) -> None:
+        self.ends: dict[str, threading.Event] = {}
+        self.values: dict[str, Any] = {}
+        self.started = threading.Semaphore(0)
+        self.calls: list[Any] = []
+        self.killable = True
+        patch.setattr(job_pool, "run_job", self.run_job)
+        patch.setattr(job_pool, "kill_trainers", self.kill_trainers)
+        patch.setattr(job_pool, "remove_orphaned_placement_groups", lambda: self.calls.append("remove"))
+        patch.setattr(job_pool.ray, "shutdown", lambda: self.calls.append("shutdown"))
+
+    def run_job(self, train_loop: Any, job: Job, resources: JobResources) -> Any:
+        self.calls.append((train_loop, job.name, resources))
+        self.ends[job.name] = threading.Event()
+        self.started.release()
+        assert self.ends[job.name].wait(30)
+        value = self.values.get(job.name, f"result of {job.name}")
+        if isinstance(value, Exception):
+            raise value
+        return value
+
+    def end(self, name: str, value: Any = None) -> None:
+        if value is not None:
+            self.values[name] = value
+        self.ends[name].set()
+
+    def kill_trainers(self) -> None:
+        self.calls.append("kill")
+        if self.killable:
+            for name in self.ends:
+                self.end(name, RuntimeError("the controller was killed"))
+
+    def wait_for(self, jobs: int) -> None:
+        for _ in range(jobs):
+            assert self.started.acquire(timeout=30)
+
+
+@pytest.fixture
+def fake(monkeypatch: pytest.MonkeyPatch) -> FakeRay:
+    return FakeRay(monkeypatch)
+
+
+def test_jobs_run_at_once_and_come_back_as_they_end(fake: FakeRay, make_job: MakeJob) -> None:
+    fault = RuntimeError("a worker died")
+    with JobPool(RESOURCES) as pool:
+        for fold in (0, 1):
+            pool.start(loop, make_job(fold))
+        fake.wait_for(2)
+        assert pool.wait(0.0) is None
+        fake.end("fold-1")
+        first = pool.wait(30)
+        fake.end("fold-0", fault)
+        second = pool.wait(30)
+    assert first is not None
+    assert second is not None
+    assert (first.job.name, first.value) == ("fold-1", "result of fold-1")
+    assert (second.job.name, second.value) == ("fold-0", fault)
+    started = [call for call in fake.calls if isinstance(call, tuple)]
+    assert sorted(started, key=lambda call: call[1]) == [(loop, "fold-0", RESOURCES), (loop, "fold-1", RESOURCES)]
+    assert fake.calls.count("remove") == 3  # once per look
+    assert not {"kill", "shutdown"} & {call for call in fake.calls if isinstance(call, str)}
+
+
+def test_an_interrupt_stops_all_jobs_and_then_ray(fake: FakeRay, make_job: MakeJob) -> None:
+    with pytest.raises(KeyboardInterrupt), JobPool(RESOURCES) as pool:
+        for fold in (0, 1):
+            pool.start(loop, make_job(fold))
+        fake.wait_for(2)
+        raise KeyboardInterrupt
+    assert fake.calls[-2:] == ["kill", "shutdown"]
+    assert not [thread for thread in pool._threads if thread.is_alive()]
+
+
+def test_a_job_that_does_not_stop_keeps_nobody_waiting(
+    fake: FakeRay, make_job: MakeJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(job_pool, "JOIN_S", 0.3)
+    fake.killable = False
+    with pytest.raises(KeyboardInterrupt), JobPool(RESOURCES) as pool:
+        pool.start(loop, make_job(0))
+        fake.wait_for(1)
+        raise KeyboardInterrupt
+    assert fake.calls[-1] == "shutdown"
+    assert fake.calls.count("kill") > 1  # again and again: a thread may be about to start a trainer
+    (thread,) = pool._threads
+    assert thread.daemon  # the process does not wait for it at its end
+    fake.end("fold-0")
+    thread.join(30)

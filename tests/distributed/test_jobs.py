@@ -1,0 +1,58 @@
+"""What travels between the driver and the ranks."""
+
+import pickle
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import ray
+
+from saltray.config import Config
+from saltray.data.tiles import LabelledTiles
+from saltray.distributed.jobs import Job, PermanentFailure, TrialHistory
+from saltray.runs.history import EpochRecord
+from saltray.storage.base import Store
+
+MakeJob = Callable[..., Job]
+
+
+def test_a_job_has_a_part_of_the_store_of_its_own(make_job: MakeJob, home: Store) -> None:
+    assert make_job(3).home.uri == f"{home.uri}/fold-3"
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_here")
+def test_all_jobs_share_one_copy_of_tiles_and_weights(home: Store, small: Callable[..., Config]) -> None:
+    tiles = LabelledTiles(("a", "b"), np.ones((2, 3, 4), np.uint8), np.zeros((2, 3, 4), np.uint8))
+    fold_of = np.array([0, 1])
+    weights: dict[str, Any] = {"layer": np.arange(3.0)}
+    config = small("tiles", "store")
+    template = Job.template(config, home, tiles=tiles, fold_of=fold_of, initial_weights=weights)
+    jobs = [replace(template, name=f"fold-{fold}", folds=(fold,)) for fold in (0, 1)]
+    assert [job.tiles for job in jobs] == [template.tiles] * 2
+    shared = ray.get(template.tiles)
+    assert shared.ids == tiles.ids
+    np.testing.assert_array_equal(shared.images, tiles.images)
+    assert template.initial_weights is not None
+    np.testing.assert_array_equal(ray.get(template.initial_weights)["layer"], weights["layer"])
+    without = Job.template(config, home, tiles=tiles, fold_of=fold_of, initial_weights=None)
+    assert without.initial_weights is None
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        PermanentFailure("the loss became NaN", diverged=True),
+        TrialHistory((EpochRecord(epoch=1, loss=0.5, lr=0.1, seconds=2.0, images_per_second=9.0, at=3.0),)),
+    ],
+)
+def test_what_rank_0_returns_survives_pickling(value: Any) -> None:
+    assert pickle.loads(pickle.dumps(value)) == value
+
+
+def test_a_job_survives_pickling_with_its_store(make_job: MakeJob) -> None:
+    job = make_job(2)
+    again = pickle.loads(pickle.dumps(job))
+    assert (again.config, again.name, again.folds, again.home.uri) == (job.config, "fold-2", (2,), job.home.uri)

@@ -1,0 +1,140 @@
+"""Each name of Ray's that is not public does what saltray relies on; a test fails when Ray changes it."""
+
+import time
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import ray
+import ray.data
+import ray.train
+from ray.train.torch import TorchTrainer
+from ray.train.v2._internal.callbacks import placement_group_callback
+from ray.util.annotations import RayDeprecationWarning
+from ray.util.placement_group import PlacementGroup, placement_group, placement_group_table, remove_placement_group
+
+from saltray.distributed import ray_internals
+from saltray.distributed.ray_internals import (
+    PLACEMENT_GROUP_CLEANER,
+    ScalingConfig,
+    Trainer,
+    kill_actor,
+    live_actors,
+    remote_args_allowed,
+    remove_orphaned_placement_groups,
+    reread_uv_setting,
+)
+
+
+@pytest.mark.parametrize(
+    "name", ["CheckpointConfig", "FailureConfig", "LoggingConfig", "RunConfig", "ScalingConfig", "UserCallback"]
+)
+def test_the_types_are_those_that_ray_train_exports(name: str) -> None:
+    assert getattr(ray_internals, name) is getattr(ray.train, name)
+
+
+def callbacks_of(kind: type[TorchTrainer]) -> list[str]:
+    trainer: Any = kind(lambda: None, scaling_config=ScalingConfig(num_workers=1))
+    return [type(callback).__name__ for callback in trainer._create_default_callbacks()]
+
+
+def test_a_trainer_has_all_default_callbacks_but_the_placement_group_cleaner() -> None:
+    assert issubclass(Trainer, TorchTrainer)
+    default = callbacks_of(TorchTrainer)
+    assert placement_group_callback.PlacementGroupCleanerCallback.__name__ == PLACEMENT_GROUP_CLEANER
+    assert default.count(PLACEMENT_GROUP_CLEANER) == 1
+    assert callbacks_of(Trainer) == [name for name in default if name != PLACEMENT_GROUP_CLEANER]
+
+
+def until(condition: Callable[[], bool]) -> None:
+    """Wait until `condition` holds, for a minute at most."""
+    end = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < end, "timed out after 60 s"
+        time.sleep(0.05)
+
+
+@ray.remote(num_cpus=0)
+class GroupOwner:
+    """Reserves a little CPU, as Ray Train's controller does for its ranks."""
+
+    def reserve(self) -> PlacementGroup:
+        group = placement_group([{"CPU": 0.01}])
+        ray.get(group.ready(), timeout=60)
+        return group
+
+
+@ray.remote(num_cpus=0)
+class Bystander:
+    def answer(self) -> int:
+        return 1
+
+
+def is_reserved(group: PlacementGroup) -> bool:
+    return bool(placement_group_table(group)["state"] == "CREATED")
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_here")
+def test_actors_are_found_by_class_and_killed_and_their_placement_groups_removed() -> None:
+    killed: Any = GroupOwner.remote()  # type: ignore[attr-defined]
+    alive: Any = GroupOwner.remote()  # type: ignore[attr-defined]
+    bystander: Any = Bystander.remote()  # type: ignore[attr-defined]
+    orphan, owned = ray.get([killed.reserve.remote(), alive.reserve.remote()], timeout=60)
+    own = placement_group([{"CPU": 0.01}])  # of this process
+    ray.get(own.ready(), timeout=60)
+    ids = {name: actor._actor_id.hex() for name, actor in (("killed", killed), ("alive", alive), ("by", bystander))}
+    assert sorted(live_actors("GroupOwner")) == sorted([ids["killed"], ids["alive"]])
+    assert set(live_actors("GroupOwner", "Bystander")) == set(ids.values())
+    assert live_actors("NoSuchClass") == []
+
+    kill_actor(ids["killed"])
+    until(lambda: live_actors("GroupOwner") == [ids["alive"]])
+    with pytest.raises(ray.exceptions.RayActorError):
+        ray.get(killed.reserve.remote(), timeout=60)
+    assert is_reserved(orphan)  # otherwise Ray removes it itself now, and our function can go
+    remove_orphaned_placement_groups()
+    until(lambda: not is_reserved(orphan))
+    assert is_reserved(owned)
+    assert is_reserved(own)
+
+    remove_placement_group(own)
+    for actor in (alive, bystander):
+        ray.kill(actor)
+    until(lambda: live_actors("GroupOwner", "Bystander") == [])
+    remove_orphaned_placement_groups()
+
+
+@pytest.mark.parametrize(("value", "enabled"), [("0", False), ("1", True)])
+def test_the_uv_setting_counts_also_after_ray_was_imported(
+    value: str, enabled: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    constants: Any = ray._private.ray_constants
+    # The name exists; that Ray goes by it, test_cluster.py shows under `uv run`.
+    monkeypatch.setattr(constants, "RAY_ENABLE_UV_RUN_RUNTIME_ENV", not enabled)
+    monkeypatch.setenv("RAY_ENABLE_UV_RUN_RUNTIME_ENV", value)
+    reread_uv_setting()
+    assert constants.RAY_ENABLE_UV_RUN_RUNTIME_ENV is enabled
+
+
+class Same:
+    def __call__(self, batch: dict[str, np.ndarray[Any, Any]]) -> dict[str, np.ndarray[Any, Any]]:
+        return batch
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_here")
+def test_the_warning_of_remote_options_is_silenced_where_it_is_allowed() -> None:
+    rows = ray.data.from_items([{"x": 1}])
+    options: Any = {"max_restarts": 0}
+    pool = ray.data.ActorPoolStrategy(size=1)
+    with pytest.warns(RayDeprecationWarning, match="`ray_remote_args` is deprecated"):
+        rows.map_batches(Same, compute=pool, **options)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with remote_args_allowed():
+            rows.map_batches(Same, compute=pool, **options)
+        with pytest.raises(RayDeprecationWarning):  # the filters are as before
+            rows.map_batches(Same, compute=pool, **options)

@@ -1,0 +1,294 @@
+"""What a rank does: it resumes, trains, reports and writes its results. Here in this process, without a cluster."""
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import ray
+import ray.train
+import ray.train.torch
+import torch
+from ray.train import CheckpointUploadMode
+
+from saltray.config import AugmentConfig, ClusterConfig, Config
+from saltray.data.tiles import LabelledTiles
+from saltray.distributed import worker
+from saltray.distributed.jobs import Job, PermanentFailure, TrialHistory
+from saltray.distributed.worker import RangeTestLoop, process_group_of, train_fold, train_trial
+from saltray.runs.history import EpochRecord, NoteRecord, Record, ResumeRecord, epochs_of, read_history
+from saltray.runs.records import CheckpointManifest, FoldResult
+from saltray.storage.base import Store
+from saltray.training.lr_range_test import LRRangeTest
+from saltray.training.process_group import ProcessGroup
+
+MakeJob = Callable[..., Job]
+BOUNDLESS = 1e30
+"""A learning rate at which the first step makes the loss infinite."""
+
+
+class Died(BaseException):
+    """The process was killed; nothing in it may catch that."""
+
+
+class FakeTrain:
+    """Takes a rank's reports, as Ray Train does, and uploads each checkpoint at once."""
+
+    def __init__(self, patch: pytest.MonkeyPatch) -> None:
+        self.reports: list[dict[str, Any]] = []
+        self.uploaded: list[str] = []
+        self.dies_in: int | None = None
+        self.uploads = True
+        patch.setattr(ray, "get", lambda value: value)
+        patch.setattr(ray.train, "report", self.report)
+        patch.setattr(ray.util, "get_node_ip_address", lambda: "10.0.0.1")
+        patch.setattr(worker, "process_group_of", lambda config: ProcessGroup.single())
+        patch.setattr(worker, "nodes_present", lambda: [{"CPU": 1.0}])
+
+    def report(
+        self,
+        metrics: dict[str, Any],
+        *,
+        checkpoint: Any,
+        checkpoint_dir_name: str,
+        checkpoint_upload_mode: CheckpointUploadMode,
+        checkpoint_upload_fn: Any,
+    ) -> None:
+        if metrics["epoch"] == self.dies_in:
+            raise Died
+        self.reports.append(metrics)
+        assert checkpoint_upload_mode == CheckpointUploadMode.ASYNC
+        if checkpoint is not None and self.uploads:
+            checkpoint_upload_fn(checkpoint, checkpoint_dir_name)
+            self.uploaded.append(checkpoint_dir_name)
+
+
+@pytest.fixture
+def fake(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeTrain]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield FakeTrain(monkeypatch)
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def tiles() -> LabelledTiles:
+    """12 tiles of 40x40 with bright salt."""
+    draw = np.random.default_rng(0)
+    masks = np.zeros((12, 40, 40), np.uint8)
+    for at in range(9):
+        top, left = draw.integers(0, 20, 2)
+        masks[at, top : top + 18, left : left + 15] = 1
+    images = (60 + 110 * masks + draw.integers(0, 60, masks.shape)).astype(np.uint8)
+    return LabelledTiles(tuple(f"{at:02}" for at in range(12)), images, masks)
+
+
+@pytest.fixture
+def job(make_job: MakeJob, small: Callable[..., Config], tiles: LabelledTiles) -> Job:
+    """Three epochs of fold 1 of 2."""
+    config = small("tiles", "store", epochs=3)
+    config = replace(config, train=replace(config.train, input_size=64), augment=AugmentConfig(rotate=2))
+    return make_job(1, config=config, tiles=tiles, fold_of=np.arange(12) % 2)
+
+
+def with_train(job: Job, **changes: Any) -> Job:
+    return replace(job, config=replace(job.config, train=replace(job.config.train, **changes)))
+
+
+def with_lr(job: Job, lr: float) -> Job:
+    return replace(job, config=replace(job.config, optim=replace(job.config.optim, lr=lr)))
+
+
+def elsewhere(job: Job) -> Job:
+    """The same job in another run."""
+    other = job.parent.sub("other")
+    other.put_json("manifest.json", {})
+    return replace(job, parent=other)
+
+
+def run_fold(job: Job) -> FoldResult:
+    result = train_fold({"job": job})
+    assert isinstance(result, FoldResult)
+    return result
+
+
+def test_a_fold_leaves_weights_predictions_and_a_result(fake: FakeTrain, job: Job, tiles: LabelledTiles) -> None:
+    began = time.time()
+    result = run_fold(job)
+    assert job.home.get_record("result.json", FoldResult) == result
+    assert (result.fold, result.tiles, result.epochs) == (1, 6, 3)
+    assert began < result.started < result.finished < time.time()
+    records = read_history(job.home)
+    assert [record.epoch for record in epochs_of(records)] == [1, 2, 3]
+    assert result.seconds == pytest.approx(sum(record.seconds for record in epochs_of(records)))
+    assert [report["epoch"] for report in fake.reports] == [1, 2, 3]
+    assert fake.reports[-1]["objective"] == pytest.approx(max(e.score or 0 for e in epochs_of(records)), abs=1e-6)
+    table = job.home.get_table("oof.parquet", sha256=result.oof_sha256)
+    assert table["id"].to_pylist() == [tiles.ids[at] for at in range(1, 12, 2)]
+    rows = [np.frombuffer(row, np.float16) for row in table["probability"].to_pylist()]
+    truth = tiles.masks[1::2].reshape(6, -1) > 0
+    both, either = (np.stack(rows) > 0.5) & truth, (np.stack(rows) > 0.5) | truth
+    assert result.iou == pytest.approx(both.sum() / either.sum())
+    assert job.home.exists("model.safetensors")
+
+
+def test_a_fold_that_is_resumed_gives_the_bytes_of_an_uninterrupted_one(fake: FakeTrain, job: Job) -> None:
+    whole = run_fold(elsewhere(job))
+    fake.dies_in = 2
+    with pytest.raises(Died):
+        run_fold(job)
+    died = time.time()
+    kept = job.home.get_record("checkpoints/epoch-00001/manifest.json", CheckpointManifest).history
+    fake.dies_in = None
+    fake.reports.clear()
+    result = run_fold(job)
+    assert [report["epoch"] for report in fake.reports] == [2, 3]
+    assert (result.weights_sha256, result.oof_sha256) == (whole.weights_sha256, whole.oof_sha256)
+    records = read_history(job.home)
+    assert [type(record) for record in records] == [EpochRecord, ResumeRecord, EpochRecord, EpochRecord]
+    assert records[:1] == kept  # to the time
+    assert isinstance(records[1], ResumeRecord)
+    assert records[1].resumed_after == 1
+    assert all(record.at > died for record in records[1:])
+    assert result.started == records[0].at - kept_seconds(kept)
+
+
+def kept_seconds(records: tuple[Record, ...]) -> float:
+    return sum(record.seconds for record in epochs_of(records))
+
+
+def test_a_corrupted_checkpoint_is_noted_and_the_one_before_used(fake: FakeTrain, job: Job) -> None:
+    fake.dies_in = 3
+    with pytest.raises(Died):
+        run_fold(job)
+    job.home.put("checkpoints/epoch-00002/state.pt", b"not what was written")
+    fake.dies_in = None
+    run_fold(job)
+    _, note, resumed, *rest = read_history(job.home)
+    assert isinstance(note, NoteRecord)
+    assert note.note.startswith("checkpoint epoch-00002 is skipped: ")
+    assert isinstance(resumed, ResumeRecord)
+    assert resumed.resumed_after == 1
+    assert [record.epoch for record in epochs_of(rest)] == [2, 3]
+
+
+@pytest.mark.parametrize(("seconds", "written"), [(0.0, [1, 2]), (3600.0, [])])
+def test_a_checkpoint_is_written_when_it_is_due(
+    fake: FakeTrain, job: Job, seconds: float, written: list[int]
+) -> None:
+    run_fold(with_train(job, checkpoint_every=seconds))
+    # Nothing resumes from the last epoch.
+    assert fake.uploaded == [f"checkpoints/epoch-{epoch:05d}" for epoch in written]
+
+
+def test_an_upload_in_flight_delays_the_next_checkpoint(
+    fake: FakeTrain, job: Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[int] = []
+    upload = worker.checkpoints.Upload
+
+    def counted(*args: Any) -> Any:
+        made.append(args[2])
+        return upload(*args)
+
+    monkeypatch.setattr(worker.checkpoints, "Upload", counted)
+    fake.uploads = False
+    run_fold(job)
+    assert made == [1]
+
+
+def test_given_weights_are_where_training_starts(fake: FakeTrain, job: Job) -> None:
+    plain = run_fold(elsewhere(job))
+    model = worker.initial_model(job.config)
+    weights = {name: tensor.numpy() for name, tensor in model.state_dict().items()}
+    same: Any = replace(job, name="fold-8", initial_weights=weights)
+    assert run_fold(same).weights_sha256 == plain.weights_sha256
+    halved = {name: array / 2 if array.dtype == np.float32 else array for name, array in weights.items()}
+    other: Any = replace(job, name="fold-9", initial_weights=halved)
+    assert run_fold(other).weights_sha256 != plain.weights_sha256
+
+
+def test_what_was_not_as_expected_is_noted(fake: FakeTrain, job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker, "nodes_present", lambda: [{"CPU": 1.0}, {"CPU": 1.0}])
+    monkeypatch.setattr(worker, "resolve_precision", lambda precision, device: "fp32")
+    run_fold(with_train(job, epochs=1, precision="bf16"))
+    notes = [record.note for record in read_history(job.home) if isinstance(record, NoteRecord)]
+    assert notes == ["runs on 10.0.0.1", "computes in fp32: this cpu has no bf16 arithmetic"]
+
+
+def test_a_trial_averages_its_folds_epoch_by_epoch(fake: FakeTrain, job: Job) -> None:
+    histories = {}
+    for name, folds in (("first", (0,)), ("second", (1,)), ("both", (0, 1))):
+        ended = train_trial({"job": with_train(replace(job, name=name, folds=folds), epochs=2)})
+        assert isinstance(ended, TrialHistory)
+        assert ended.epochs == epochs_of(read_history(job.parent.sub(name)))
+        histories[name] = ended.epochs
+    assert len(histories["both"]) == 2
+    for first, second, both in zip(*histories.values(), strict=True):
+        for key in ("score", "valid_loss", "loss", "iou", "dice"):
+            assert getattr(both, key) == pytest.approx((getattr(first, key) + getattr(second, key)) / 2, abs=1e-9)
+    # A trial has no result of a fold, and leaves no weights.
+    assert {entry.key.partition("/")[0] for entry in job.parent.sub("both").list()} == {"checkpoints", "history.jsonl"}
+
+
+def test_a_trial_of_several_folds_resumes_each(fake: FakeTrain, job: Job) -> None:
+    job = with_train(replace(job, folds=(0, 1)), epochs=2)
+    whole = train_trial({"job": elsewhere(job)})
+    fake.dies_in = 2
+    with pytest.raises(Died):
+        train_trial({"job": job})
+    fake.dies_in = None
+    again = train_trial({"job": job})
+    assert isinstance(whole, TrialHistory)
+    assert isinstance(again, TrialHistory)
+    assert [epoch.valid_loss for epoch in again.epochs] == [epoch.valid_loss for epoch in whole.epochs]
+    assert sum(isinstance(record, ResumeRecord) for record in read_history(job.home)) == 1
+
+
+@pytest.mark.parametrize("loop", [train_fold, train_trial])
+def test_a_loss_that_is_infinite_is_a_permanent_failure(fake: FakeTrain, job: Job, loop: Any) -> None:
+    ended = loop({"job": with_lr(job, BOUNDLESS)})
+    assert isinstance(ended, PermanentFailure)
+    assert ended.diverged
+    assert "NaN or infinite in epoch 1" in ended.reason
+    assert not job.home.exists("result.json")
+
+
+@pytest.mark.parametrize("loop", [train_fold, train_trial, RangeTestLoop(1e-5, 1.0, 3)])
+def test_a_rank_that_does_not_see_the_store_is_a_permanent_failure(
+    fake: FakeTrain, job: Job, loop: Any, home: Store
+) -> None:
+    home.delete("manifest.json")
+    ended = loop({"job": job})
+    assert ended == PermanentFailure(
+        f"{home.uri} is not the same folder on every node: 1 of 1 ranks do not see the run in it; use s3://, or a "
+        "folder that all nodes share",
+        diverged=False,
+    )
+    assert not list(home.list())
+
+
+def test_a_range_test_trains_at_a_growing_rate(fake: FakeTrain, job: Job) -> None:
+    found = RangeTestLoop(1e-5, 1e-1, 5)({"job": job})
+    assert isinstance(found, LRRangeTest)
+    assert found.rates == pytest.approx((1e-5, 1e-4, 1e-3, 1e-2, 1e-1))
+    assert all(math.isfinite(loss) for loss in found.losses)
+    assert not fake.reports
+
+
+def test_the_process_group_is_the_one_that_ray_train_started(
+    small: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    context = SimpleNamespace(get_world_rank=lambda: 1, get_world_size=lambda: 4)
+    monkeypatch.setattr(ray.train, "get_context", lambda: context)
+    monkeypatch.setattr(ray.train.torch, "get_device", lambda: torch.device("cpu"))
+    threads: list[int] = []
+    monkeypatch.setattr(torch, "set_num_threads", threads.append)
+    for cpus in (None, 0.5, 3.0):
+        group = process_group_of(small("tiles", "store", cluster=ClusterConfig(cpus_per_worker=cpus)))
+        assert (group.rank, group.size, group.device.type) == (1, 4, "cpu")
+    assert threads == [1, 1, 3]  # no more than the rank's own share of the CPUs

@@ -1,0 +1,209 @@
+"""A run is created once, and what its finished folds predicted is put together."""
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from numpy.typing import NDArray
+from samples import DIGEST, dataset
+
+from saltray.config import AugmentConfig, ClusterConfig, Config, FoldConfig, OptimConfig, TrainConfig
+from saltray.data.tiles import LabelledTiles
+from saltray.ensemble.manifest import SearchProvenance, provenance
+from saltray.errors import ConfigError, IntegrityError, NotFoundError
+from saltray.records import to_record
+from saltray.runs.records import FoldResult, RunManifest
+from saltray.runs.run import create_run, find_run, fold_result, out_of_fold
+from saltray.storage.base import Store
+
+CONFIG = Config(data="here", store="there", run="r1", folds=FoldConfig(count=2))
+FOLD_OF = np.array([0, 1, 0, 1])
+SEARCH = SearchProvenance(
+    uri="s3://b/searches/s1", search="s1", trial="trial-003", values={"optim.lr": 0.5}, score=0.8, trials=4
+)
+
+
+def create(
+    home: Store,
+    tiles: LabelledTiles,
+    config: Config = CONFIG,
+    *,
+    fold_of: NDArray[np.int64] = FOLD_OF,
+    digest: str = DIGEST,
+    initial_weights: str | None = None,
+    search: SearchProvenance | None = None,
+) -> RunManifest:
+    return create_run(
+        home,
+        config,
+        tiles=tiles,
+        fold_of=fold_of,
+        dataset=dataset(digest),
+        initial_weights=initial_weights,
+        search_provenance=search,
+    )
+
+
+def contents(store: Store) -> dict[str, bytes]:
+    return {entry.key: store.get(entry.key) for entry in store.list()}
+
+
+def test_a_run_has_a_manifest_and_a_split(store: Store, tiles: LabelledTiles) -> None:
+    manifest = create(store, tiles, search=SEARCH)
+    assert store.get_record("manifest.json", RunManifest) == manifest
+    assert store.get_json("manifest.json") == {
+        "run": "r1",
+        "identity": "9cf67090e325e09b3643a2881f7513c37a071d4187985fe848c391f42d7e864f",  # of saltray 0.1
+        "config": to_record(CONFIG),
+        "dataset": DIGEST,
+        "origin": to_record(SEARCH),
+        "provenance": provenance(),
+    }
+    assert store.get_json("folds.json") == {
+        "fold_of": {"a": 0, "b": 1, "c": 0, "d": 1},
+        "balance": [
+            {"fold": 0, "tiles": 2, "positives": 1, "empty_share": 0.5, "coverage": 0.25},
+            {"fold": 1, "tiles": 2, "positives": 1, "empty_share": 0.5, "coverage": 0.5},
+        ],
+    }
+
+
+def test_a_run_is_written_once(store: Store, tiles: LabelledTiles) -> None:
+    first = create(store, tiles, search=SEARCH)
+    written = contents(store)
+    # Where it is kept and what it runs on may change; the first split and the first search stay.
+    moved = replace(CONFIG, data="s3://b/x", store="s3://b/y", cluster=ClusterConfig(workers_per_fold=2))
+    assert create(store, tiles, moved, fold_of=1 - FOLD_OF) == first
+    assert contents(store) == written
+
+
+def test_a_creation_that_was_interrupted_is_completed(store: Store, tiles: LabelledTiles) -> None:
+    create(store, tiles)
+    split = store.get("folds.json")
+    store.delete("folds.json")
+    create(store, tiles)
+    assert store.get("folds.json") == split
+
+
+@pytest.mark.parametrize(
+    ("changes", "digest", "named"),
+    [
+        ({"optim": OptimConfig(lr=0.5)}, DIGEST, "optim.lr (0.001)"),
+        ({"train": TrainConfig(epochs=2, seed=1)}, DIGEST, "train.epochs (60), train.seed (0)"),
+        (
+            {"augment": AugmentConfig(flip=0), "optim": OptimConfig(lr=1)},
+            DIGEST,
+            "optim.lr (0.001), augment.flip (0.5)",
+        ),
+        ({}, "e" * 64, "tiles"),
+        ({"folds": FoldConfig(count=3)}, "e" * 64, "tiles, folds.count (2)"),
+    ],
+    ids=["one setting", "two of a section", "two sections", "tiles", "both"],
+)
+def test_another_run_of_the_same_name_is_refused(
+    store: Store, tiles: LabelledTiles, changes: dict[str, Any], digest: str, named: str
+) -> None:
+    create(store, tiles)
+    written = contents(store)
+    with pytest.raises(ConfigError) as caught:
+        create(store, tiles, replace(CONFIG, **changes), digest=digest)
+    assert str(caught.value) == (
+        f"run r1 was started with other {named}; use those again to finish it, or choose another run name"
+    )
+    assert contents(store) == written
+
+
+def test_other_initial_weights_are_refused(store: Store, tiles: LabelledTiles) -> None:
+    create(store, tiles, initial_weights="a" * 64)
+    create(store, tiles, initial_weights="a" * 64)
+    for other in ("b" * 64, None):
+        with pytest.raises(ConfigError, match="run r1 was started with other initial weights; use those again"):
+            create(store, tiles, initial_weights=other)
+
+
+def test_a_run_is_found_or_the_others_are_named(store: Store, tiles: LabelledTiles) -> None:
+    with pytest.raises(NotFoundError, match="no run r9 in .*; there are none yet; `saltray train` creates one"):
+        find_run(store, "r9")
+    for name in ("r2", "r1"):
+        create(store.sub(f"runs/{name}"), tiles, replace(CONFIG, run=name))
+    assert find_run(store, "r2") == store.sub("runs/r2")
+    with pytest.raises(NotFoundError, match=f"no run r9 in {store.uri}; there are r1, r2"):
+        find_run(store, "r9")
+    with pytest.raises(ConfigError, match="run '../r1' is not a plain name"):
+        find_run(store, "../r1")
+
+
+# Finished folds
+
+
+def put_fold(store: Store, fold: int, ids: list[str], probabilities: NDArray[np.float16]) -> FoldResult:
+    table = pa.table({"id": ids, "probability": [row.tobytes() for row in probabilities]})
+    result = FoldResult(
+        fold=fold,
+        tiles=len(ids),
+        score=0.5,
+        iou=0.5,
+        dice=0.5,
+        epochs=1,
+        seconds=1.0,
+        started=0.0,
+        finished=1.0,
+        weights_sha256="0" * 64,
+        oof_sha256=store.put_table(f"fold-{fold}/oof.parquet", table),
+    )
+    store.put_record(f"fold-{fold}/result.json", result)
+    return result
+
+
+@pytest.fixture
+def truth() -> NDArray[np.float16]:
+    """[4, 2, 3]: a probability of its own for each pixel."""
+    return (np.arange(24).reshape(4, 2, 3) / 32).astype(np.float16)
+
+
+def test_a_fold_is_finished_when_its_result_is_there(store: Store, truth: NDArray[np.float16]) -> None:
+    assert fold_result(store, 1) is None
+    result = put_fold(store, 1, ["b", "d"], truth[1::2])
+    assert fold_result(store, 1) == result
+    assert fold_result(store, 0) is None
+    store.put_json("fold-0/result.json", {"fold": 0})
+    with pytest.raises(IntegrityError, match="fold-0/result.json: tiles is missing"):
+        fold_result(store, 0)
+
+
+def test_predictions_of_all_folds_are_in_the_order_of_the_tiles(
+    store: Store, tiles: LabelledTiles, truth: NDArray[np.float16]
+) -> None:
+    results = [put_fold(store, 1, ["d", "b"], truth[[3, 1]]), put_fold(store, 0, ["a", "c"], truth[[0, 2]])]
+    probabilities = out_of_fold(store, results, tiles)
+    assert probabilities.dtype == np.float16
+    np.testing.assert_array_equal(probabilities, truth)
+
+
+def test_tiles_without_a_prediction_are_refused(store: Store, tiles: LabelledTiles, truth: NDArray[np.float16]) -> None:
+    results = [put_fold(store, 0, ["a", "c"], truth[[0, 2]]), put_fold(store, 1, ["b"], truth[[1]])]
+    for some in (results, results[:1], []):
+        with pytest.raises(
+            IntegrityError, match="some tiles have no out-of-fold prediction; train again under another"
+        ):
+            out_of_fold(store, some, tiles)
+
+
+def test_predictions_of_other_tiles_are_refused(store: Store, tiles: LabelledTiles, truth: NDArray[np.float16]) -> None:
+    unknown = put_fold(store, 0, ["a", "z"], truth[:2])
+    with pytest.raises(IntegrityError, match=r"fold 0 are of other tiles \('z'\); train again under another run name"):
+        out_of_fold(store, [unknown], tiles)
+    larger = put_fold(store, 1, ["b"], np.zeros((1, 4, 4), np.float16))
+    with pytest.raises(IntegrityError, match="fold 1 are of other tiles"):
+        out_of_fold(store, [larger], tiles)
+
+
+def test_predictions_that_were_changed_are_refused(
+    store: Store, tiles: LabelledTiles, truth: NDArray[np.float16]
+) -> None:
+    result = put_fold(store, 0, ["a", "c"], truth[[0, 2]])
+    put_fold(store, 0, ["a", "c"], truth[[2, 0]])
+    with pytest.raises(IntegrityError, match="its SHA-256 is"):
+        out_of_fold(store, [result], tiles)

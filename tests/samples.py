@@ -1,0 +1,98 @@
+"""Records that tests of several rooms need: metrics of an epoch, and what saltray 0.1 kept in a store."""
+
+from typing import Any
+
+from saltray.data.packing import DatasetManifest
+from saltray.records import from_record
+from saltray.training.epoch_metrics import EpochMetrics
+
+DIGEST = "d" * 64
+
+
+def metrics(
+    epoch: int, score: float | None = 0.5, *, loss: float = 0.25, seconds: float = 10.0, speed: float = 812.3
+) -> EpochMetrics:
+    """An epoch, validated unless `score` is None."""
+    valid_loss = None if score is None else loss
+    return EpochMetrics(epoch, 1.0, 0.1, seconds, speed, score=score, iou=score, dice=score, valid_loss=valid_loss)
+
+
+def dataset(digest: str = DIGEST) -> DatasetManifest:
+    """The manifest of a packed data set."""
+    return from_record(DatasetManifest, STORED_DATASET | {"digest": digest})
+
+
+STORED_CONFIG: dict[str, Any] = {
+    "augment": {"brightness": 0.1, "contrast": 0.1, "flip": 0.5, "rotate": 5.0, "scale": 0.1, "shift": 0.1},
+    "cluster": {"cpus_per_worker": None, "gpus_per_worker": None, "max_failures": 2, "workers_per_fold": 1},
+    "data": "tiles",
+    "folds": {"count": 2, "scheme": "coverage", "seed": 0},
+    "model": {
+        "architecture": "albunet",
+        "encoder_width": 8,
+        "is_deconv": True,
+        "num_filters": 4,
+        "weights": None,
+    },
+    "optim": {
+        "clip_norm": 1.0,
+        "ema_decay": 0.998,
+        "lr": 0.002973,
+        "optimizer": "adamw",
+        "schedule": "cosine",
+        "warmup_epochs": 1.0,
+        "weight_decay": 0.0001,
+    },
+    "run": "r2",
+    "store": "store",
+    "train": {
+        "batch_size": 4,
+        "bce": 1.0,
+        "checkpoint_every": 0.0,
+        "dice": 1.0,
+        "epochs": 60,
+        "eval_every": 1,
+        "input_size": 128,
+        "precision": "fp32",
+        "seed": 0,
+        "sync_batchnorm": True,
+    },
+}
+STORED_EPOCH: dict[str, Any] = {
+    "at": 1795712816.0320535,
+    "dice": 0.0,
+    "epoch": 1,
+    "images_per_second": 9.504896672866385,
+    "iou": 0.0,
+    "loss": 1.4293769995371501,
+    "lr": 0.0009045084971874737,
+    "score": 0.4166666666666667,
+    "seconds": 1.3385242880000305,
+    "valid_loss": 1.4380815923213959,
+}
+STORED_DATASET: dict[str, Any] = {
+    "digest": DIGEST,
+    "format": 1,
+    "height": 2,
+    "name": "tiles-3452cbc184e0",
+    "parts": [{"key": "part-00000.parquet", "sha256": "a" * 64, "tiles": 4}],
+    "source": "tiles",
+    "statistics": {
+        "black": 0,
+        "duplicate_masks": 0,
+        "empty": 2,
+        "full": 1,
+        "height": 2,
+        "mean_coverage": 0.375,
+        "median_coverage": None,
+        "pixel_mean": 0.46,
+        "pixel_std": 0.17,
+        "tiny": 1,
+        "train_tiles": 4,
+        "vertical": 1,
+        "width": 3,
+    },
+    "tiles": 4,
+    "width": 3,
+}
+STORED_PROVENANCE: dict[str, Any] = {"commit": None, "python": "3.11.7", "ray": "2.60.0", "saltray": "0.1.0"}

@@ -1,0 +1,90 @@
+"""A search as it was asked for: its length, its name, its rungs, and what does not fit together."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from saltray.config import Config, SearchConfig, TrainConfig, choice, loguniform, uniform
+from saltray.errors import ConfigError
+from saltray.records import digest
+from saltray.search.spec import SearchSpec
+
+from .conftest import SpecMaker
+
+CONFIG = Config(data="d", run="r7", train=TrainConfig(epochs=9))
+
+
+@pytest.mark.parametrize(("given", "expected"), [(None, "r7"), ("s2", "s2")])
+def test_a_search_has_its_own_name_or_the_one_of_its_command(given: str | None, expected: str) -> None:
+    assert SearchSpec.create(CONFIG, SearchConfig(name=given), name="r7").name == expected
+
+
+def test_a_search_has_epochs_of_its_own_or_those_of_the_run() -> None:
+    assert SearchSpec.create(CONFIG, SearchConfig(), name="s1").config == CONFIG
+    short = SearchSpec.create(CONFIG, SearchConfig(epochs=2), name="s1")
+    assert short.config == replace(CONFIG, train=TrainConfig(epochs=2))
+    assert short.rungs == (1,)
+
+
+@pytest.mark.parametrize(
+    ("settings", "named"),
+    [
+        ({"folds": (5,)}, "search.folds names fold 5; the split has folds 0 to 4"),
+        ({"folds": (0, -1)}, "search.folds names fold -1"),
+        ({"space": {}}, "search.space is empty"),
+        ({"space": {"optim.lrr": choice([1])}}, "did you mean optim.lr"),
+        ({"space": {"train.epochs": choice([5])}}, "use --search.epochs instead"),
+        # Each end is possible by itself, and their combination is not.
+        (
+            {"space": {"train.bce": choice([0, 1]), "train.dice": choice([0, 1])}},
+            "train.bce and train.dice are both 0",
+        ),
+    ],
+)
+def test_what_does_not_fit_the_configuration_is_refused(settings: dict[str, Any], named: str) -> None:
+    with pytest.raises(ConfigError, match=named):
+        SearchSpec.create(CONFIG, SearchConfig(**settings), name="s1")
+
+
+def test_only_the_trials_that_will_run_are_checked(make_spec: SpecMaker) -> None:
+    space = {"train.bce": choice([0, 1]), "train.dice": choice([0, 1])}
+    possible = [seed for seed in range(20) if _is_possible(make_spec, space, seed)]
+    assert 0 < len(possible) < 20
+
+
+def _is_possible(make_spec: SpecMaker, space: Any, seed: int) -> bool:
+    try:
+        make_spec(space=space, trials=2, seed=seed)
+    except ConfigError:
+        return False
+    return True
+
+
+@pytest.mark.parametrize(
+    ("epochs", "rungs"), [(1, ()), (2, (1,)), (4, (1, 3)), (9, (1, 3)), (10, (2, 6)), (60, (7, 21))]
+)
+def test_trials_are_compared_at_a_ninth_and_a_third_of_their_length(
+    make_spec: SpecMaker, epochs: int, rungs: tuple[int, ...]
+) -> None:
+    config = Config(data="d", train=TrainConfig(epochs=epochs))
+    assert make_spec(config=config).rungs == rungs
+    assert make_spec(config=config, prune=False).rungs == ()
+    assert make_spec(epochs=epochs).rungs == rungs
+
+
+def test_the_identity_is_all_that_decides_the_trials(make_spec: SpecMaker) -> None:
+    space = {"optim.weight_decay": uniform(0, 1), "optim.lr": loguniform(1e-5, 1e-2)}
+    spec = make_spec(space=space, folds=(0, 2))
+    assert spec.identity == {
+        "config": spec.config.identity,
+        "space": {"optim.lr": "log:1e-05:0.01", "optim.weight_decay": "lin:0:1"},
+        "folds": [0, 2],
+        "sampler": "quasirandom",
+        "prune": True,
+        "seed": 0,
+    }
+    assert list(spec.space_text) == ["optim.lr", "optim.weight_decay"]
+    assert make_spec(space=space, folds=(0, 2), trials=40, concurrent=3, name="s9").identity == spec.identity
+    # Of saltray 0.1, whose searches are resumed.
+    assert digest(make_spec().identity) == "cf8e301150cbcb62bb31031be47ff62d7701db3c0cc4c0db758045e9ee272342"
