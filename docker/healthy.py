@@ -1,8 +1,8 @@
 #!/usr/bin/python3.11 -IS
-"""Exit code 0 while the Ray node of this container is alive, and on the head the cluster's control store too.
+"""Health check: exit code 0 while the Ray node of this container is alive, and on the head the GCS too.
 
-Ray's agent on every node answers this one path without a token. `ray health-check` asks the head alone, from a worker
-too, and takes seconds to start.
+It asks Ray's agent, which every node has and which answers this path without a token. `ray health-check` would ask only
+the head, on a worker too, and takes seconds to start.
 """
 
 import http.client

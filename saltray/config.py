@@ -223,7 +223,7 @@ class Config:
         ranks = self.cluster.workers_per_fold
         _require(
             self.train.batch_size % ranks == 0,
-            f"train.batch_size {self.train.batch_size} does not divide among {ranks} workers; "
+            f"train.batch_size {self.train.batch_size} is not divisible by the number of workers, {ranks}; "
             f"use {-(-self.train.batch_size // ranks) * ranks}",
         )
 

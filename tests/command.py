@@ -18,8 +18,8 @@ import pytest
 COMMAND = str(Path(sys.executable).with_name("saltray"))
 WAIT_S = 240.0
 """Longest wait for a line of a live process; on a busy machine Ray alone takes a minute to start."""
-END_S = 30.0
-"""Longest wait for the end of a process that was told to end."""
+END_S = 60.0
+"""Longest wait for the end of a process that was told to end, and of all that belong to it."""
 
 
 class Answer(NamedTuple):
@@ -157,12 +157,12 @@ class Live:
 
     def left(self, *spared: str) -> set[str]:
         """What still lives of it, but for these titles, once those that are ending had the time for it."""
-        for _ in range(100):
+        end = monotonic() + END_S
+        while True:
             left = {process.title() for process in (self._family & set(table())) | self.family()} - {"", *spared}
-            if not left:
-                break
+            if not left or monotonic() > end:
+                return left
             sleep(0.1)
-        return left
 
     def family(self) -> set[Process]:
         """Its descendants, its session, and all that have its mark in their environment."""

@@ -15,7 +15,7 @@ import pytest
 import saltray
 from saltray.config import AugmentConfig, ClusterConfig, Config, FoldConfig, ModelConfig, OptimConfig, TrainConfig
 from saltray.data.synthetic import write_dataset
-from saltray.progress import Event
+from saltray.progress import Event, Observer
 
 T = TypeVar("T")
 E = TypeVar("E", bound=Event)
@@ -44,12 +44,23 @@ class Recorded(Generic[T]):
         return [name for at, name in enumerate(names) if at == 0 or name != names[at - 1]]
 
 
-def record(command: Callable[..., T], *args: Any, **settings: Any) -> Recorded[T]:
-    """Call a command with an observer that keeps its events, and keep what it prints."""
+def record(command: Callable[..., T], *args: Any, observer: Observer | None = None, **settings: Any) -> Recorded[T]:
+    """Call a command with an observer that keeps its events, and keep what it prints.
+
+    Args:
+        command: one of the library's, with its arguments.
+        observer: is told of the events, too.
+    """
     events: list[Event] = []
+
+    def keep(event: Event) -> None:
+        events.append(event)
+        if observer is not None:
+            observer(event)
+
     with tempfile.TemporaryFile("w+") as file:
         with _streams_into(file), _default_warnings() as shown:
-            result = command(*args, **settings, observer=events.append)
+            result = command(*args, **settings, observer=keep)
         file.seek(0)
         printed = file.read() + "".join(f"{warning.category.__name__}: {warning.message}\n" for warning in shown)
     return Recorded(result, events, printed)

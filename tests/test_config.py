@@ -75,7 +75,7 @@ def refusal(make: Any) -> str:
         ),
         (
             lambda: Config(data="d", train=TrainConfig(batch_size=9), cluster=ClusterConfig(workers_per_fold=2)),
-            "does not divide among 2 workers; use 10",
+            "is not divisible by the number of workers, 2; use 10",
         ),
     ],
 )

@@ -30,9 +30,10 @@ ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     # A machine with a cold disk takes longer to start Ray than the 30 s that Ray waits.
     "RAY_gcs_server_port_wait_time_s": "120",
-    # Messages of Ray's that a user cannot act on; that there are many worker processes is intended.
+    # Messages of Ray's that a user cannot act on: many worker processes are intended, and where one died saltray tells
+    # the consequence.
     "RAY_DATA_LOG_LEVEL": "ERROR",
-    "RAY_DEDUP_LOGS_SKIP_REGEX": "worker processes have been started",
+    "RAY_DEDUP_LOGS_SKIP_REGEX": "worker processes have been started|A worker died or was killed",
     # A single machine is not preempted, and one helper process per job is saved.
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
     # Ctrl-C ends a search at once, as it ends training; saltray writes its own records of the trials.
@@ -107,9 +108,10 @@ def _connect(**settings: Any) -> None:
     """`ray.init` without its messages, and without its SIGTERM handler, by which `ray job stop` would just end us."""
     import ray
 
-    from saltray.distributed.ray_internals import reread_uv_setting
+    from saltray.distributed.ray_internals import reread_skipped_messages, reread_uv_setting
 
     reread_uv_setting()
+    reread_skipped_messages()
     before = signal.getsignal(signal.SIGTERM)
     ray.init(log_to_driver=False, logging_level=logging.ERROR, **settings)
     if threading.current_thread() is threading.main_thread():  # elsewhere Ray sets none either

@@ -12,6 +12,7 @@ started it. Only for a Ray of our own on this machine.
 This file runs as a script too, and then may import nothing but the standard library: asking has to be quick.
 """
 
+import errno
 import importlib
 import json
 import os
@@ -82,8 +83,9 @@ def ask(address: str, argv: list[str]) -> None:
     """Have a worker forked for this process, and wait for its end."""
     request = json.dumps({"argv": argv, "cwd": str(Path.cwd()), "env": dict(os.environ)}).encode()
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
-        while connection.connect_ex(address) != 0:
-            if not Path(address).parent.exists():
+        while (fault := connection.connect_ex(address)) != 0:
+            # A driver that is killed leaves the folder behind.
+            if fault == errno.ECONNREFUSED or not Path(address).parent.exists():
                 sys.exit("the fork server has ended")
             signal.sigtimedwait([], 0.05)
         socket.send_fds(connection, [len(request).to_bytes(8)], [0, 1, 2])
@@ -95,8 +97,9 @@ def ask(address: str, argv: list[str]) -> None:
 def serve(address: str) -> None:
     """Fork for each request, until standard input is closed, as it is when the driver has ended."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
-        listener.bind(address)
+        listener.bind(f"{address}.new")
         listener.listen(128)
+        Path(f"{address}.new").rename(address)  # from now on it answers, or has ended
         worker = _fork_for_each(listener)
     if worker is not None:
         _become(worker)

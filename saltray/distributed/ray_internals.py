@@ -3,6 +3,8 @@
 `ray` is pinned to the minor version that these were tested with. Nothing else in the package touches a private name.
 """
 
+import os
+import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -83,6 +85,12 @@ def reread_uv_setting() -> None:
     """Let RAY_ENABLE_UV_RUN_RUNTIME_ENV count, which Ray reads when it is imported: the caller may have done so."""
     constants: Any = ray._private.ray_constants
     constants.RAY_ENABLE_UV_RUN_RUNTIME_ENV = constants.env_bool("RAY_ENABLE_UV_RUN_RUNTIME_ENV", True)
+
+
+def reread_skipped_messages() -> None:
+    """Let RAY_DEDUP_LOGS_SKIP_REGEX count: what Ray prints of its raylets, in spite of `log_to_driver=False`."""
+    skipped = re.compile(os.environ["RAY_DEDUP_LOGS_SKIP_REGEX"])
+    ray._private.ray_logging.stdout_deduplicator.skip_re = skipped
 
 
 @contextmanager

@@ -5,16 +5,14 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from statistics import fmean, stdev
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from saltray.config import Config
 from saltray.data.folds import FoldBalance
 from saltray.report.charts import COLOURS, Chart, Line, line_chart
-
-if TYPE_CHECKING:
-    from saltray.training.epoch_metrics import EpochMetrics  # imports torch, which a page does without
+from saltray.training.epoch_metrics import EpochMetrics
 
 _UNKNOWN = "\N{EN DASH}"
 _AVERAGED = ("score", "score_at_threshold", "iou", "dice", "seconds")
@@ -47,7 +45,7 @@ class RunReport:
     """One per fold, in any order."""
     balance: Sequence[FoldBalance]
     """One per fold, in any order."""
-    history: "Mapping[int, Sequence[EpochMetrics]]"
+    history: Mapping[int, Sequence[EpochMetrics]]
     """Fold -> its epochs, oldest first."""
     threshold_curve: Sequence[tuple[float, float]]
     """Thresholds, ascending, and the out-of-fold score at each."""

@@ -17,7 +17,7 @@ from rich.console import Console
 
 import saltray as library
 from saltray.cli import app
-from saltray.config import Config
+from saltray.config import ClusterConfig, Config, OptimConfig, SearchConfig, TrainConfig, choice, loguniform
 from saltray.data.synthetic import write_dataset
 from saltray.ensemble.manifest import EnsembleManifest, Member
 from saltray.storage.base import Store
@@ -28,6 +28,50 @@ SMALL = (
     *("--train.precision", "fp32", "--train.checkpoint-every", "0"),
 )
 """Flags of a thin network in short folds, which writes a checkpoint each epoch."""
+JOB = """
+data = "tiles"
+store = "s3://bucket/salt"
+run = "r7"
+workers_per_fold = 2
+
+[search]
+trials = 4
+folds = [0, 1]
+name = "s7"
+prune = false
+seed = 3
+epochs = 12
+
+[search.space]
+optim.lr = "log:1e-5:1e-2"
+"train.batch_size" = [16, 32]
+
+[train]
+epochs = 100
+batch-size = 64
+sync_batchnorm = false
+
+[optim]
+clip_norm = 1
+"""
+CONFIG = Config(
+    data="tiles",
+    store="s3://bucket/salt",
+    run="r7",
+    train=TrainConfig(epochs=100, batch_size=64, sync_batchnorm=False),
+    optim=OptimConfig(clip_norm=1.0),
+    cluster=ClusterConfig(workers_per_fold=2),
+)
+SEARCH = SearchConfig(
+    trials=4,
+    folds=(0, 1),
+    name="s7",
+    prune=False,
+    seed=3,
+    epochs=12,
+    space={"optim.lr": loguniform(1e-5, 1e-2), "train.batch_size": choice([16, 32])},
+)
+"""What `JOB` means, to a run and to a search."""
 VERBS = ("demo", "synth", "check", "train", "tune", "range_test", "run", "plan", "status", "list_runs", "predict")
 
 
@@ -44,6 +88,14 @@ def rows_of(console: Console) -> list[list[str]]:
     lines = console.export_text(clear=False).splitlines()
     cut = [[cell.strip() for cell in line.strip("│┃").split("┃" if "┃" in line else "│")] for line in lines]
     return [row for row in cut if not set("".join(row)) <= set("━─┏┓┗┛┡┩└┘├┤┬┴┼╇┳╈ ")]
+
+
+@pytest.fixture
+def job(tmp_path: Path) -> Path:
+    """A file with settings of a run and of a search."""
+    path = tmp_path / "job.toml"
+    path.write_text(JOB)
+    return path
 
 
 class Call(NamedTuple):

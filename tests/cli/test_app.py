@@ -186,6 +186,13 @@ def test_nobody_reads_the_output_to_its_end(tmp_path: Path, words: list[str]) ->
     assert (done.returncode, done.stderr) == (1, "")
 
 
+def test_a_row_stays_whole_in_a_log_file(ensemble: str, tmp_path: Path) -> None:
+    name = "a-name-of-many-words-" * 4 + "e"
+    Path(ensemble).rename(Path(ensemble).with_name(name))
+    done = run(COMMAND, "ensemble", "list", "store", folder=tmp_path)
+    assert re.search(rf"\n│ {name} │ v1      │ 1     │ 0.7000 │ 0.7000 \(0.50\) │ e   │\n", done.stdout)
+
+
 def run(*command: str, folder: Path, stdout: int = subprocess.PIPE) -> "subprocess.CompletedProcess[str]":
     """A process in a folder that is its home."""
     environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"} | {"HOME": str(folder)}
@@ -253,8 +260,8 @@ def test_an_interrupted_and_a_killed_search_resume(
     start: Callable[..., Live], saltray: Saltray, ray_here: None, data: Path, tmp_path: Path
 ) -> None:
     rates = "optim.lr=1e-3,2e-3,3e-3,4e-3"
-    command = ("tune", "--data", data, "--store", tmp_path / "store", *SMALL, "--train.epochs", 30)
-    command = (*command, "--search.no-prune", "--search.space", rates)
+    command = ("tune", "--data", data, "--store", tmp_path / "store", *SMALL, "--train.epochs", 12)
+    command = (*command, "--search.no-prune", "--search.concurrent", 2, "--search.space", rates)
     search = open_store(f"{tmp_path}/store/searches/s1")
 
     live = start(*command)
@@ -268,7 +275,7 @@ def test_an_interrupted_and_a_killed_search_resume(
 
     live = start(*command)
     live.wait_for("(from epoch ")
-    live.wait_for("finished after epoch 30")
+    live.wait_for("finished after epoch 12")
     live.wait_for("  epoch ")
     live.kill()
     assert live.left(*AGENTS) == set()

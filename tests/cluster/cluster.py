@@ -11,7 +11,7 @@ import urllib.request
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from queue import Empty, Queue
-from time import monotonic, sleep
+from time import monotonic
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 
@@ -19,13 +19,32 @@ import pytest
 import yaml
 from ceph import free_ports
 
-from .hosts import Host, Hosts, end
+from saltray.distributed import fork_server
+
+from .hosts import Host, Hosts, end, wait_until
 
 BIN = Path(sys.executable).parent
 SHIPPED = Path(__file__).parents[2] / "cluster.yaml"
-CPUS = 5
-"""Logical CPUs of a worker: of three folds of two ranks, one has its ranks on two hosts."""
-
+CPUS = 3
+"""Logical CPUs of a worker: of three folds of two ranks on two workers, one has its ranks on both."""
+SETTINGS = {
+    "RAY_JOB_STOP_WAIT_TIME_S": "30",  # as in cluster.yaml
+    # Shorter than Ray's own, so that a test waits less for what it looks at.
+    "AUTOSCALER_UPDATE_INTERVAL_S": "1",
+    "RAY_health_check_period_ms": "1000",  # a host is lost after five of them; the time allowed to each is Ray's own
+    "RAY_gcs_rpc_server_reconnect_timeout_s": "5",  # workers without a head end after that
+}
+"""Environment of every host."""
+SOCKET = "/tmp/ray/fork-server"
+"""Of the fork server of a host; each host has a /tmp/ray of its own."""
+SERVE = (
+    # Not Ray: it reads the number of its job when it is imported, and one server forks the workers of all jobs.
+    "from saltray.distributed import fork_server as server; "
+    "server.MODULES = tuple(name for name in server.MODULES if name != 'ray'); "
+    f"server.serve({SOCKET!r})"
+)
+FORKED = {"py_executable": f"{sys.executable} -I -S {fork_server.__file__} ask {SOCKET}"}
+"""Runtime environment of a job whose workers do not import torch and the rest themselves, as on one machine."""
 
 THIN = (
     *("--model.num-filters", "4", "--model.encoder-width", "8", "--train.batch-size", "4", "--train.precision", "fp32"),
@@ -46,6 +65,7 @@ class Cluster:
 
     Attributes:
         address: of the Jobs API, through a tunnel, as a user reaches it.
+        is_down: whether `down` was called.
     """
 
     def __init__(self, hosts: Hosts, environment: Mapping[str, str]) -> None:
@@ -56,38 +76,48 @@ class Cluster:
         (self._port,) = free_ports(1)
         self.address = f"http://127.0.0.1:{self._port}"
         self._tunnel: subprocess.Popen[str] | None = None
+        self._fork_servers: list[subprocess.Popen[bytes]] = []
+        self.is_down = False
 
     def __enter__(self) -> Self:
         self._home.mkdir()
         for number, host in enumerate(self.hosts):
             resources = {"CPU": CPUS} if number else {"CPU": 0, "fold_driver": 100}
-            ours = {
-                "GLOO_SOCKET_IFNAME": "eth0",  # a host's name resolves to nothing here
-                "RAY_OVERRIDE_RESOURCES": json.dumps(resources),  # as the autoscaler does it on AWS
-                "RAY_JOB_STOP_WAIT_TIME_S": "30",  # as in cluster.yaml
-                "RAY_gcs_rpc_server_reconnect_timeout_s": "5",  # workers without a head end so soon
-            }
-            self.hosts.boot(host, ours | self._environment)
+            override = {"RAY_OVERRIDE_RESOURCES": json.dumps(resources)}  # as the autoscaler does it on AWS
+            self.hosts.boot(host, SETTINGS | override | self._environment)
         self._file.write_text(yaml.safe_dump(self._config()))
         self.ray("get-auth-token", "--generate")
         self.ray("up", "--yes", str(self._file))
         self._tunnel = self.start("dashboard", str(self._file), "--port", str(self._port))
         try:
-            self._wait_for_workers()
+            joined = len(list(self.hosts))
+            wait_until(
+                lambda: self._nodes() == joined, 120, lambda: f"only {self._nodes()} of {joined} nodes have joined"
+            )
         except BaseException:
             self._end_tunnel()
             raise
+        self._fork_servers = [self.hosts.start(host, sys.executable, "-c", SERVE) for host in self.hosts]
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._end_tunnel()
+        self._end_own()
 
     def down(self) -> None:
-        """`ray down`, once the user has ended the tunnel."""
-        self._end_tunnel()
+        """`ray down`, once all that the tests started beside Ray has ended."""
+        self._end_own()
         self.ray("down", "--yes", str(self._file))
+        self.is_down = True
+
+    def _end_own(self) -> None:
+        self._end_tunnel()
+        for server in self._fork_servers:
+            assert server.stdin is not None
+            server.stdin.close()  # ends it
+            server.wait(20)
+        self._fork_servers = []
 
     def _end_tunnel(self) -> None:
         if self._tunnel is not None:
@@ -107,11 +137,12 @@ class Cluster:
         config["auth"] = {"ssh_user": "root", "ssh_private_key": str(self.hosts.key)}
         return config
 
-    def _wait_for_workers(self) -> None:
-        limit = monotonic() + 120
-        while len(self.table("nodes")) < len(list(self.hosts)):
-            assert monotonic() < limit, f"not all nodes have joined:\n{self.table('nodes')}"
-            sleep(1)
+    def _nodes(self) -> int:
+        """How many have joined; none while the head does not answer yet."""
+        try:
+            return len(self.table("nodes"))
+        except OSError:
+            return 0
 
     def environment(self, *, token: bool = True) -> dict[str, str]:
         """What a user's shell has: the token's mode, and a home folder that holds it."""
@@ -140,20 +171,26 @@ class Cluster:
         return out
 
     def table(self, kind: str) -> list[dict[str, Any]]:
-        """Ray's state of nodes, actors or placement_groups; an empty list while the head does not answer."""
+        """Ray's state of nodes, actors or placement_groups."""
         request = urllib.request.Request(f"{self.address}/api/v0/{kind}?limit=1000")
         request.add_header("Authorization", f"Bearer {(self._home / '.ray/auth_token').read_text()}")
-        try:
-            with urllib.request.urlopen(request, timeout=30) as reply:
-                rows: list[dict[str, Any]] = json.load(reply)["data"]["result"]["result"]
-        except OSError:
-            return []
+        with urllib.request.urlopen(request, timeout=30) as reply:
+            rows: list[dict[str, Any]] = json.load(reply)["data"]["result"]["result"]
         return rows
 
-    def submit(self, name: str, *args: object, folder: Path | None = None) -> "Job":
-        """`ray job submit -- saltray ARGS`, followed to its end; in a copy of `folder`, where one is given."""
+    def submit(self, name: str, *args: object, folder: Path | None = None, forked: bool = True) -> "Job":
+        """`ray job submit -- saltray ARGS`, followed to its end.
+
+        Args:
+            name: of the job.
+            args: of saltray.
+            folder: a copy of it is the job's working folder.
+            forked: whether its workers are forks of a process that has imported torch, which takes them 4 s of CPU
+                time each otherwise.
+        """
         command = ["job", "submit", "--address", self.address, "--submission-id", name]
         command += [] if folder is None else ["--working-dir", str(folder)]
+        command += ["--runtime-env-json", json.dumps(FORKED)] if forked else []
         return Job(name, self.start(*command, "--", "saltray", *map(str, args)))
 
     def stop(self, name: str) -> None:
@@ -180,7 +217,8 @@ class Job:
         self.lines: list[Line] = []
         self._process = process
         self._queue: Queue[Line] = Queue()
-        threading.Thread(target=self._read, daemon=True).start()
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
 
     def _read(self) -> None:
         assert self._process.stdout is not None
@@ -215,7 +253,7 @@ class Job:
         finally:
             if self._process.poll() is None:
                 end(self._process)
-            sleep(0.5)
+            self._reader.join(20)
             while not self._queue.empty():
                 self.lines.append(self._queue.get())
         return code

@@ -11,7 +11,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from time import monotonic, sleep
 from types import TracebackType
@@ -50,8 +50,14 @@ class Host:
         self.home = home
         self._process: subprocess.Popen[bytes] | None = None
 
-    def boot(self, folder: Path, environment: Mapping[str, str]) -> None:
-        """Start the host, with an sshd; returns once that answers."""
+    def boot(self, folder: Path, environment: Mapping[str, str], names: str) -> None:
+        """Start the host, with an sshd; returns once that answers.
+
+        Args:
+            folder: with the keys.
+            environment: of every login shell.
+            names: its /etc/hosts.
+        """
         self.home.mkdir(parents=True, exist_ok=True)
         exports = {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", **environment}
         profile = "".join(f"export {name}={shlex.quote(value)}\n" for name, value in exports.items())
@@ -60,6 +66,8 @@ class Host:
         entries = (entry.split(":") for entry in Path("/etc/passwd").read_text().splitlines())
         homes = "".join(":".join([*e[:5], str(self.home) if e[0] == "root" else e[5], *e[6:]]) + "\n" for e in entries)
         (self.home / "passwd").write_text(homes)  # ssh takes the home folder from there, whatever HOME says
+        (self.home / "hosts").write_text(names)
+        (self.home / "resolv.conf").write_text("")
         options = {
             "HostKey": folder / "hostkey",
             "AuthorizedKeysFile": folder / "key.pub",
@@ -71,7 +79,8 @@ class Host:
             "MaxStartups": "100",
         }
         sshd = shlex.join([SSHD, "-D", "-f", "/dev/null", *(f"-o{key}={value}" for key, value in options.items())])
-        mounts = "mount --bind tmp-ray /tmp/ray && mount --bind passwd /etc/passwd && mount -t tmpfs tmpfs /dev/shm"
+        files = " && ".join(f"mount --bind {name} /etc/{name}" for name in ("passwd", "hosts", "resolv.conf"))
+        mounts = f"mount --bind tmp-ray /tmp/ray && {files} && mount -t tmpfs tmpfs /dev/shm"
         script = f"hostname {self.name} && mkdir -p /tmp/ray && {mounts} && exec {sshd}"
         unshare = ["unshare", "--pid", "--fork", "--uts", "--mount", "--mount-proc", "--kill-child", "bash", "-c"]
         with (self.home / "sshd.log").open("ab") as log:
@@ -160,7 +169,22 @@ class Hosts:
 
     def boot(self, host: Host, environment: Mapping[str, str]) -> None:
         """Start a host; every login shell there has `environment` in its own."""
-        host.boot(self.folder, environment)
+        # Each process of Ray that asks for its host's name would wait 10 s for a name server that no host reaches.
+        names = "".join(f"{each.address} {each.name}\n" for each in self._hosts)
+        host.boot(self.folder, environment, f"127.0.0.1 localhost\n{names}")
+
+    def start(self, host: Host, *command: str) -> subprocess.Popen[bytes]:
+        """Start a program on a host, with its standard input open."""
+        return subprocess.Popen([*host.ssh(self.folder), shlex.join(command)], stdin=subprocess.PIPE)
+
+    def left(self) -> list[str]:
+        """Command lines of what runs on the hosts, their own processes apart.
+
+        Neither counts Ray's log monitor, which Ray forgets: provider `local` keeps its machines, where AWS ends them.
+        """
+        running = (command for host in self for command in host.processes().values())
+        own = ("unshare ", "sshd")
+        return [command for command in running if not command.startswith(own) and "log_monitor.py" not in command]
 
     def _connect(self, number: int, host: Host) -> None:
         """Give a host its network."""
@@ -194,6 +218,14 @@ def run(*command: str) -> str:
     if done.returncode != 0:
         raise RuntimeError(f"{shlex.join(command)}: {done.stderr.strip()}")
     return done.stdout
+
+
+def wait_until(holds: Callable[[], bool], seconds: float, what: Callable[[], object]) -> None:
+    """Return once `holds`; fail with `what` where that takes too long."""
+    limit = monotonic() + seconds
+    while not holds():
+        assert monotonic() < limit, what()
+        sleep(0.5)
 
 
 def end(process: subprocess.Popen[str], seconds: float = 20) -> None:

@@ -1,7 +1,6 @@
 """A cluster of several hosts, made by `ray up`, used by `ray job submit`, and taken down by `ray down`."""
 
 import re
-import time
 from pathlib import Path
 
 import pytest
@@ -12,10 +11,15 @@ from saltray.runs.history import epochs_of, read_history
 from saltray.storage.uri import open_store
 
 from .cluster import THIN, Cluster, Job, Seen
+from .hosts import wait_until
 
 pytestmark = pytest.mark.cluster
 
-EPOCHS = 24
+EPOCHS, FOLDS = 20, 3
+STOPPED_EPOCHS = 24
+"""Of a trial or fold that is stopped: enough to take twice the time from its first epochs to the stop."""
+RAY_AGENTS = {"ray::DashboardAgent", "ray::RuntimeEnvAgent"}
+"""They end a minute later; the fixture `cluster` looks for them."""
 OF_RAY = {"JobSupervisor", "_AutoscalingCoordinatorActor"}
 """Actors that outlive what they were made for: of this job for a moment, and one a cluster for all jobs."""
 
@@ -39,15 +43,17 @@ def test_a_store_that_only_the_head_sees_is_refused(cluster: Cluster, tiles: Pat
     assert "fold 0  " not in job.log
 
 
-def test_a_stopped_search_and_a_stopped_run_resume(cluster: Cluster, tiles: Path, tmp_path: Path) -> None:
+def test_a_stopped_search_and_a_stopped_run_resume(cluster: Cluster, tmp_path: Path) -> None:
     shared = cluster.hosts.folder / "store"  # a shared folder does as the store, too
+    data = saltray.synth(cluster.hosts.folder / "more-tiles", tiles=30, seed=1, test_tiles=2)
     (tmp_path / "job.toml").write_text(
-        f'data = "{tiles}"\nstore = "{shared}"\nrun = "r2"\n[folds]\ncount = 2\n[train]\nepochs = 30\n'
-        "[search]\nepochs = 30\nprune = false\n[search.space]\n'optim.lr' = [1e-3, 3e-3]\n"
+        f'data = "{data}"\nstore = "{shared}"\nrun = "r2"\n[folds]\ncount = 2\n'
+        f"[train]\nepochs = {STOPPED_EPOCHS}\n[search]\nprune = false\n[search.space]\n'optim.lr' = [1e-3, 3e-3]\n"
     )
 
-    def submit(name: str) -> Job:
-        return cluster.submit(name, "run", "--config", "job.toml", *THIN, "--workers-per-fold", 1, folder=tmp_path)
+    def submit(name: str, *, forked: bool = True) -> Job:
+        command = ("run", "--config", "job.toml", *THIN, "--workers-per-fold", 1)
+        return cluster.submit(name, *command, folder=tmp_path, forked=forked)
 
     first = submit("first")
     first.wait_for("trial-000  epoch   2/")
@@ -57,10 +63,10 @@ def test_a_stopped_search_and_a_stopped_run_resume(cluster: Cluster, tiles: Path
     second.wait_for("started before: ")
     assert "(from epoch" in second.wait_for("trial-000  ")
     second.wait_for("fold 0  epoch   2/")
-    assert "trial-001  finished after epoch 30" in second.log
+    assert f"trial-001  finished after epoch {STOPPED_EPOCHS}" in second.log
     check_stopped(cluster, second)
 
-    third = submit("third")
+    third = submit("third", forked=False)
     assert third.wait() == 0, third.log
     assert re.search(r"fold 0  resumes after epoch \d", third.log)
     assert "trial-000  epoch" not in third.log
@@ -72,19 +78,19 @@ def check_stopped(cluster: Cluster, job: Job) -> None:
     cluster.stop(job.name)
     job.wait(60)
     assert "saltray: interrupted; run the same command again to resume" in job.log
-    for _ in range(30):
+
+    def left() -> list[str]:
         actors = [row["class_name"] for row in cluster.table("actors") if row["state"] != "DEAD"]
         groups = [row["state"] for row in cluster.table("placement_groups") if row["state"] != "REMOVED"]
-        left = [name for name in actors if name not in OF_RAY] + groups
-        if not left:
-            return
-        time.sleep(1)
-    pytest.fail(f"left of {job.name}: {left}")
+        return [name for name in actors if name not in OF_RAY] + groups
+
+    wait_until(lambda: not left(), 30, lambda: f"left of {job.name}: {left()}")
 
 
 def test_folds_outlive_a_host(cluster: Cluster, tiles: Path, in_s3: str) -> None:
     upload(tiles, f"{in_s3}/tiles")
-    command = ("train", "--data", f"{in_s3}/tiles", "--store", in_s3, "--train.epochs", EPOCHS, *THIN)
+    sizes = ("--folds.count", FOLDS, "--train.epochs", EPOCHS)
+    command = ("train", "--data", f"{in_s3}/tiles", "--store", in_s3, *sizes, *THIN)
     job = cluster.submit("train", *command)
     victim = cluster.hosts[2]
     job.wait_until(lambda: Seen(job).may_lose(victim.address, EPOCHS - 3), "folds on both workers")
@@ -94,11 +100,11 @@ def test_folds_outlive_a_host(cluster: Cluster, tiles: Path, in_s3: str) -> None
     assert job.wait() == 0, job.log
 
     starts = Seen(job).starts
-    assert [len(starts[fold][0]) for fold in range(5)].count(2) == 1  # five places a worker, and pairs
+    assert [len(starts[fold][0]) for fold in range(FOLDS)].count(2) == 1  # three CPUs a worker, and pairs
     assert cluster.hosts[0].address not in set().union(*(hosts for each in starts.values() for hosts in each))
     hit = {fold for fold, each in starts.items() if victim.address in each[0]} - before.done
     assert hit >= before.carried_by(victim.address)
-    for fold in range(5):
+    for fold in range(FOLDS):
         history = [row.epoch for row in epochs_of(read_history(open_store(f"{in_s3}/runs/r1/fold-{fold}")))]
         assert history == list(range(1, EPOCHS + 1))
         resumed = [int(epoch) for epoch in re.findall(rf"fold {fold}  resumes after epoch (\d+)", job.log)]
@@ -109,18 +115,14 @@ def test_folds_outlive_a_host(cluster: Cluster, tiles: Path, in_s3: str) -> None
             assert (len(starts[fold]), resumed) == (1, [])
         if fold in before.carried_by(victim.address):
             assert resumed[0] >= (saved[fold] or 1)
-    assert len(saltray.Ensemble.load(f"{in_s3}/ensembles/r1").models) == 5
+    assert len(saltray.Ensemble.load(f"{in_s3}/ensembles/r1").models) == FOLDS
     assert saltray.status(store=in_s3, run="r1").state == "finished"
 
 
 def test_ray_down_leaves_nothing(cluster: Cluster) -> None:
     cluster.down()
-    for _ in range(120):
-        running = [command for host in cluster.hosts for command in host.processes().values()]
-        # Provider `local` keeps its machines; AWS ends them, and with them what Ray forgets: its log monitor.
-        ours = ("unshare ", "sshd")
-        left = [command for command in running if not command.startswith(ours) and "log_monitor.py" not in command]
-        if not left:
-            return
-        time.sleep(1)
-    pytest.fail(f"left: {left}")
+
+    def left() -> list[str]:
+        return [command for command in cluster.hosts.left() if command not in RAY_AGENTS]
+
+    wait_until(lambda: not left(), 30, left)

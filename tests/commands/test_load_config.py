@@ -169,7 +169,10 @@ def test_what_to_search_is_text_or_a_list(text: str, expected: dict[str, Any]) -
         ("[train]\nepochs = 1.5", "train.epochs is 1.5; it should be a valid integer"),
         ("[train]\nepochs = true", "train.epochs is true; it should be a valid integer"),
         ("[train]\nepochs = 0", "train.epochs is 0; use 1 or more"),
-        ("[train]\nbatch-size = 9\n[cluster]\nworkers-per-fold = 2", "train.batch_size 9 does not divide among 2"),
+        (
+            "[train]\nbatch-size = 9\n[cluster]\nworkers-per-fold = 2",
+            "train.batch_size 9 is not divisible by the number of workers, 2",
+        ),
         ("[optim]\nlr = '1e-3'", 'optim.lr is "1e-3"; it should be a valid number'),
         ("[optim]\nlr = nan", "optim.lr is nan; use a positive number"),
         ("[train]\nsync_batchnorm = 1", "train.sync_batchnorm is 1; it should be a valid boolean"),

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from saltray.distributed import fork_server as module
 from saltray.distributed.fork_server import fork_server
 
 WORKER = """
@@ -80,7 +81,7 @@ def test_a_fork_imports_no_large_library_itself(python: str, tmp_path: Path) -> 
     assert all(module.startswith("saltray.distributed") for module in own)
 
 
-def test_the_server_ends_with_whoever_started_it() -> None:
+def test_the_server_ends_with_whoever_started_it_and_asking_it_then_fails() -> None:
     killed = subprocess.run(
         [sys.executable, "-c", KILLED_DRIVER], capture_output=True, text=True, timeout=240, check=False
     )
@@ -90,6 +91,10 @@ def test_the_server_ends_with_whoever_started_it() -> None:
     while servers_at(address):
         assert time.monotonic() < end, "the server outlived the process that started it"
         time.sleep(0.1)
+    assert Path(address).exists()  # nobody was left to delete it
+    ask = [sys.executable, "-I", "-S", module.__file__, "ask", address, "worker.py"]
+    done = subprocess.run(ask, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stderr) == (1, "the fork server has ended\n")
 
 
 def servers_at(address: str) -> list[Path]:

@@ -1,8 +1,10 @@
 """Each name of Ray's that is not public does what saltray relies on; a test fails when Ray changes it."""
 
+import io
 import time
 import warnings
 from collections.abc import Callable
+from contextlib import redirect_stdout
 from typing import Any
 
 import numpy as np
@@ -24,6 +26,7 @@ from saltray.distributed.ray_internals import (
     live_actors,
     remote_args_allowed,
     remove_orphaned_placement_groups,
+    reread_skipped_messages,
     reread_uv_setting,
 )
 
@@ -117,6 +120,25 @@ def test_the_uv_setting_counts_also_after_ray_was_imported(
     monkeypatch.setenv("RAY_ENABLE_UV_RUN_RUNTIME_ENV", value)
     reread_uv_setting()
     assert constants.RAY_ENABLE_UV_RUN_RUNTIME_ENV is enabled
+
+
+def test_skipped_messages_count_also_after_ray_was_imported(monkeypatch: pytest.MonkeyPatch) -> None:
+    from ray._private.ray_logging import stdout_deduplicator
+    from ray._private.worker import print_to_stdstream
+
+    monkeypatch.setattr(stdout_deduplicator, "skip_re", None)
+    monkeypatch.setenv("RAY_DEDUP_LOGS_SKIP_REGEX", "died or was")
+
+    def printed(line: str) -> str:
+        """What the driver prints of a raylet's message."""
+        with redirect_stdout(io.StringIO()) as out:
+            print_to_stdstream({"lines": [line], "pid": "raylet", "is_err": False}, ignore_prefix=False)
+        return out.getvalue()
+
+    assert "killed once" in printed("A worker died or was killed once")
+    reread_skipped_messages()
+    assert printed("A worker died or was killed twice") == ""
+    assert "no space left" in printed("no space left")
 
 
 class Same:

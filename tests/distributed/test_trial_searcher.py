@@ -83,14 +83,5 @@ def test_the_sampler_is_told_how_each_trial_ended(
     assert sampler.told[2:] == [(2, 0.4), (3, 0.0), (4, 0.0)]
 
 
-def test_tpe_learns_where_the_good_values_are(search_home: Store, make_spec: MakeSpec) -> None:
-    searcher = TrialSearcher(make_spec(sampler="tpe", trials=40), search_home, [])
-    for at in range(40):
-        rate = searcher.suggest(str(at))["values"]["optim.lr"]
-        searcher.on_trial_complete(str(at), {OBJECTIVE: 1.0 if 1e-3 < rate < 3e-3 else 0.1})
-    late = [float(trial.values["optim.lr"]) for trial in load_trials(search_home, EPOCHS)[20:]]
-    assert sum(5e-4 < rate < 6e-3 for rate in late) > 12  # 7 of 20 by chance
-
-
 def test_ray_tune_can_pickle_it_to_nothing(search_home: Store, make_spec: MakeSpec) -> None:
     assert type(pickle.loads(pickle.dumps(TrialSearcher(make_spec(), search_home, [])))) is NotPickled

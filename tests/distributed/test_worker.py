@@ -177,9 +177,7 @@ def test_a_corrupted_checkpoint_is_noted_and_the_one_before_used(fake: FakeTrain
 
 
 @pytest.mark.parametrize(("seconds", "written"), [(0.0, [1, 2]), (3600.0, [])])
-def test_a_checkpoint_is_written_when_it_is_due(
-    fake: FakeTrain, job: Job, seconds: float, written: list[int]
-) -> None:
+def test_a_checkpoint_is_written_when_it_is_due(fake: FakeTrain, job: Job, seconds: float, written: list[int]) -> None:
     run_fold(with_train(job, checkpoint_every=seconds))
     # Nothing resumes from the last epoch.
     assert fake.uploaded == [f"checkpoints/epoch-{epoch:05d}" for epoch in written]

@@ -1,0 +1,54 @@
+"""The demo from tiles to picture, with a run that is shorter than its own."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from ray_session import record
+
+import saltray
+from saltray.commands import demo as module
+from saltray.config import Config, FoldConfig
+from saltray.progress import FoldsFinishedBefore, PredictionPlanned, TilesWritten
+
+TILES = 16
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_here")
+def test_the_demo_trains_predicts_and_draws_and_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    demo_config = module.demo_config
+
+    def short(data: str, store: str, run: str) -> Config:
+        config = demo_config(data, store, run)
+        return replace(config, folds=FoldConfig(count=2), train=replace(config.train, epochs=1))
+
+    monkeypatch.setattr(module, "demo_config", short)
+    folder, picture = tmp_path / "demo", tmp_path / "demo.png"
+    first = record(saltray.demo, folder, picture=picture, tiles=TILES)
+    assert first.printed == ""  # nor does Ray warn of `ray_remote_args` or of concurrency
+    assert first.events[0] == TilesWritten(TILES, str(folder / f"tiles-{TILES}"))
+    told = [kind for kind in first.kinds if not kind.startswith("Fold")]
+    assert told == ["TilesWritten", "RunPlanned", "CapacityFound", "Published", "PredictionPlanned"]
+    assert first.result.train.ensemble == f"{folder}/store/ensembles/demo-{TILES}/v1"
+    assert first.result.picture == picture
+    with Image.open(picture) as image:
+        assert image.width > 500
+    submission = first.result.prediction.out.read_text().splitlines()
+    assert submission[0] == "id,rle_mask"
+    assert len(submission) == 1 + first.result.prediction.tiles == 1 + TILES // 4
+
+    picture.unlink()
+    again = record(saltray.demo, folder, picture=picture, tiles=TILES)
+    assert again.kinds == ["RunPlanned", "FoldsFinishedBefore", "Published", "PredictionPlanned"]
+    assert again.of(FoldsFinishedBefore) == [FoldsFinishedBefore((0, 1))]
+    assert again.result.train == first.result.train
+    assert len(again.of(PredictionPlanned)) == 1
+    assert picture.exists()
+
+
+def test_the_demos_own_run_is_short_and_learns_on_a_laptop() -> None:
+    config = module.demo_config("tiles", "store", "demo-240")
+    assert (config.data, config.store, config.run) == ("tiles", "store", "demo-240")
+    assert (config.folds.count, config.train.epochs, config.train.precision) == (5, 8, "fp32")

@@ -1,0 +1,116 @@
+"""The inputs of train, tune and range_test: read, split and checked once, in the driver."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+import saltray
+from saltray.commands.prepare import Prepared, open_for_writing, prepare, share
+from saltray.config import Config, FoldConfig
+from saltray.data.raw import read_tiles
+from saltray.errors import ConfigError, DataError, ModelError, StorageError
+from saltray.storage.base import Store
+from saltray.storage.uri import open_store
+from saltray.training.state import initial_model
+
+Small = Callable[..., Config]
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return open_store(f"{tmp_path}/store")
+
+
+@pytest.fixture
+def config(small: Small, tiles_folder: Path, store: Store) -> Config:
+    return small(tiles_folder, store.uri)
+
+
+def test_the_tiles_are_packed_into_the_store_and_split(config: Config, store: Store, tiles_folder: Path) -> None:
+    prepared = prepare(config, store)
+    assert prepared.tiles.ids == read_tiles(str(tiles_folder)).ids
+    assert (prepared.dataset.tiles, prepared.dataset.height) == (24, 101)
+    assert store.exists(f"datasets/{prepared.dataset.name}/manifest.json")
+    assert np.bincount(prepared.fold_of).tolist() == [12, 12]
+    assert prepared.initial_weights is None
+    assert prepared.initial_digest is None
+    again = prepare(replace(config, data=f"datasets/{prepared.dataset.name}"), store)
+    np.testing.assert_array_equal(again.fold_of, prepared.fold_of)
+    assert again.dataset == prepared.dataset
+
+
+def test_too_few_tiles_for_the_folds_are_refused(config: Config, store: Store) -> None:
+    with pytest.raises(ConfigError, match="folds.count is 25"):
+        prepare(replace(config, folds=FoldConfig(count=25)), store)
+
+
+def test_given_weights_are_read_by_the_driver(config: Config, store: Store, tmp_path: Path) -> None:
+    model = initial_model(replace(config, train=replace(config.train, seed=9)))
+    path = tmp_path / "weights.safetensors"
+    save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, path)
+    prepared = prepare(replace(config, model=replace(config.model, weights=str(path))), store)
+    assert prepared.initial_weights is not None
+    assert prepared.initial_weights.keys() == model.state_dict().keys()
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(torch.tensor(prepared.initial_weights[name]), tensor)
+    with pytest.raises(ModelError, match="nowhere"):
+        prepare(replace(config, model=replace(config.model, weights="nowhere.safetensors")), store)
+
+
+def test_the_digest_of_given_weights_depends_on_their_values_alone(config: Config, store: Store) -> None:
+    plain = prepare(config, store)
+
+    def digest(weights: dict[str, Any]) -> str | None:
+        return Prepared(plain.tiles, plain.fold_of, plain.dataset, weights).initial_digest
+
+    one = digest({"a": np.zeros(3), "b": np.ones(2)})
+    assert one == digest({"b": np.ones(2), "a": np.zeros(3)})
+    assert one != digest({"a": np.zeros(3), "b": np.array([1.0, 2.0])})
+    assert one is not None
+    assert len(one) == 64
+
+
+def test_a_store_that_cannot_be_written_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert open_for_writing(f"{tmp_path}/store").uri == f"{tmp_path}/store"
+    (tmp_path / "file").touch()
+    for uri in (f"{tmp_path}/file", f"{tmp_path}/file/store"):
+        with pytest.raises(StorageError, match=f"{tmp_path}/file"):
+            open_for_writing(uri)
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match="store here is a folder in the working directory of this one job"):
+        open_for_writing("here")
+    assert not (tmp_path / "here").exists()
+
+
+@pytest.mark.parametrize("command", ["train", "tune", "range_test"])
+def test_every_command_that_trains_looks_first(
+    command: str, small: Small, tiles_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(DataError, match="nowhere"):
+        getattr(saltray, command)(small("nowhere", tmp_path / "store"))
+    assert not list(tmp_path.rglob("manifest.json"))
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
+    with pytest.raises(ConfigError, match="store here is a folder in the working directory of this one job"):
+        getattr(saltray, command)(small(tiles_folder, "here"))
+    assert not (tmp_path / "here").exists()
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_here")
+def test_what_is_shared_is_what_was_prepared(config: Config, store: Store) -> None:
+    import ray
+
+    prepared = replace(prepare(config, store), initial_weights={"layer": np.arange(3.0)})
+    job: Any = share(prepared, config, store)
+    assert (job.config, job.parent, job.name, job.folds) == (config, store, "", ())
+    np.testing.assert_array_equal(job.fold_of, prepared.fold_of)
+    np.testing.assert_array_equal(ray.get(job.tiles).masks, prepared.tiles.masks)
+    np.testing.assert_array_equal(ray.get(job.initial_weights)["layer"], np.arange(3.0))

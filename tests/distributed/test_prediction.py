@@ -1,0 +1,118 @@
+"""Tiles through an ensemble by Ray Data: how many workers, what a worker does, and how its fault is told."""
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from ray.exceptions import RayTaskError
+
+from saltray.data.rle import decode_rle
+from saltray.distributed import prediction
+from saltray.distributed.capacity import Node
+from saltray.distributed.prediction import PredictionWorkers, choose_workers
+from saltray.errors import ConfigError, DataError
+
+CPUS: list[Node] = [{"CPU": 3.0}, {"CPU": 1.0}]
+GPUS: list[Node] = [{"CPU": 8.0, "GPU": 2.0}]
+
+
+@pytest.mark.parametrize(
+    ("present", "possible", "asked", "tiles", "workers"),
+    [
+        (CPUS, [], None, 1000, PredictionWorkers(4, "CPU")),
+        (CPUS, [], 2, 1000, PredictionWorkers(2, "CPU")),
+        (CPUS, [], 9, 1000, PredictionWorkers(9, "CPU")),
+        (CPUS, [], None, 65, PredictionWorkers(2, "CPU")),  # two batches
+        (GPUS, [], None, 1000, PredictionWorkers(2, "GPU")),
+        (GPUS, [], 1, 1000, PredictionWorkers(1, "GPU")),
+        # A head node without GPUs that can start nodes with some.
+        ([{"CPU": 0.0}], GPUS, None, 1000, PredictionWorkers(1, "GPU")),
+        ([{"CPU": 0.0}], GPUS, 2, 1000, PredictionWorkers(2, "GPU")),
+        ([{"CPU": 0.5}], [], None, 1000, PredictionWorkers(1, "CPU")),
+    ],
+)
+def test_a_worker_per_gpu_or_per_cpu_and_no_more_than_batches(
+    present: list[Node],
+    possible: list[Node],
+    asked: int | None,
+    tiles: int,
+    workers: PredictionWorkers,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(prediction, "nodes_present", lambda: present)
+    monkeypatch.setattr(prediction, "nodes_possible", lambda: possible)
+    assert choose_workers(asked, tiles) == workers
+
+
+def test_more_workers_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(prediction, "nodes_present", lambda: GPUS)
+    monkeypatch.setattr(prediction, "nodes_possible", list)
+    with pytest.raises(ConfigError, match="3 workers need a GPU each, but the cluster has at most 2; lower --workers"):
+        choose_workers(3, 1000)
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> str:
+    """A folder with two test images of 4x5 pixels."""
+    folder = tmp_path / "tiles/test/images"
+    folder.mkdir(parents=True)
+    for number in (1, 2):
+        Image.fromarray(np.full((4, 5), number, np.uint8)).save(folder / f"{number}.png")
+    return str(tmp_path / "tiles")
+
+
+def test_names_become_pixels(images: str) -> None:
+    batch = {"name": np.array(["test/images/1.png", "test/images/2.png"])}
+    decoded = prediction._Decode(images, (4, 5))(batch)
+    assert decoded["id"].tolist() == ["1", "2"]
+    np.testing.assert_array_equal(decoded["image"], np.stack([np.full((4, 5), 1), np.full((4, 5), 2)]))
+    with pytest.raises(DataError, match=r"1.png has 4x5 pixels, the ensemble was trained on 5x4; cut or pad"):
+        prediction._Decode(images, (5, 4))(batch)
+
+
+@pytest.mark.parametrize("keep", [True, False])
+def test_pixels_become_masks_at_the_ensembles_threshold(keep: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    given = np.zeros((2, 3, 3), np.float32)
+    given[0, 1] = 0.25
+    loaded: list[Any] = []
+
+    def predict(images: Any, *, tta: bool) -> Any:
+        assert not tta
+        return given
+
+    def load(uri: str, *, device: str) -> Any:
+        loaded.append((uri, device))
+        return SimpleNamespace(predict=predict, threshold=0.2)
+
+    monkeypatch.setattr(prediction.Ensemble, "load", load)
+    out = prediction._Predict("uri", "cpu", False, keep)({"id": np.array(["a", "b"]), "image": np.zeros((2, 3, 3))})
+    assert loaded == [("uri", "cpu")]
+    assert out["id"].tolist() == ["a", "b"]
+    np.testing.assert_array_equal(decode_rle(out["rle"][0], 3, 3), given[0] > 0.2)
+    assert out["rle"][1] == ""
+    assert ("probability" in out) == keep
+    if keep:
+        assert out["probability"].dtype == np.float16
+        np.testing.assert_array_equal(out["probability"], given.astype(np.float16))
+
+
+def wrapped(fault: Exception) -> BaseException:
+    """What the driver gets when a worker raises."""
+    inner = RayTaskError("f", "Traceback of many lines", fault).as_instanceof_cause()
+    try:
+        raise ValueError("Ray Data failed") from inner
+    except ValueError as outer:
+        return outer
+
+
+def test_the_fault_of_a_worker_is_freed_of_what_ray_wraps_around_it() -> None:
+    fault = DataError("1.png is broken", ("1.png: broken",))
+    found = prediction._cause(wrapped(fault))
+    assert type(found) is DataError
+    assert str(found) == "1.png is broken"
+    assert prediction._cause(fault) is fault
+    other = wrapped(KeyError("x"))
+    assert prediction._cause(other) is other
