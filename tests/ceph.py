@@ -32,7 +32,7 @@ log file = {folder}/$name.log
 mon data = {folder}/mon
 osd data = {folder}/osd
 rgw data = {folder}/rgw
-# One disk, in memory, and no waiting for others to agree.
+# One disk, in memory, and no delay for a quorum.
 osd objectstore = memstore
 memstore device bytes = 4294967296
 osd pool default size = 1
@@ -43,7 +43,7 @@ osd pool default pg autoscale mode = off
 osd crush chooseleaf type = 0
 mon allow pool size one = true
 paxos propose interval = 0.05
-# A full disk of this machine is not the tests' business.
+# The monitor must not stop where the disk of this machine is nearly full.
 mon data avail warn = 1
 mon data avail crit = 1
 [client.rgw]
@@ -53,25 +53,25 @@ rgw thread pool size = 32
 
 
 class StartError(RuntimeError):
-    """The server did not start, and what its programs said."""
+    """The server did not start; with the output of its programs."""
 
 
 def missing() -> str | None:
-    """What this machine lacks, with the remedy; None where nothing is missing."""
+    """What is missing on this machine, with the remedy, or None."""
     programs = [name for name in PROGRAMS if shutil.which(name) is None]
     return f"no {', '.join(programs)} on this machine; {INSTALL}" if programs else None
 
 
 class Ceph:
-    """A cluster of one monitor, one disk in memory and one gateway, from `with` until its end.
+    """Context manager: a cluster of one monitor, one disk in memory and one gateway.
 
     Args:
         folder: an empty folder, for all that it writes.
-        address: of this machine, which the gateway listens on.
+        address: address of this machine that the gateway listens on.
 
     Attributes:
         endpoint, tls_endpoint: URLs of its S3.
-        certificate: file with what the second one is to be trusted by.
+        certificate: file with the certificate of the second one.
         access_key, secret_key: credentials of its one user.
         environment: AWS_* variables for it.
     """
@@ -103,12 +103,12 @@ class Ceph:
         self._end()
 
     def kill_gateway(self) -> None:
-        """kill -9: requests in flight end in the middle, and later ones find nobody."""
+        """SIGKILL: requests in flight are cut off, and later ones are refused."""
         self._daemons["radosgw"].kill()
         self._daemons["radosgw"].wait()
 
     def start_gateway(self) -> None:
-        """Start it unless it runs, on the same port and with what it had, and wait until it answers."""
+        """Start it unless it runs, on the same port and with its data, and wait until it answers."""
         self._start_until(self._answers, "radosgw", "-n", "client.rgw")
 
     def _start(self) -> None:
@@ -150,7 +150,7 @@ class Ceph:
         return run(program, "-c", str(self._config), *args)
 
     def _ask(self, *args: str) -> str:
-        """Answer of the monitor. It refuses who is so quick as not to know its map yet; then ask again."""
+        """Answer of the monitor, which refuses requests until it knows its map."""
         end = monotonic() + START_S
         while True:
             try:
@@ -160,13 +160,13 @@ class Ceph:
                     raise
 
     def _spawn(self, program: str, *args: str) -> None:
-        # It ends with us, also where we are killed and no fixture cleans up.
+        # It ends with this process, even if that is killed and no fixture cleans up.
         command = ["setpriv", "--pdeathsig=KILL", program, "-f", "-c", str(self._config), *args]
         with (self._folder / f"{program}.out").open("ab") as out:
             self._daemons[program] = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=out)
 
     def _start_until(self, is_up: Callable[[], bool], program: str, *args: str) -> None:
-        """Start a daemon that does not run, and again if it ends, as a disk does that is refused like that."""
+        """Start a daemon that does not run, and again whenever it ends, as a disk does that the monitor refuses."""
         end = monotonic() + START_S
         while True:
             if program not in self._daemons or self._daemons[program].poll() is not None:
@@ -191,7 +191,7 @@ class Ceph:
 
 
 def run(*command: str) -> str:
-    """Output of a tool."""
+    """Output of a program."""
     done = subprocess.run(command, capture_output=True, text=True, timeout=START_S, check=False)
     if done.returncode:
         raise StartError(f"{command} ended with {done.returncode}:\n{done.stderr}")
@@ -199,7 +199,7 @@ def run(*command: str) -> str:
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports of this machine that nobody listens on."""
+    """Unused ports of this machine."""
     sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
     ports: list[int] = [one.getsockname()[1] for one in sockets]
     for one in sockets:

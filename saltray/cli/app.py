@@ -17,7 +17,7 @@ import saltray
 from saltray.cli import plan as plan_text
 from saltray.cli import status as status_text
 from saltray.cli import tables
-from saltray.cli.flags import REGISTRY, WITH_SETTINGS, RunFlags, SearchFlags, TrainFlags, refuse_misused, with_file
+from saltray.cli.flags import REGISTRY, RunFlags, SearchFlags, TrainFlags, refuse_misused, with_file
 from saltray.cli.observer import TerminalObserver
 from saltray.errors import DataError, EnsembleError, SaltrayError, SearchFailedError
 
@@ -248,12 +248,11 @@ def make_app(words: Sequence[str]) -> SubcommandApp:
     app.command(demo)
     app.command(synth)
     app.command(check)
-    settings = words if words and words[0] in WITH_SETTINGS else ()
-    app.command(name="train")(with_file(train, settings, flags=TrainFlags))
-    app.command(name="tune")(with_file(tune, settings, flags=TrainFlags, search=SearchFlags))
-    app.command(name="range-test")(with_file(range_test, settings, flags=TrainFlags))
-    app.command(name="run")(with_file(run, settings, flags=RunFlags, search=SearchFlags))
-    app.command(name="plan")(with_file(plan, settings, flags=TrainFlags))
+    app.command(name="train")(with_file(train, words, flags=TrainFlags))
+    app.command(name="tune")(with_file(tune, words, flags=TrainFlags, search=SearchFlags))
+    app.command(name="range-test")(with_file(range_test, words, flags=TrainFlags))
+    app.command(name="run")(with_file(run, words, flags=RunFlags, search=SearchFlags))
+    app.command(name="plan")(with_file(plan, words, flags=TrainFlags))
     app.command(status)
     app.command(predict)
     ensemble.command(name="list")(list_ensembles)

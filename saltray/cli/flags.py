@@ -14,8 +14,6 @@ from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, Pri
 from saltray.config import ClusterConfig, Config, SearchConfig, Space
 from saltray.errors import ConfigError
 
-WITH_SETTINGS = ("plan", "train", "tune", "range-test", "run")
-"""Verbs with the settings of a run."""
 RENAMED_IN_SEARCH = {
     "--search": "--search.space",
     "--search-name": "--search.name",
@@ -127,7 +125,7 @@ def with_file(function: Callable[..., None], words: Sequence[str], **kinds: type
     """A verb's function with the settings of the file that --config names as its defaults, if it names one.
 
     Args:
-        function: the verb.
+        function: the verb, which may be another than that of the command line.
         words: the command line, the verb first.
         kinds: parameter of the function -> its class, `TrainFlags` or a subclass, or `SearchFlags`.
 
@@ -135,14 +133,17 @@ def with_file(function: Callable[..., None], words: Sequence[str], **kinds: type
         ConfigError: the file cannot be parsed, or a setting is unknown, of the wrong type or impossible.
         StorageError: it does not exist, or cannot be read.
     """
-    uri = _value_of("--config", words)
+    this_verb = words and words[0].replace("-", "_") == function.__name__
+    uri = _value_of("--config", words) if this_verb else None
     if uri is None:
         return function
     from saltray.commands.load_config import SettingsFile
 
     file = SettingsFile.read(uri)
-    settings, search = vars(file.as_config(FileSettings)), vars(file.as_search())
-    defaults = {name: kind(**(search if kind is SearchFlags else settings)) for name, kind in kinds.items()}
+    defaults = {
+        name: kind(**vars(file.as_search() if kind is SearchFlags else file.as_config(FileSettings)))
+        for name, kind in kinds.items()
+    }
     return partial(function, **defaults)
 
 
@@ -152,9 +153,7 @@ def refuse_misused(words: Sequence[str]) -> None:
     Raises:
         ConfigError: one is there; the message says what to use instead.
     """
-    if not words or words[0] not in WITH_SETTINGS:
-        return
-    flags = [word.partition("=")[0].replace("_", "-") for word in words[1:]]
+    flags = [word.partition("=")[0].replace("_", "-") for word in words]
     for flag in flags:
         if new := RENAMED.get(words[0], {}).get(flag):
             raise ConfigError(f"{flag} is now {new}; use that")
@@ -164,10 +163,9 @@ def refuse_misused(words: Sequence[str]) -> None:
 
 
 def _value_of(flag: str, words: Sequence[str]) -> str | None:
-    """The last value of a flag on the command line."""
-    value = None
+    """The value of a flag on the command line, if it is there and has one."""
     for word, after in itertools.zip_longest(words, words[1:], fillvalue=""):
         name, equals, text = word.partition("=")
         if name == flag:
-            value = text if equals else after
-    return value or None
+            return (text if equals else after) or None
+    return None

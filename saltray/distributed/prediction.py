@@ -1,8 +1,10 @@
 """Tiles through an ensemble, streamed by Ray Data: names go in, one row per tile comes out.
 
-At no time are more than a few batches of pixels in memory.
+At no time are more than a few batches of pixels in memory. A worker returns its fault with the batch: an exception
+would reach the driver without its cause, and after many lines of Ray's.
 """
 
+import pickle
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +25,8 @@ from saltray.errors import ConfigError, DataError, SaltrayError
 
 BATCH = 64
 """Tiles per batch."""
+FAULT = "fault"
+"""Column with the pickled SaltrayError of a batch; empty where there is none."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +84,7 @@ def stream_predictions(
         workers: the actors that hold the models.
 
     Raises:
-        SaltrayError: the one that a worker raised, without what Ray wraps around it.
+        SaltrayError: a worker met it.
     """
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
@@ -109,12 +113,11 @@ def stream_predictions(
             )
             .iter_batches(batch_size=BATCH, batch_format="numpy")
         )
-    try:
-        batch: Any
-        for batch in rows:
-            yield Batch(ids=list(batch["id"]), rles=list(batch["rle"]), probabilities=batch.get("probability"))
-    except Exception as error:
-        raise _cause(error) from error
+    batch: Any
+    for batch in rows:
+        if fault := _first_fault(batch):
+            raise pickle.loads(fault)
+        yield Batch(ids=list(batch["id"]), rles=list(batch["rle"]), probabilities=batch.get("probability"))
 
 
 class _Decode:
@@ -125,42 +128,56 @@ class _Decode:
         self.shape = shape
 
     def __call__(self, batch: Any) -> dict[str, NDArray[Any]]:
-        images = [read_image(self.data, str(name)) for name in batch["name"]]
-        for name, image in zip(batch["name"], images, strict=True):
-            if image.shape != self.shape:
-                raise DataError(
-                    f"{name} has {image.shape[0]}x{image.shape[1]} pixels, the ensemble was trained on "
-                    f"{self.shape[0]}x{self.shape[1]}; cut or pad the tiles to that size"
-                )
-        return {"id": np.array([Path(str(name)).stem for name in batch["name"]]), "image": np.stack(images)}
+        names, fault = [str(name) for name in batch["name"]], b""
+        try:
+            images = np.stack([self._read(name) for name in names])
+        except SaltrayError as error:
+            images, fault = np.zeros((len(names), *self.shape), np.uint8), pickle.dumps(error)
+        return {"id": np.array([Path(name).stem for name in names]), "image": images, FAULT: _column(fault, len(names))}
+
+    def _read(self, name: str) -> NDArray[np.uint8]:
+        image = read_image(self.data, name)
+        if image.shape != self.shape:
+            raise DataError(
+                f"{name} has {image.shape[0]}x{image.shape[1]} pixels, the ensemble was trained on "
+                f"{self.shape[0]}x{self.shape[1]}; cut or pad the tiles to that size"
+            )
+        return image
 
 
 class _Predict:
     """Pixels to masks; one actor holds all fold models."""
 
     def __init__(self, ensemble: str, device: str, tta: bool, keep_probabilities: bool) -> None:
-        self.ensemble = Ensemble.load(ensemble, device=device)
         self.tta = tta
         self.keep_probabilities = keep_probabilities
+        self.fault = b""
+        try:
+            self.ensemble = Ensemble.load(ensemble, device=device)
+        except SaltrayError as error:
+            self.fault = pickle.dumps(error)
 
     def __call__(self, batch: Any) -> dict[str, NDArray[Any]]:
-        probabilities = self.ensemble.predict(batch["image"], tta=self.tta)
-        salt = probabilities > self.ensemble.threshold
-        out = {"id": batch["id"], "rle": np.array([encode_rle(mask) for mask in salt], dtype=object)}
+        if fault := _first_fault(batch) or self.fault:
+            probabilities = np.zeros(batch["image"].shape, np.float32)
+            salt = probabilities > 0
+        else:
+            probabilities = self.ensemble.predict(batch["image"], tta=self.tta)
+            salt = probabilities > self.ensemble.threshold
+        rles = np.array([encode_rle(mask) for mask in salt], dtype=object)
+        out = {"id": batch["id"], "rle": rles, FAULT: _column(fault, len(rles))}
         if self.keep_probabilities:
             out["probability"] = probabilities.astype(np.float16)
         return out
 
 
+def _column(fault: bytes, rows: int) -> NDArray[Any]:
+    return np.array([fault] * rows, dtype=object)
+
+
+def _first_fault(batch: Any) -> bytes:
+    return next(filter(None, batch[FAULT]), b"")
+
+
 def _total(nodes: Iterable[Node], kind: str) -> int:
     return int(sum(node.get(kind, 0) for node in nodes))
-
-
-def _cause(error: BaseException) -> BaseException:
-    """The SaltrayError at the bottom of what Ray wrapped around it, or the error itself."""
-    seen: BaseException | None = error
-    while seen is not None:
-        if isinstance(seen, SaltrayError):
-            return seen if not hasattr(seen, "cause") else seen.cause
-        seen = getattr(seen, "cause", None) or seen.__cause__
-    return error

@@ -1,4 +1,4 @@
-"""What the loss of a host costs: five folds of two ranks on two hosts, one killed; and the same run without that.
+"""What the loss of a host costs: five folds of two ranks on two hosts, one of which is killed; and a run without loss.
 
     uv run python tests/bench/host_loss.py          # as root, with iproute2, openssh-server, rsync and Ceph; 10 minutes
 
@@ -15,7 +15,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import boto3
 from ceph import Ceph
-from cluster.cluster import THIN, Cluster, Job, Seen
+from cluster.cluster import THIN, Cluster, Job, Progress
 from cluster.hosts import Hosts, missing
 
 import saltray
@@ -32,20 +32,20 @@ def main() -> None:
         os.environ.update(s3.environment)
         boto3.session.Session().client("s3").create_bucket(Bucket="bench")
         tiles = saltray.synth(folder / "tiles", tiles=40, seed=1, test_tiles=2)
-        with Cluster(hosts, s3.environment) as cluster:
+        with Cluster(hosts, s3.environment, cpus=5) as cluster:  # one of five folds of two ranks is on both workers
             flags = ("--data", tiles, "--store", "s3://bench/store", "--train.epochs", EPOCHS, *THIN)
-            whole = cluster.submit("whole", "train", *flags, "--run", "whole")
+            whole = cluster.submit("whole", "train", *flags, "--run", "whole", forked=False)
             assert whole.wait() == 0, whole.log
             print(f"without a loss: {duration(whole):.0f} s")
-            lost = cluster.submit("lost", "train", *flags, "--run", "lost")
+            lost = cluster.submit("lost", "train", *flags, "--run", "lost", forked=False)
             victim = hosts[2]
-            lost.wait_until(lambda: Seen(lost).may_lose(victim.address, EPOCHS - 3), "folds on both workers")
-            before = Seen(lost)
+            lost.wait_until(lambda: Progress(lost).may_lose(victim.address, EPOCHS - 3), "folds on both workers")
+            before = Progress(lost)
             killed = lost.lines[-1].at
             victim.kill()
             assert lost.wait() == 0, lost.log
             print(f"with the loss of a host {killed - lost.lines[0].at:.0f} s after its start: {duration(lost):.0f} s")
-            for fold in sorted(before.carried_by(victim.address)):
+            for fold in sorted(before.training_on(victim.address)):
                 print(of_fold(lost, fold, before.epochs[fold], killed))
 
 
@@ -54,7 +54,7 @@ def duration(job: Job) -> float:
 
 
 def of_fold(job: Job, fold: int, before: int, killed: float) -> str:
-    """What a fold lost, by the log."""
+    """How far a fold was set back, by the log."""
     after = [line for line in job.lines if line.at > killed]
     resumed = [
         int(match[1]) for line in after if (match := re.match(rf"fold {fold}  resumes after epoch (\d+)", line.text))

@@ -1,7 +1,7 @@
 """How long until five folds train? `uv run python tests/bench/startup.py [--rounds 1]` prints a Markdown table.
 
-Five one-rank folds of a thin network, one epoch each, on this machine: once on the Ray that saltray starts, whose
-workers are forked, and once on a plain `ray.init()`, whose workers import everything for themselves. They take turns.
+Five one-rank folds of a small network, one epoch each, on this machine: once on the Ray that saltray starts, whose
+workers are forked, and once on a plain `ray.init()`, whose workers each import everything; in turn.
 """
 
 import argparse

@@ -173,6 +173,9 @@ def test_without_a_search_its_settings_say_nothing(saltray: Saltray, job: Path, 
     ((_, args, rest),) = calls
     assert args == (CONFIG,)
     assert rest.get("name", "s1") == "s1"
+    job.write_text("data = 'd'\n[search]\nthis = 'is not checked'")
+    assert saltray(verb, "--config", job).code == 0
+    check_refusal(saltray("tune", "--config", job), "this is unknown")
 
 
 def test_a_run_is_named_by_the_file_or_by_name(saltray: Saltray, job: Path, calls: list[Call]) -> None:

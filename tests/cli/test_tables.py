@@ -244,5 +244,5 @@ def test_a_member_that_is_missing(saltray: Saltray, ensemble: str) -> None:
 
 
 def test_an_empty_store_says_what_to_do(saltray: Saltray) -> None:
-    answer = saltray("ensemble", "list", "nowhere")
-    assert answer == (0, "no ensemble in nowhere yet; `saltray train` publishes one\n", "")
+    answer = saltray("ensemble", "list", "[bold]nowhere")
+    assert answer == (0, "no ensemble in [bold]nowhere yet; `saltray train` publishes one\n", "")

@@ -1,4 +1,4 @@
-"""A Ray cluster on several hosts, as `ray up` makes it from the project's own cluster.yaml."""
+"""A Ray cluster on several hosts, created by `ray up` from the project's own cluster.yaml."""
 
 import json
 import os
@@ -25,16 +25,13 @@ from .hosts import Host, Hosts, end, wait_until
 
 BIN = Path(sys.executable).parent
 SHIPPED = Path(__file__).parents[2] / "cluster.yaml"
-CPUS = 3
-"""Logical CPUs of a worker: of three folds of two ranks on two workers, one has its ranks on both."""
-SETTINGS = {
-    "RAY_JOB_STOP_WAIT_TIME_S": "30",  # as in cluster.yaml
-    # Shorter than Ray's own, so that a test waits less for what it looks at.
+QUICK = {
     "AUTOSCALER_UPDATE_INTERVAL_S": "1",
-    "RAY_health_check_period_ms": "1000",  # a host is lost after five of them; the time allowed to each is Ray's own
+    "RAY_health_check_period_ms": "1000",  # a host counts as lost after five failures; each has its default time-out
     "RAY_gcs_rpc_server_reconnect_timeout_s": "5",  # workers without a head end after that
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",  # a controller takes one report of an epoch each time
 }
-"""Environment of every host."""
+"""Settings of Ray on every host that are shorter than the defaults, so that the tests wait less."""
 SOCKET = "/tmp/ray/fork-server"
 """Of the fork server of a host; each host has a /tmp/ray of its own."""
 SERVE = (
@@ -44,7 +41,7 @@ SERVE = (
     f"server.serve({SOCKET!r})"
 )
 FORKED = {"py_executable": f"{sys.executable} -I -S {fork_server.__file__} ask {SOCKET}"}
-"""Runtime environment of a job whose workers do not import torch and the rest themselves, as on one machine."""
+"""Runtime environment of a job whose workers are forked, as those of a Ray on one machine are."""
 
 THIN = (
     *("--model.num-filters", "4", "--model.encoder-width", "8", "--train.batch-size", "4", "--train.precision", "fp32"),
@@ -57,21 +54,23 @@ DONE = re.compile(r"fold (\d)  done")
 
 
 class Cluster:
-    """Context manager: a Ray cluster of a head and workers.
+    """Context manager: a Ray cluster of a head node and workers.
 
     Args:
-        hosts: the head first; this boots them.
-        environment: what every login shell on the hosts has in its environment.
+        hosts: the head first; they are booted here.
+        environment: of every login shell on the hosts.
+        cpus: logical CPUs of each worker.
 
     Attributes:
-        address: of the Jobs API, through a tunnel, as a user reaches it.
+        address: of the Jobs API, through an SSH tunnel, as for a user.
         is_down: whether `down` was called.
     """
 
-    def __init__(self, hosts: Hosts, environment: Mapping[str, str]) -> None:
+    def __init__(self, hosts: Hosts, environment: Mapping[str, str], *, cpus: int) -> None:
         self.hosts = hosts
         self._file = hosts.folder / "cluster.yaml"
-        self._environment = dict(environment)
+        self._environment = {"RAY_JOB_STOP_WAIT_TIME_S": "30"} | dict(environment)  # as in cluster.yaml
+        self._cpus = cpus
         self._home = hosts.folder / "user"
         (self._port,) = free_ports(1)
         self.address = f"http://127.0.0.1:{self._port}"
@@ -82,22 +81,18 @@ class Cluster:
     def __enter__(self) -> Self:
         self._home.mkdir()
         for number, host in enumerate(self.hosts):
-            resources = {"CPU": CPUS} if number else {"CPU": 0, "fold_driver": 100}
+            resources = {"CPU": self._cpus if number else 0}
             override = {"RAY_OVERRIDE_RESOURCES": json.dumps(resources)}  # as the autoscaler does it on AWS
-            self.hosts.boot(host, SETTINGS | override | self._environment)
+            self.hosts.boot(host, self._environment | override)
         self._file.write_text(yaml.safe_dump(self._config()))
         self.ray("get-auth-token", "--generate")
         self.ray("up", "--yes", str(self._file))
         self._tunnel = self.start("dashboard", str(self._file), "--port", str(self._port))
         try:
-            joined = len(list(self.hosts))
-            wait_until(
-                lambda: self._nodes() == joined, 120, lambda: f"only {self._nodes()} of {joined} nodes have joined"
-            )
+            wait_until(self._has_all_nodes, 120, lambda: "not all nodes have joined")
         except BaseException:
             self._end_tunnel()
             raise
-        self._fork_servers = [self.hosts.start(host, sys.executable, "-c", SERVE) for host in self.hosts]
         return self
 
     def __exit__(
@@ -106,7 +101,7 @@ class Cluster:
         self._end_own()
 
     def down(self) -> None:
-        """`ray down`, once all that the tests started beside Ray has ended."""
+        """End what the tests started beside Ray, then `ray down`."""
         self._end_own()
         self.ray("down", "--yes", str(self._file))
         self.is_down = True
@@ -116,6 +111,7 @@ class Cluster:
         for server in self._fork_servers:
             assert server.stdin is not None
             server.stdin.close()  # ends it
+        for server in self._fork_servers:
             server.wait(20)
         self._fork_servers = []
 
@@ -137,15 +133,14 @@ class Cluster:
         config["auth"] = {"ssh_user": "root", "ssh_private_key": str(self.hosts.key)}
         return config
 
-    def _nodes(self) -> int:
-        """How many have joined; none while the head does not answer yet."""
+    def _has_all_nodes(self) -> bool:
         try:
-            return len(self.table("nodes"))
-        except OSError:
-            return 0
+            return len(self.table("nodes")) == len(list(self.hosts))
+        except OSError:  # the head does not answer yet
+            return False
 
     def environment(self, *, token: bool = True) -> dict[str, str]:
-        """What a user's shell has: the token's mode, and a home folder that holds it."""
+        """Environment of a user's shell: with the token in the home folder, or without authentication."""
         mine = {"HOME": str(self._home), "TMPDIR": str(self._home), "RAY_USAGE_STATS_ENABLED": "0"}
         mine["PATH"] = f"{BIN}:{os.environ['PATH']}"
         mine["RAY_AUTH_MODE"] = "token" if token else "disabled"
@@ -164,7 +159,7 @@ class Cluster:
         )
 
     def ray(self, *args: str) -> str:
-        """`ray ARGS`, to its end; what it printed."""
+        """Run `ray ARGS`; what it printed."""
         process = self.start(*args)
         out, _ = process.communicate(timeout=300)
         assert process.returncode == 0, out
@@ -185,12 +180,15 @@ class Cluster:
             name: of the job.
             args: of saltray.
             folder: a copy of it is the job's working folder.
-            forked: whether its workers are forks of a process that has imported torch, which takes them 4 s of CPU
-                time each otherwise.
+            forked: whether its workers are forks of a process that has imported torch; otherwise each spends 4 s of
+                CPU time on imports.
         """
         command = ["job", "submit", "--address", self.address, "--submission-id", name]
         command += [] if folder is None else ["--working-dir", str(folder)]
-        command += ["--runtime-env-json", json.dumps(FORKED)] if forked else []
+        if forked:
+            command += ["--runtime-env-json", json.dumps(FORKED)]
+            if not self._fork_servers:
+                self._fork_servers = [self.hosts.start(host, sys.executable, "-c", SERVE) for host in self.hosts]
         return Job(name, self.start(*command, "--", "saltray", *map(str, args)))
 
     def stop(self, name: str) -> None:
@@ -203,7 +201,7 @@ class Cluster:
 
 
 class Line(NamedTuple):
-    """A line of a job's log, and when it came."""
+    """A line of a job's log, and when it arrived."""
 
     at: float
     text: str
@@ -259,12 +257,12 @@ class Job:
         return code
 
 
-class Seen:
-    """What a job's log tells of its folds."""
+class Progress:
+    """How far the folds of a job are, by its log so far."""
 
     def __init__(self, job: Job) -> None:
         self.starts: dict[int, list[set[str]]] = {}
-        """Addresses of the hosts of each fold, once for each time that it was started."""
+        """Addresses of the hosts of each fold, for each time that it was started."""
         self.epochs: dict[int, int] = {}
         self.done: set[int] = set()
         for line in job.lines:
@@ -275,18 +273,21 @@ class Seen:
             elif match := DONE.match(line.text):
                 self.done.add(int(match[1]))
 
-    def carried_by(self, address: str) -> set[int]:
+    def training_on(self, address: str) -> set[int]:
         """Folds that train on a host."""
         return {fold for fold, starts in self.starts.items() if address in starts[-1]} - self.done
 
     def may_lose(self, address: str, before: int) -> bool:
-        """Whether folds train both here, each with a checkpoint and far from its end, and elsewhere; one on both hosts.
+        """Whether a host may be lost now: some folds train on it, each with a checkpoint and far from its end, not all.
 
         Args:
             address: of a host.
-            before: an epoch that no fold there has reached.
+            before: an epoch that no fold on it has reached.
+
+        Returns:
+            False, too, unless one of the folds has ranks on two hosts.
         """
-        hit = self.carried_by(address)
+        hit = self.training_on(address)
         others = set(self.starts) - self.done - hit
         spread = any(len(starts[0]) == 2 for starts in self.starts.values())
         return spread and bool(hit and others) and all(2 <= self.epochs.get(fold, 0) < before for fold in hit)

@@ -1,6 +1,6 @@
 """One cluster for all tests of this folder, and an S3 server that its hosts reach."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 
 import boto3
@@ -10,11 +10,12 @@ from command import point_to, require
 
 import saltray
 
-from .cluster import Cluster
+from .cluster import QUICK, Cluster
 from .hosts import Hosts, missing, wait_until
 
 BUCKET = "saltray-test"
-WORKERS = 2
+WORKERS, CPUS = 2, 3
+"""Three folds of two ranks fill the workers, and one of them has its ranks on both."""
 
 
 @pytest.fixture(scope="session")
@@ -26,7 +27,7 @@ def hosts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hosts]:
 
 
 @pytest.fixture(scope="session")
-def s3(hosts: Hosts, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mapping[str, str]]:
+def s3(hosts: Hosts, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
     """AWS_* variables for a server that the hosts reach, with an empty bucket `saltray-test`."""
     require(ceph.missing())
     with ceph.Ceph(tmp_path_factory.mktemp("ceph"), address=hosts.gateway) as server:
@@ -37,16 +38,16 @@ def s3(hosts: Hosts, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mappi
 
 
 @pytest.fixture
-def in_s3(s3: Mapping[str, str], monkeypatch: pytest.MonkeyPatch) -> str:
+def in_s3(s3: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> str:
     """URI of the bucket, and this test's AWS_* variables point to its server."""
     point_to(monkeypatch, s3)
     return f"s3://{BUCKET}"
 
 
 @pytest.fixture(scope="session")
-def cluster(hosts: Hosts, s3: Mapping[str, str]) -> Iterator[Cluster]:
-    """The hosts as a Ray cluster, made by `ray up`."""
-    with Cluster(hosts, s3) as cluster:
+def cluster(hosts: Hosts, s3: dict[str, str]) -> Iterator[Cluster]:
+    """The hosts as a Ray cluster, created by `ray up`."""
+    with Cluster(hosts, s3 | QUICK, cpus=CPUS) as cluster:
         yield cluster
     if cluster.is_down:
         # A minute after `ray down` Ray's agents give up telling the head that their node is lost.

@@ -23,7 +23,7 @@ SSHD = shutil.which("sshd") or "/usr/sbin/sshd"
 
 
 def missing() -> str | None:
-    """What this machine lacks for such hosts, with the remedy; None where nothing is missing."""
+    """What is missing on this machine for such hosts, with the remedy, or None."""
     if os.geteuid() != 0:
         return "hosts of network namespaces need root; run the tests as root"
     path = f"{os.environ['PATH']}:/usr/sbin:/sbin"
@@ -41,7 +41,7 @@ class Host:
     Args:
         name: its host name, and that of its network namespace.
         address: its IPv4 address.
-        home: home folder of root on it; its .bash_profile is what every login shell there has in its environment.
+        home: home folder of root on it, with the environment of login shells in .bash_profile.
     """
 
     def __init__(self, name: str, address: str, home: Path) -> None:
@@ -104,7 +104,7 @@ class Host:
         return ["ssh", "-i", str(folder / "key"), "-oConnectTimeout=5", *flags, f"root@{self.address}"]
 
     def kill(self) -> None:
-        """SIGKILL to every process of the host at once, as when a machine is taken away."""
+        """SIGKILL to every process of the host at once, as when a machine is lost."""
         if self._process is not None:
             self._process.kill()  # unshare takes the first process of the namespace along, and that all others
             self._process.wait()
@@ -168,7 +168,7 @@ class Hosts:
         return self
 
     def boot(self, host: Host, environment: Mapping[str, str]) -> None:
-        """Start a host; every login shell there has `environment` in its own."""
+        """Start a host with `environment` in every login shell."""
         # Each process of Ray that asks for its host's name would wait 10 s for a name server that no host reaches.
         names = "".join(f"{each.address} {each.name}\n" for each in self._hosts)
         host.boot(self.folder, environment, f"127.0.0.1 localhost\n{names}")
@@ -180,7 +180,7 @@ class Hosts:
     def left(self) -> list[str]:
         """Command lines of what runs on the hosts, their own processes apart.
 
-        Neither counts Ray's log monitor, which Ray forgets: provider `local` keeps its machines, where AWS ends them.
+        Ray's log monitor is left out: `ray down` does not end it, but AWS terminates its machine.
         """
         running = (command for host in self for command in host.processes().values())
         own = ("unshare ", "sshd")

@@ -1,4 +1,4 @@
-"""A cloud that takes what Ray's launcher tells it, and Ray's autoscaler on top."""
+"""A cloud that records the commands of Ray's launcher, and Ray's autoscaler on top of it."""
 
 import types
 from dataclasses import dataclass, field
@@ -21,7 +21,7 @@ class Cloud:
     commands: list[list[str]] = field(default_factory=list)
     """Every ssh and rsync, in order, as it would have been started."""
     uploads: dict[str, bytes] = field(default_factory=dict)
-    """What the head got by rsync, by its place in the container."""
+    """What the head received by rsync, by its path in the container."""
 
     def machines(self, node_type: str) -> list[dict[str, Any]]:
         """The running machines of a type, as EC2 describes them; Tags as a dict."""
@@ -34,13 +34,13 @@ class Cloud:
         instances: list[Any] = [instance for group in found["Reservations"] for instance in group["Instances"]]
         return [i | {"Tags": {tag["Key"]: tag["Value"] for tag in i["Tags"]}} for i in instances]
 
-    def told(self, ip: str) -> str:
-        """All that one machine was told, a line a command."""
+    def commands_to(self, ip: str) -> str:
+        """All commands to one machine, one per line."""
         return "\n".join(" ".join(command) for command in self.commands if any(f"@{ip}" in word for word in command))
 
 
 class Autoscaler:
-    """Ray's autoscaler as the head runs it, on what `ray up` sent there; Ray's own state is what a test says."""
+    """Ray's autoscaler as the head runs it, with the files that `ray up` sent there; a test sets Ray's state."""
 
     def __init__(self, cloud: Cloud, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         from ray.autoscaler.v2 import autoscaler
@@ -60,14 +60,14 @@ class Autoscaler:
         self._autoscaler = autoscaler.Autoscaler("session", reader, gcs)
 
     def unpack(self) -> None:
-        """Put what the head was sent in its place."""
+        """Write the uploaded files to the head's home folder."""
         for place, content in self._cloud.uploads.items():
             path = self._home / place.removeprefix("~/")
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(content)
 
     def joins(self, machine: dict[str, Any], resources: dict[str, float]) -> Any:
-        """Ray's view of a machine on which Ray runs."""
+        """Let Ray run on a machine; Ray's state of that node."""
         node = self.words.NodeState(
             node_id=machine["InstanceId"].encode().ljust(28),
             instance_id=machine["InstanceId"],
@@ -79,8 +79,8 @@ class Autoscaler:
         self.state.node_states.append(node)
         return self.state.node_states[-1]
 
-    def asks(self, folds: int, ranks: int) -> None:
-        """Folds wait in line, each a placement group."""
+    def request(self, folds: int, ranks: int) -> None:
+        """Request resources for folds, each a placement group."""
         rank = self.words.ResourceRequest(resources_bundle={"CPU": 1, "GPU": 1})
         bundles = [self.words.BundleSelector(resource_requests=[rank] * ranks)]
         self.state.pending_gang_resource_requests.extend(

@@ -1,4 +1,4 @@
-"""The file as parsed, and an AWS of moto's whose machines take what Ray's launcher tells them over SSH."""
+"""cluster.yaml as parsed, and moto's AWS, whose machines accept the SSH commands of Ray's launcher."""
 
 import copy
 import os
@@ -22,7 +22,7 @@ ANSWERS = {
     "docker info": "map[runc:{runc}]",
     "/proc/meminfo": "MemAvailable: 16000000 kB",
 }
-"""What a machine answers to a command with this in it."""
+"""Text in a command -> the answer of a machine."""
 
 
 @pytest.fixture(scope="session")
@@ -33,7 +33,7 @@ def parsed() -> dict[str, Any]:
 
 @pytest.fixture
 def cluster(parsed: dict[str, Any]) -> dict[str, Any]:
-    """What cluster.yaml says, to be changed at will."""
+    """A copy of cluster.yaml's content, which a test may change."""
     return copy.deepcopy(parsed)
 
 
@@ -48,7 +48,7 @@ def instance_types(region: str, _: object) -> list[dict[str, Any]]:
 
 @pytest.fixture
 def cloud(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cloud]:
-    """An AWS in this process with the roles that cluster.yaml wants, and a user whose home has a token."""
+    """AWS, simulated in this process, with the roles that cluster.yaml needs, and a user with a token."""
     from ray.autoscaler._private.aws import node_provider, utils
     from ray.autoscaler._private.command_runner import SSHCommandRunner
 
@@ -81,7 +81,7 @@ def cloud(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cloud]:
         # EC2 starts MaxCount machines if it can, moto MinCount.
         return {name: node for _ in range(count) for name, node in create(self, config, dict(tags), 1).items()}
 
-    def told(self: Any, command: list[str], with_output: bool = False, *_: object, **__: object) -> bytes | None:
+    def record(self: Any, command: list[str], with_output: bool = False, *_: object, **__: object) -> bytes | None:
         cloud.commands.append(command)
         if command[0] == "rsync":
             place = command[-1].partition("/tmp/ray_tmp_mount/saltray/")[2]
@@ -92,7 +92,7 @@ def cloud(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cloud]:
     monkeypatch.setattr(node_provider.AWSNodeProvider, "_create_node", one_by_one)
     monkeypatch.setattr(node_provider, "list_ec2_instances", instance_types)
     monkeypatch.setattr(node_provider, "TAG_BATCH_DELAY", 0.0)
-    monkeypatch.setattr(SSHCommandRunner, "_run_helper", told)
+    monkeypatch.setattr(SSHCommandRunner, "_run_helper", record)
     for cache in (utils.resource_cache, utils.client_cache):
         cache.cache_clear()
     with mock_aws():
@@ -103,7 +103,7 @@ def cloud(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cloud]:
 
 
 def make_roles() -> None:
-    """What the comment at the top of cluster.yaml does by the command line."""
+    """Create the roles, as the comment at the top of cluster.yaml does on the command line."""
     iam = boto3.client("iam")
     policies = {
         "saltray-head": {"data": "iam-policy.json", "machines": "iam-head-policy.json"},
@@ -121,7 +121,7 @@ def make_roles() -> None:
 
 @pytest.fixture
 def ray_up(cloud: Cloud) -> Callable[..., None]:
-    """`ray up FILE -y`, without its cache of earlier answers of AWS."""
+    """`ray up FILE -y`, without the cache of AWS's earlier answers."""
     from ray.autoscaler._private.commands import create_or_update_cluster
 
     def up(file: Path = ROOT / "cluster.yaml", no_restart: bool = False) -> None:
@@ -134,6 +134,6 @@ def ray_up(cloud: Cloud) -> Callable[..., None]:
 def autoscaler(
     cloud: Cloud, ray_up: Callable[..., None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Autoscaler:
-    """The autoscaler of a head that `ray up` has just made."""
+    """The autoscaler of a head node that `ray up` has just created."""
     ray_up()
     return Autoscaler(cloud, tmp_path / "head", monkeypatch)

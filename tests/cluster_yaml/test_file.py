@@ -1,4 +1,4 @@
-"""cluster.yaml and the policies beside it, without any cloud: keys, capacity, token, images, rights."""
+"""cluster.yaml and the policies beside it, without any cloud: keys, capacity, token, images, permissions."""
 
 import json
 import re
@@ -62,7 +62,7 @@ def check(cluster: dict[str, Any]) -> dict[str, Any]:
     return prepared
 
 
-def test_ray_and_ec2_know_all_that_it_says(cluster: dict[str, Any]) -> None:
+def test_ray_and_ec2_accept_every_key(cluster: dict[str, Any]) -> None:
     prepared = check(cluster)
     assert prepared["head_setup_commands"] == prepared["worker_setup_commands"] == []
 
@@ -115,10 +115,10 @@ def test_either_kind_of_machine_holds_five_folds(cluster: dict[str, Any], ranks:
     assert jobs_that_fit(resources, nodes) >= folds
 
 
-def test_the_head_trains_nothing_and_stays_and_workers_come_from_zero(cluster: dict[str, Any]) -> None:
+def test_the_head_does_no_training_and_is_permanent_and_workers_start_from_zero(cluster: dict[str, Any]) -> None:
     kinds = cluster["available_node_types"]
     head = kinds.pop(cluster["head_node_type"])
-    assert head["resources"] == {"CPU": 0, "fold_driver": 100}
+    assert head["resources"] == {"CPU": 0}
     assert head["min_workers"] == head["max_workers"] == 0
     assert "InstanceMarketOptions" not in head["node_config"]
     assert [kind["min_workers"] for kind in kinds.values()] == [0, 0]
@@ -175,20 +175,22 @@ def test_machines_touch_one_prefix_of_one_bucket() -> None:
 
 
 @pytest.mark.parametrize("name", ["iam-policy.json", "iam-head-policy.json"])
-def test_no_right_reaches_further_than_it_must(name: str) -> None:
+def test_no_permission_is_wider_than_necessary(name: str) -> None:
     for statement in policy(name):
         assert not any("*" in action for action in statement["Action"])
         if statement["Resource"] == ["*"]:
             assert statement["Action"] in (["ecr:GetAuthorizationToken"], ["ec2:DescribeInstances"])
 
 
-def test_the_head_minds_machines_of_this_cluster_and_gives_them_the_workers_role(cluster: dict[str, Any]) -> None:
-    rights = policy("iam-head-policy.json")
-    tagged = [s for s in rights if "ec2:TerminateInstances" in s["Action"]]
+def test_the_head_manages_only_this_cluster_and_passes_only_the_workers_role(
+    cluster: dict[str, Any],
+) -> None:
+    statements = policy("iam-head-policy.json")
+    tagged = [s for s in statements if "ec2:TerminateInstances" in s["Action"]]
     assert [s["Condition"] for s in tagged] == [
         {"StringEquals": {"aws:ResourceTag/ray-cluster-name": cluster["cluster_name"]}}
     ]
-    [pass_role] = [s for s in rights if "iam:PassRole" in s["Action"]]
+    [pass_role] = [s for s in statements if "iam:PassRole" in s["Action"]]
     profile = cluster["available_node_types"]["gpu_spot"]["node_config"]["IamInstanceProfile"]["Name"]
     assert pass_role["Resource"] == [f"arn:aws:iam::123456789012:role/{profile}"]
     assert profile != cluster["available_node_types"]["head"]["node_config"]["IamInstanceProfile"]["Name"]

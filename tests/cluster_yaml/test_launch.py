@@ -1,4 +1,4 @@
-"""`ray up` and Ray's autoscaler on cluster.yaml, against moto's EC2: which machines come, and what they are told."""
+"""`ray up` and Ray's autoscaler on cluster.yaml, against moto's EC2: which nodes start, and with which commands."""
 
 import json
 import time
@@ -22,7 +22,7 @@ def until(condition: Callable[[], bool], step: Callable[[], None] = lambda: None
 
 
 def set_up(cloud: Cloud, node_type: str, count: int) -> Callable[[], bool]:
-    """Whether that many machines of a type are there and Ray is started on each."""
+    """Whether there are so many machines of a type, and Ray was started on each."""
 
     def done() -> bool:
         status = [machine["Tags"]["ray-node-status"] for machine in cloud.machines(node_type)]
@@ -31,7 +31,7 @@ def set_up(cloud: Cloud, node_type: str, count: int) -> Callable[[], bool]:
     return done
 
 
-def test_ray_up_makes_the_head(cloud: Cloud, ray_up: Callable[..., None]) -> None:
+def test_ray_up_creates_the_head(cloud: Cloud, ray_up: Callable[..., None]) -> None:
     ray_up()
     [head] = cloud.machines("head")
     assert head["InstanceType"] == "m7i.2xlarge"
@@ -41,18 +41,18 @@ def test_ray_up_makes_the_head(cloud: Cloud, ray_up: Callable[..., None]) -> Non
     assert (head["KeyName"], head["Tags"]["ray-cluster-name"]) == ("saltray", "saltray")
     [volume] = boto3.client("ec2").describe_volumes()["Volumes"]
     assert (volume["VolumeType"], volume["Encrypted"]) == ("gp3", True)
-    told = cloud.told(head["PublicIpAddress"])
-    assert "docker login" in told
-    assert "saltray:0.1.0-cpu bash" in told
-    assert "--gpus" not in told
-    assert '{"CPU":0,"fold_driver":100}' in told
-    assert "--autoscaling-config=/home/saltray/ray_bootstrap_config.yaml" in told
-    assert "pip" not in told
+    commands = cloud.commands_to(head["PublicIpAddress"])
+    assert "docker login" in commands
+    assert "saltray:0.1.0-cpu bash" in commands
+    assert "--gpus" not in commands
+    assert '{"CPU":0}' in commands
+    assert "--autoscaling-config=/home/saltray/ray_bootstrap_config.yaml" in commands
+    assert "pip" not in commands
     assert not cloud.machines("gpu_spot")
     assert not cloud.machines("gpu_on_demand")
 
 
-def test_only_ssh_is_open_to_the_world_and_a_narrower_rule_stays(cloud: Cloud, ray_up: Callable[..., None]) -> None:
+def test_only_ssh_is_open_to_the_world_and_a_narrower_rule_is_kept(cloud: Cloud, ray_up: Callable[..., None]) -> None:
     ray_up()
     ec2 = boto3.client("ec2")
 
@@ -78,23 +78,23 @@ def test_only_ssh_is_open_to_the_world_and_a_narrower_rule_stays(cloud: Cloud, r
 
 
 @pytest.mark.parametrize(("ranks", "machines"), [(1, 5), (2, 10)])
-def test_five_folds_get_their_machines_each_with_the_token(
+def test_five_folds_get_their_nodes_each_with_the_token(
     cloud: Cloud, autoscaler: Autoscaler, ranks: int, machines: int
 ) -> None:
     cloud.calls.clear()
-    autoscaler.asks(5, ranks)
+    autoscaler.request(5, ranks)
     until(set_up(cloud, "gpu_spot", machines), autoscaler.step)
     assert not cloud.machines("gpu_on_demand")
     for machine in cloud.machines("gpu_spot"):
         assert (machine["InstanceType"], machine["InstanceLifecycle"]) == ("g6.xlarge", "spot")
         assert machine["IamInstanceProfile"]["Arn"].endswith("/saltray-worker")
         assert machine["MetadataOptions"]["HttpTokens"] == "required"
-        told = cloud.told(machine["PrivateIpAddress"])
-        assert "/.ray/auth_token ubuntu@" in told
-        assert "-v /tmp/ray_tmp_mount/saltray/~/.ray/auth_token:/home/saltray/.ray/auth_token" in told
-        assert "--gpus=all" in told
-        assert "saltray:0.1.0-gpu bash" in told
-        assert told.index("docker run") < told.index(
+        commands = cloud.commands_to(machine["PrivateIpAddress"])
+        assert "/.ray/auth_token ubuntu@" in commands
+        assert "-v /tmp/ray_tmp_mount/saltray/~/.ray/auth_token:/home/saltray/.ray/auth_token" in commands
+        assert "--gpus=all" in commands
+        assert "saltray:0.1.0-gpu bash" in commands
+        assert commands.index("docker run") < commands.index(
             "export RAY_AUTH_MODE=token; ulimit -n 65536; ray start --address="
         )
     assert cloud.uploads["~/.ray/auth_token"].decode() == TOKEN
@@ -111,12 +111,12 @@ def test_a_job_on_the_head_knows_how_far_the_cluster_grows(
 ) -> None:
     monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
     head, *workers = nodes_possible()  # by the file that `ray up` has sent there
-    assert (head["CPU"], head["fold_driver"]) == (0, 100)
+    assert head["CPU"] == 0
     assert [(node["CPU"], node["GPU"]) for node in workers] == [(4, 1)] * 10
 
 
-def test_idle_machines_are_ended(cloud: Cloud, autoscaler: Autoscaler) -> None:
-    autoscaler.asks(1, 1)
+def test_idle_nodes_are_terminated(cloud: Cloud, autoscaler: Autoscaler) -> None:
+    autoscaler.request(1, 1)
     until(set_up(cloud, "gpu_spot", 1), autoscaler.step)
     del autoscaler.state.pending_gang_resource_requests[:]
     node = autoscaler.joins(cloud.machines("gpu_spot")[0], {"CPU": 4, "GPU": 1})
@@ -132,7 +132,7 @@ def test_idle_machines_are_ended(cloud: Cloud, autoscaler: Autoscaler) -> None:
     assert len(cloud.machines("head")) == 1
 
 
-def test_without_spot_machines_the_remedy_in_the_comment_gets_others(
+def test_without_spot_capacity_the_remedy_in_the_comment_starts_on_demand_nodes(
     cloud: Cloud,
     autoscaler: Autoscaler,
     ray_up: Callable[..., None],
@@ -151,7 +151,7 @@ def test_without_spot_machines_the_remedy_in_the_comment_gets_others(
         return create(self, config, tags, count)
 
     monkeypatch.setattr(AWSNodeProvider, "_create_node", no_spot)
-    autoscaler.asks(5, 1)
+    autoscaler.request(5, 1)
     until(lambda: len(asked) >= 6, autoscaler.step)
     assert set(asked) == {"gpu_spot"}
 
@@ -172,10 +172,10 @@ def test_without_spot_machines_the_remedy_in_the_comment_gets_others(
         assert machine["IamInstanceProfile"]["Arn"].endswith("/saltray-worker")
 
 
-def test_the_resources_are_those_of_the_machines(cloud: Cloud, cluster: dict[str, Any]) -> None:
+def test_the_resources_match_the_instance_types(cloud: Cloud, cluster: dict[str, Any]) -> None:
     from ray.autoscaler._private.aws.node_provider import AWSNodeProvider
 
-    said = {name: kind.pop("resources") for name, kind in cluster["available_node_types"].items()}
+    declared = {name: kind.pop("resources") for name, kind in cluster["available_node_types"].items()}
     filled = AWSNodeProvider.fillout_available_node_types_resources(cluster)["available_node_types"]
     for name in ("gpu_spot", "gpu_on_demand"):
-        assert {kind: filled[name]["resources"][kind] for kind in ("CPU", "GPU")} == said[name]
+        assert {kind: filled[name]["resources"][kind] for kind in ("CPU", "GPU")} == declared[name]

@@ -29,6 +29,7 @@ from saltray.progress import (
     TrialsStartedBefore,
     TrialStarted,
 )
+from saltray.runs.layout import checkpoint_folder
 from saltray.search.spec import SearchSpec
 from saltray.search.trials import create_search, create_trial, finish_trial
 from saltray.storage.base import Store
@@ -151,18 +152,23 @@ def test_killed_trials_resume_from_their_checkpoints(
     small: Small, tiles_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of the first trial the rank is killed, of the second the trial's own process, which takes its rank with it."""
+    from saltray.distributed.checkpoints import load
+
     config = small(tiles_folder, tmp_path / "store", cluster=ClusterConfig(max_failures=1))
     store = search_store(config)
     rank_killed, told, process_killed = (tmp_path / name for name in ("rank", "told", "process"))
     run_with_kills(monkeypatch, rank_killed, told, process_killed)
+    states: list[int] = []
 
     def observer(event: Event) -> None:
         if isinstance(event, TrialEpoch) and event.trial.name == "trial-001" and not told.exists():
+            states.append(len(load(store.sub("trial-001"), checkpoint_folder(1)).states))
             told.write_bytes(store.get(f"trial-001/{FIRST_CHECKPOINT}"))
 
-    search = SearchConfig(space=rates(3e-3, 1e-3), prune=False, trials=2)
+    search = SearchConfig(space=rates(3e-3, 1e-3), folds=(0, 1), prune=False, trials=2)
     found = record(saltray.tune, config, search, observer=observer)
     assert process_killed.exists()
+    assert states == [2]  # one of each fold
     check_resumed(store.sub("trial-000"), rank_killed.read_bytes(), epochs=2)
     check_resumed(store.sub("trial-001"), told.read_bytes(), epochs=2)
     started = [(event.trial.name, event.trial.epochs) for event in found.of(TrialStarted)]

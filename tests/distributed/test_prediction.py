@@ -1,5 +1,6 @@
 """Tiles through an ensemble by Ray Data: how many workers, what a worker does, and how its fault is told."""
 
+import pickle
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -7,13 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from ray.exceptions import RayTaskError
 
 from saltray.data.rle import decode_rle
 from saltray.distributed import prediction
 from saltray.distributed.capacity import Node
 from saltray.distributed.prediction import PredictionWorkers, choose_workers
-from saltray.errors import ConfigError, DataError
+from saltray.errors import ConfigError, DataError, EnsembleError
 
 CPUS: list[Node] = [{"CPU": 3.0}, {"CPU": 1.0}]
 GPUS: list[Node] = [{"CPU": 8.0, "GPU": 2.0}]
@@ -64,13 +64,27 @@ def images(tmp_path: Path) -> str:
     return str(tmp_path / "tiles")
 
 
+NAMES = {"name": np.array(["test/images/1.png", "test/images/2.png"])}
+
+
 def test_names_become_pixels(images: str) -> None:
-    batch = {"name": np.array(["test/images/1.png", "test/images/2.png"])}
-    decoded = prediction._Decode(images, (4, 5))(batch)
+    decoded = prediction._Decode(images, (4, 5))(NAMES)
     assert decoded["id"].tolist() == ["1", "2"]
     np.testing.assert_array_equal(decoded["image"], np.stack([np.full((4, 5), 1), np.full((4, 5), 2)]))
-    with pytest.raises(DataError, match=r"1.png has 4x5 pixels, the ensemble was trained on 5x4; cut or pad"):
-        prediction._Decode(images, (5, 4))(batch)
+    assert decoded["fault"].tolist() == [b"", b""]
+
+
+def test_a_tile_of_another_size_is_a_fault_of_its_batch(images: str) -> None:
+    decoded = prediction._Decode(images, (5, 4))(NAMES)
+    assert decoded["image"].shape == (2, 5, 4)  # as in every other batch
+    fault = pickle.loads(decoded["fault"][0])
+    assert type(fault) is DataError
+    assert str(fault) == (
+        "test/images/1.png has 4x5 pixels, the ensemble was trained on 5x4; cut or pad the tiles to that size"
+    )
+
+
+BATCH = {"id": np.array(["a", "b"]), "image": np.zeros((2, 3, 3), np.uint8), "fault": np.array([b"", b""], object)}
 
 
 @pytest.mark.parametrize("keep", [True, False])
@@ -88,31 +102,26 @@ def test_pixels_become_masks_at_the_ensembles_threshold(keep: bool, monkeypatch:
         return SimpleNamespace(predict=predict, threshold=0.2)
 
     monkeypatch.setattr(prediction.Ensemble, "load", load)
-    out = prediction._Predict("uri", "cpu", False, keep)({"id": np.array(["a", "b"]), "image": np.zeros((2, 3, 3))})
+    out = prediction._Predict("uri", "cpu", False, keep)(BATCH)
     assert loaded == [("uri", "cpu")]
     assert out["id"].tolist() == ["a", "b"]
     np.testing.assert_array_equal(decode_rle(out["rle"][0], 3, 3), given[0] > 0.2)
     assert out["rle"][1] == ""
+    assert out["fault"].tolist() == [b"", b""]
     assert ("probability" in out) == keep
     if keep:
         assert out["probability"].dtype == np.float16
         np.testing.assert_array_equal(out["probability"], given.astype(np.float16))
 
 
-def wrapped(fault: Exception) -> BaseException:
-    """What the driver gets when a worker raises."""
-    inner = RayTaskError("f", "Traceback of many lines", fault).as_instanceof_cause()
-    try:
-        raise ValueError("Ray Data failed") from inner
-    except ValueError as outer:
-        return outer
+def test_an_ensemble_that_cannot_be_loaded_is_a_fault_of_every_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    def load(uri: str, *, device: str) -> Any:
+        raise EnsembleError("fold-0.safetensors is corrupted")
 
-
-def test_the_fault_of_a_worker_is_freed_of_what_ray_wraps_around_it() -> None:
-    fault = DataError("1.png is broken", ("1.png: broken",))
-    found = prediction._cause(wrapped(fault))
-    assert type(found) is DataError
-    assert str(found) == "1.png is broken"
-    assert prediction._cause(fault) is fault
-    other = wrapped(KeyError("x"))
-    assert prediction._cause(other) is other
+    monkeypatch.setattr(prediction.Ensemble, "load", load)
+    out = prediction._Predict("uri", "cpu", True, True)(BATCH)
+    assert str(pickle.loads(out["fault"][1])) == "fold-0.safetensors is corrupted"
+    assert out["probability"].shape == (2, 3, 3)
+    earlier = BATCH | {"fault": np.array([b"", pickle.dumps(DataError("1.png"))], object)}
+    out = prediction._Predict("uri", "cpu", True, False)(earlier)
+    assert str(pickle.loads(out["fault"][0])) == "1.png"  # what went wrong first

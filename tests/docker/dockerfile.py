@@ -21,14 +21,14 @@ class Instruction(NamedTuple):
 
     @property
     def exec_form(self) -> list[str]:
-        """The command of CMD or HEALTHCHECK as a list; what is no such list is a fault."""
+        """The command of CMD or HEALTHCHECK, which must be a list."""
         words: list[str] = json.loads(self.rest.removeprefix("CMD "))
         return words
 
 
 @dataclass
 class Stage:
-    """FROM one image or stage to the next FROM."""
+    """From one FROM to the next."""
 
     name: str
     image: str
@@ -36,7 +36,7 @@ class Stage:
     own: list[Instruction] = field(default_factory=list)
 
     def all(self, name: str) -> list[Instruction]:
-        """Instructions of one name, those of the stages it is built from first."""
+        """Instructions of one name; those of the parent stages first."""
         before = self.parent.all(name) if self.parent else []
         return before + [each for each in self.own if each.name == name]
 
@@ -47,7 +47,7 @@ class Stage:
 
 
 def parse(text: str) -> dict[str, Stage]:
-    """Stages by name, in their order. Heredocs and other escape characters are not understood, and refused."""
+    """Stages by name, in order. Heredocs and other escape characters are unsupported."""
     stages: dict[str, Stage] = {}
     for instruction in _instructions(text):
         if instruction.name == "FROM":

@@ -1,4 +1,4 @@
-"""The image: hadolint's rules, and what they do not know of this project. Each check is shown to find a fault."""
+"""docker/Dockerfile: hadolint's rules, and checks of this project's own. Each is shown to find a fault."""
 
 import re
 import subprocess
@@ -66,14 +66,14 @@ def check_every_copied_path_is_in_the_context(stages: Stages) -> None:
                 assert source in context, f"{stage.name} copies {source}"
 
 
-def check_the_package_has_the_files_that_its_build_reads(stages: Stages) -> None:
+def check_the_package_has_the_files_for_its_build(stages: Stages) -> None:
     copied = {source for copy in stages["package"].all("COPY") for source in copy.words[:-1]}
     project = PROJECT["project"]
     packages = PROJECT["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"]
     assert {"pyproject.toml", project["readme"], *project["license-files"], *packages} <= copied
 
 
-def check_a_change_of_the_source_leaves_the_dependencies(stages: Stages) -> None:
+def check_a_change_of_the_source_keeps_dependencies(stages: Stages) -> None:
     for target in TARGETS:
         copied = [copy.words[:-1] for copy in stages[f"{target}-packages"].all("COPY")]
         assert copied == [["pyproject.toml"]]
@@ -81,8 +81,8 @@ def check_a_change_of_the_source_leaves_the_dependencies(stages: Stages) -> None
         assert own.index("COPY") < own.index("RUN")  # dependencies below the package
 
 
-def check_all_versions_are_the_project_s(stages: Stages) -> None:
-    """None is named here but uv's; what else is installed is asked of pyproject.toml, or is the wheel built before."""
+def check_all_versions_are_the_projects(stages: Stages) -> None:
+    """Only uv's version is in the Dockerfile; the rest comes from pyproject.toml, or is the wheel built before."""
     commands = [run.rest for stage in stages.values() for run in stage.own if run.name == "RUN"]
     assert re.findall(r"[\w.-]+(?=[=<>~!]=)", " ".join(commands)) == ["uv"]
     installs = [command for command in commands if "pip install" in command]
@@ -97,14 +97,14 @@ def check_all_versions_are_the_project_s(stages: Stages) -> None:
 
 
 def check_nothing_comes_from_elsewhere(stages: Stages) -> None:
-    """Images, Debian's packages and PyPI's apart, all of which have digests."""
+    """Other than images and the packages of Debian and PyPI, which all have digests."""
     for stage in stages.values():
         assert stage.parent or re.fullmatch(r"debian:\w+-\d{8}-slim", stage.image)
         assert stage.all("ADD") == []
         assert not any(re.search(r"https?://|git\+", run.rest) for run in stage.all("RUN"))
 
 
-def check_python_is_one_that_the_project_takes(stages: Stages) -> None:
+def check_the_project_supports_this_python(stages: Stages) -> None:
     text = " ".join(f"{each.rest} {each.flags}" for stage in stages.values() for each in stage.own)
     text += (ROOT / "docker" / "healthy.py").read_text().splitlines()[0]
     versions = set(re.findall(r"python([\d.]*\d)", text))
@@ -141,7 +141,7 @@ def check_ray_can_start_a_shell_in_it(stages: Stages) -> None:
         assert stage.env["RAY_AUTH_MODE"] == "token"
 
 
-def check_the_driver_is_asked_for_the_cuda_of_the_wheels(stages: Stages) -> None:
+def check_the_required_cuda_is_that_of_the_wheels(stages: Stages) -> None:
     wanted = stages["gpu"].env["NVIDIA_REQUIRE_CUDA"].removeprefix("cuda>=")
     assert wanted == pins()["nvidia-cuda-runtime"].partition(".")[0] + ".0"
     assert not any(name.startswith("NVIDIA") for name in stages["cpu"].env)
@@ -151,7 +151,7 @@ CHECKS = [value for name, value in list(globals().items()) if name.startswith("c
 
 
 @pytest.mark.parametrize("check", CHECKS)
-def test_the_dockerfile_holds(check: Callable[[Stages], None]) -> None:
+def test_the_dockerfile_passes(check: Callable[[Stages], None]) -> None:
     check(parse(DOCKERFILE.read_text()))
 
 
@@ -161,16 +161,16 @@ def test_the_dockerfile_holds(check: Callable[[Stages], None]) -> None:
         (check_every_copied_path_is_in_the_context, "COPY README.md LICENSE", "COPY README.md NOTICE"),
         (check_every_copied_path_is_in_the_context, "COPY saltray saltray", "COPY saltray tests /src/"),
         (check_every_copied_path_is_in_the_context, "COPY --from=gpu-packages", "COPY --from=packages"),
-        (check_the_package_has_the_files_that_its_build_reads, "README.md LICENSE", "README.md"),
-        (check_a_change_of_the_source_leaves_the_dependencies, "COPY pyproject.toml", "COPY pyproject.toml README.md"),
-        (check_all_versions_are_the_project_s, "uv pip install --requirements", "uv pip install torch==2 -r"),
-        (check_all_versions_are_the_project_s, "--requirements pyproject.toml --extra tpe\n\nFROM build AS cpu", "ray"),
-        (check_all_versions_are_the_project_s, "--torch-backend cpu ", ""),
-        (check_all_versions_are_the_project_s, " --extra tpe", ""),
+        (check_the_package_has_the_files_for_its_build, "README.md LICENSE", "README.md"),
+        (check_a_change_of_the_source_keeps_dependencies, "COPY pyproject.toml", "COPY pyproject.toml README.md"),
+        (check_all_versions_are_the_projects, "uv pip install --requirements", "uv pip install torch==2 -r"),
+        (check_all_versions_are_the_projects, "--requirements pyproject.toml --extra tpe\n\nFROM build AS cpu", "ray"),
+        (check_all_versions_are_the_projects, "--torch-backend cpu ", ""),
+        (check_all_versions_are_the_projects, " --extra tpe", ""),
         (check_nothing_comes_from_elsewhere, "debian:bookworm-20260824-slim", "debian:bookworm"),
         (check_nothing_comes_from_elsewhere, "COPY pyproject.toml ./", "ADD https://example.com/a ./"),
         (check_nothing_comes_from_elsewhere, "uv==0.13.9", "https://example.com/uv.whl"),
-        (check_python_is_one_that_the_project_takes, "--python python3.11", "--python python3.12"),
+        (check_the_project_supports_this_python, "--python python3.11", "--python python3.12"),
         (check_the_user_is_not_root, "USER 1000", "USER 0"),
         (check_the_user_is_not_root, "--uid 1000", "--uid 1001"),
         (check_the_user_is_not_root, "HOME=/home/saltray", "HOME=/root"),
@@ -179,7 +179,7 @@ def test_the_dockerfile_holds(check: Callable[[Stages], None]) -> None:
         (check_ray_can_start_a_shell_in_it, 'CMD ["saltray", "--help"]', 'ENTRYPOINT ["saltray"]\nCMD ["--help"]'),
         (check_ray_can_start_a_shell_in_it, "/etc/profile.d/saltray.sh", "/etc/motd"),
         (check_ray_can_start_a_shell_in_it, "RAY_AUTH_MODE=token", "RAY_AUTH_MODE=disabled"),
-        (check_the_driver_is_asked_for_the_cuda_of_the_wheels, "cuda>=13.0", "cuda>=12.0"),
+        (check_the_required_cuda_is_that_of_the_wheels, "cuda>=13.0", "cuda>=12.0"),
     ],
 )
 def test_a_check_finds_a_fault(check: Callable[[Stages], None], old: str, new: str) -> None:
@@ -188,7 +188,7 @@ def test_a_check_finds_a_fault(check: Callable[[Stages], None], old: str, new: s
         check(stages)
 
 
-def test_the_context_is_what_the_image_is_made_of_and_nothing_else() -> None:
+def test_the_build_context_has_exactly_the_files_of_the_image() -> None:
     files = {path for path in sent() if (ROOT / path).is_file()}
     package = {str(path.relative_to(ROOT)) for path in (ROOT / "saltray").rglob("*") if path.is_file()}
     source = {path for path in package if "__pycache__" not in path}
@@ -196,7 +196,7 @@ def test_the_context_is_what_the_image_is_made_of_and_nothing_else() -> None:
 
 
 def test_everything_that_is_installed_is_pinned() -> None:
-    """Found by walking what the project requires, as it is installed here; CI has it, so a new requirement shows."""
+    """Walks the requirements of the project as installed here, so that a new one without a pin is found."""
     found: set[str] = set()
     todo = [("saltray", frozenset({"", *PROJECT["project"]["optional-dependencies"]}))]
     seen = set()
@@ -214,7 +214,7 @@ def test_everything_that_is_installed_is_pinned() -> None:
     assert found <= set(pins())
 
 
-def test_the_health_check_asks_ray_s_own_port() -> None:
+def test_the_health_check_uses_the_port_of_ray_s_agent() -> None:
     spec = find_spec("ray")
     assert spec is not None
     assert spec.origin is not None
@@ -228,7 +228,7 @@ def pins() -> dict[str, str]:
 
 
 def sent() -> set[str]:
-    """Paths that go to the builder, by .dockerignore."""
+    """Paths that .dockerignore leaves in the build context."""
     lines = (ROOT / ".dockerignore").read_text().splitlines()
     paths: set[str] = exclude_paths(str(ROOT), [line for line in lines if not line.startswith("#")])
     return paths

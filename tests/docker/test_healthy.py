@@ -1,4 +1,4 @@
-"""The image's health check, against an agent that says what it is told to say."""
+"""The image's health check, against a simulated agent."""
 
 import subprocess
 import sys
@@ -31,7 +31,7 @@ class Handler(BaseHTTPRequestHandler):
 @pytest.fixture
 def agent() -> Iterator[Agent]:
     with Agent(("127.0.0.1", 0), Handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+        threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
         yield server
         server.shutdown()
 
@@ -41,17 +41,17 @@ def ask(port: int, **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
 
 
-def test_a_node_that_lives_is_healthy_whatever_the_proxy(agent: Agent) -> None:
+def test_a_live_node_is_healthy_whatever_the_proxy(agent: Agent) -> None:
     assert ask(agent.server_port, http_proxy="http://127.0.0.1:9").returncode == 0
 
 
-def test_a_node_that_fails_says_what(agent: Agent) -> None:
+def test_an_unhealthy_node_prints_the_reason(agent: Agent) -> None:
     agent.status = 503
     done = ask(agent.server_port)
     assert (done.returncode, done.stderr) == (1, "503: raylet: success\n")
 
 
-def test_no_node_is_not_healthy(agent: Agent) -> None:
+def test_a_missing_node_is_unhealthy(agent: Agent) -> None:
     port = agent.server_port
     agent.shutdown()
     agent.server_close()
