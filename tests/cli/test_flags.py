@@ -118,6 +118,10 @@ def test_a_renamed_flag_is_refused_by_its_new_name(
         assert saltray(new.rsplit(maxsplit=1)[-1], "--help").code == 0
 
 
+def test_an_old_flag_with_underscores_is_refused_too(saltray: Saltray) -> None:
+    check_refusal(saltray("train", "--data", "d", "--lr_from", "x"), "--lr-from is now --from-search")
+
+
 def test_every_old_flag_is_there() -> None:
     """By hand, as the test above follows the table that it checks."""
     old = "--search --search-name --search-seed --search-epochs --folds --sampler --prune --no-prune --concurrent"

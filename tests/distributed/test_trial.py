@@ -1,16 +1,18 @@
 """A trial as Ray Tune runs it: its job, and the report that says how it ended."""
 
+import queue
+import time
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 from ray import tune
-from ray.tune.integration.ray_train import TuneReportCallback
 from samples import metrics
 
 from saltray.distributed import trial as module
 from saltray.distributed.capacity import JobResources
 from saltray.distributed.jobs import Job, PermanentFailure, TrialHistory
+from saltray.distributed.ray_internals import UserCallback
 from saltray.distributed.trial import TrialTemplate, run_trial
 from saltray.distributed.worker import train_trial
 from saltray.runs.history import EpochRecord
@@ -32,6 +34,51 @@ def test_the_job_of_a_trial_has_its_name_and_values(template: TrialTemplate) -> 
     assert (job.name, job.folds, job.parent) == ("trial-007", (0, 1), template.job.parent)
     assert (job.config.optim.lr, job.config.train.batch_size) == (0.5, 8)
     assert job.config.model == template.job.config.model
+
+
+class FakeQueue(queue.Queue[Any]):
+    """A queue within this process."""
+
+    def __init__(self, maxsize: int, actor_options: dict[str, Any]) -> None:
+        assert actor_options == {"num_cpus": 0}
+        super().__init__(maxsize)
+
+
+class FakeTune:
+    """Runs a job that reports two epochs, and takes the reports to Tune."""
+
+    def __init__(self, patch: pytest.MonkeyPatch) -> None:
+        self.ended: Any = TrialHistory(EPOCHS)
+        self.started: list[Any] = []
+        self.reports: list[dict[str, Any]] = []
+        self.slow = False
+        self.most_at_once = 0
+        self._reporting = 0
+        patch.setattr(module, "run_job", self.run_job)
+        patch.setattr(module, "set_environment", lambda: None)
+        patch.setattr(module, "Queue", FakeQueue)
+        patch.setattr(tune, "report", self.report)
+
+    def run_job(self, train_loop: Any, job: Job, resources: JobResources, callbacks: list[UserCallback]) -> Any:
+        self.started.append((train_loop, job.name, resources))
+        for epoch in (1, 2):
+            ranks = [{"epoch": epoch}, {"epoch": epoch, "rank": 1}]
+            callbacks[0].after_report(run_context=None, metrics=ranks, checkpoint=None)  # type: ignore[arg-type]
+        if isinstance(self.ended, Exception):
+            raise self.ended
+        return self.ended
+
+    def report(self, metrics: dict[str, Any]) -> None:
+        self._reporting += 1
+        self.most_at_once = max(self.most_at_once, self._reporting)
+        time.sleep(0.05 if self.slow else 0)
+        self.reports.append(metrics)
+        self._reporting -= 1
+
+
+@pytest.fixture
+def fake(monkeypatch: pytest.MonkeyPatch) -> FakeTune:
+    return FakeTune(monkeypatch)
 
 
 @pytest.mark.parametrize(
@@ -56,25 +103,19 @@ def test_the_job_of_a_trial_has_its_name_and_values(template: TrialTemplate) -> 
     ids=["finished", "diverged", "refused", "lost", "bug"],
 )
 def test_the_last_report_says_how_the_trial_ended(
-    ended: Any, report: dict[str, Any], template: TrialTemplate, monkeypatch: pytest.MonkeyPatch
+    ended: Any, report: dict[str, Any], fake: FakeTune, template: TrialTemplate
 ) -> None:
-    started: list[Any] = []
-
-    def run_job(train_loop: Any, job: Job, resources: JobResources, callbacks: list[Any]) -> Any:
-        started.append((train_loop, job.name, resources, [type(callback) for callback in callbacks]))
-        if isinstance(ended, Exception):
-            raise ended
-        return ended
-
-    reports: list[dict[str, Any]] = []
-    monkeypatch.setattr(module, "run_job", run_job)
-    monkeypatch.setattr(module, "set_environment", lambda: None)
-    monkeypatch.setattr(module, "TuneReportCallback", lambda: object.__new__(TuneReportCallback))
-    monkeypatch.setattr(tune, "report", reports.append)
+    fake.ended = ended
     run_trial(PARAMETERS, template)
-    # Each epoch reaches Tune by Ray Train's own callback.
-    assert started == [(train_trial, "trial-007", RESOURCES, [TuneReportCallback])]
-    expected = {
-        key: value.format(uri=template.job.parent.uri) if key == "reason" else value for key, value in report.items()
-    }
-    assert reports == [expected]
+    assert fake.started == [(train_trial, "trial-007", RESOURCES)]
+    *epochs, last = fake.reports
+    assert epochs == [{"epoch": 1}, {"epoch": 2}]  # of rank 0, and all of them before the end
+    reason = {"reason": report["reason"].format(uri=template.job.parent.uri)} if "reason" in report else {}
+    assert last == report | reason
+
+
+def test_no_two_threads_report_at_once(fake: FakeTune, template: TrialTemplate) -> None:
+    fake.slow = True
+    run_trial(PARAMETERS, template)
+    assert fake.most_at_once == 1
+    assert len(fake.reports) == 3
