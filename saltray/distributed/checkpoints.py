@@ -7,7 +7,7 @@ the store holds, not from what Ray remembers.
 
 import tempfile
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -42,7 +42,7 @@ class Upload:
     parent: Store
     job: str
     epoch: int
-    states: list[StateDict]
+    states: Sequence[StateDict]
     history: tuple[Record, ...] = ()
     """The job's records so far; the checkpoint may be in the store before they are."""
     done: threading.Event = field(default_factory=threading.Event)
@@ -56,24 +56,12 @@ class Upload:
 
     def _upload(self, local: Checkpoint, name: str) -> Checkpoint:
         path = Path(local.path, CHECKPOINT_STATE)
-        torch.save({FOLDS: self.states}, path)
+        torch.save({FOLDS: list(self.states)}, path)
         key = f"{self.job}/{name}"
         digest = self.parent.put_file(f"{key}/{CHECKPOINT_STATE}", path)
         manifest = CheckpointManifest(epoch=self.epoch, sha256=digest, history=self.history)
         self.parent.put_record(f"{key}/{CHECKPOINT_MANIFEST}", manifest)
         return Checkpoint(key, arrow_filesystem(self.parent))
-
-
-def copy_to_cpu(state: Any) -> Any:
-    """A copy of a state dict on the CPU, so that training can continue while the copy is written."""
-    match state:
-        case torch.Tensor():
-            return state.detach().to("cpu", copy=True)
-        case dict():
-            return {key: copy_to_cpu(value) for key, value in state.items()}
-        case list() | tuple():
-            return type(state)(copy_to_cpu(value) for value in state)
-    return state
 
 
 @dataclass(frozen=True)

@@ -2,8 +2,7 @@
 
 import logging
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from types import SimpleNamespace
 from typing import Any
 
@@ -24,17 +23,6 @@ WORKERS_END_S = 10.0
 """Longest wait for the workers of trials that were stopped."""
 
 
-@contextmanager
-def _ray_ended_on_error() -> Iterator[None]:
-    """After Ctrl-C or a lost lock no trial may continue unattended; also where the caller connected."""
-    try:
-        yield
-    except BaseException:
-        ray.shutdown()
-        raise
-
-
-@_ray_ended_on_error()
 def run_trials(
     spec: SearchSpec, template: TrialTemplate, callback: SearchCallback, *, trials: int, concurrency: int, lock: RunLock
 ) -> None:
@@ -75,9 +63,13 @@ def run_trials(
                 verbose=0,
             ),
         )
-        tuner.fit()
-    wait_for_trainers(WORKERS_END_S)  # those of a stopped trial may still write a checkpoint
-    lock.check()
+        try:
+            tuner.fit()
+            wait_for_trainers(WORKERS_END_S)  # those of a stopped trial may still write a checkpoint
+            lock.check()
+        except BaseException:  # after Ctrl-C or a lost lock no trial may train unattended
+            ray.shutdown()
+            raise
 
 
 def make_scheduler(spec: SearchSpec, known: Iterable[Trial]) -> Any:

@@ -5,11 +5,9 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
-import pyarrow as pa
 import ray
 import ray.train
 import ray.train.torch
@@ -17,7 +15,6 @@ import torch
 import torch.distributed
 from numpy.typing import NDArray
 from ray.train import Checkpoint, CheckpointUploadMode
-from safetensors.torch import save_file
 
 from saltray.config import Config
 from saltray.data.tiles import LabelledTiles
@@ -25,8 +22,9 @@ from saltray.distributed import checkpoints
 from saltray.distributed.cluster import nodes_present
 from saltray.distributed.jobs import Job, LoopConfig, PermanentFailure, TrialHistory
 from saltray.errors import ConfigError, DivergedError, ModelError
+from saltray.runs.fold_output import write_fold
 from saltray.runs.history import EpochRecord, History, Record
-from saltray.runs.layout import MANIFEST, OOF, RESULT, WEIGHTS, checkpoint_folder
+from saltray.runs.layout import MANIFEST, checkpoint_folder
 from saltray.runs.records import FoldResult
 from saltray.search.objective import OBJECTIVE, best_epoch, objective
 from saltray.storage.base import Store
@@ -34,7 +32,6 @@ from saltray.training.engine import fit
 from saltray.training.epoch_metrics import EpochMetrics, mean_metrics
 from saltray.training.inference import predict_probabilities
 from saltray.training.lr_range_test import LRRangeTest, lr_range_test
-from saltray.training.metrics import Counts
 from saltray.training.precision import resolve_precision
 from saltray.training.process_group import ProcessGroup
 from saltray.training.state import FitState, initial_model
@@ -104,7 +101,9 @@ def _train_fold(job: Job, group: ProcessGroup) -> FoldResult | None:
     fold = set_up_fold(job, job.folds[0], group)
     epochs = _train(job, [fold], group)
     probabilities = _predict_out_of_fold(fold.state, fold.valid, job.config, group)
-    return None if probabilities is None else _write_result(job, fold, probabilities, epochs)
+    if probabilities is None:
+        return None
+    return write_fold(job.home, job.folds[0], fold.held_out, fold.state.ema, probabilities, epochs)
 
 
 def _train_trial(job: Job, group: ProcessGroup) -> TrialHistory:
@@ -218,7 +217,7 @@ class _Reporter:
         if history is not None and self._due():
             self.saved = time.monotonic()
             checkpoint = Checkpoint(tempfile.mkdtemp(prefix="saltray-"))
-            states = [checkpoints.copy_to_cpu(state.state_dict()) for state in self.states]
+            states = [state.snapshot() for state in self.states]
             self.upload = checkpoints.Upload(self.job.parent, self.job.name, epoch, states, tuple(history.records))
         best = best_epoch(history.epochs if history is not None else [metrics])
         ray.train.report(
@@ -260,31 +259,3 @@ def _predict_out_of_fold(
     for rank, rows in enumerate(parts):
         probabilities[rank :: group.size] = rows
     return probabilities
-
-
-def _write_result(
-    job: Job, fold: Fold, probabilities: NDArray[np.float16], epochs: tuple[EpochRecord, ...]
-) -> FoldResult:
-    """Write weights and out-of-fold predictions, then the result that says the fold is finished."""
-    held_out, state, home = fold.held_out, fold.state, job.home
-    counts = Counts.of(torch.from_numpy(probabilities.astype(np.float32)), torch.from_numpy(held_out.masks), 0.5)
-    with tempfile.TemporaryDirectory(prefix="saltray-") as folder:
-        path = Path(folder, WEIGHTS)
-        save_file({key: value.contiguous().cpu() for key, value in state.ema.state_dict().items()}, path)
-        weights = home.put_file(WEIGHTS, path)
-    table = pa.table({"id": list(held_out.ids), "probability": [row.tobytes() for row in probabilities]})
-    result = FoldResult(
-        fold=job.folds[0],
-        tiles=len(held_out),
-        score=counts.score,
-        iou=counts.iou,
-        dice=counts.dice,
-        epochs=state.epoch,
-        seconds=sum(epoch.seconds for epoch in epochs),
-        started=epochs[0].at - epochs[0].seconds,
-        finished=time.time(),
-        weights_sha256=weights,
-        oof_sha256=home.put_table(OOF, table),
-    )
-    home.put_record(RESULT, result)
-    return result

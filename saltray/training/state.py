@@ -60,6 +60,11 @@ class FitState:
             "step": self.step,
         }
 
+    def snapshot(self) -> dict[str, Any]:
+        """A copy of `state_dict()` on the CPU, so that training can continue while the copy is written."""
+        copied: dict[str, Any] = _copy_to_cpu(self.state_dict())
+        return copied
+
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore a state of the same configuration; the number of ranks may differ."""
         self.model.load_state_dict(state["model"])
@@ -67,6 +72,17 @@ class FitState:
         self.optimizer.load_state_dict(state["optimizer"])
         self.epoch = state["epoch"]
         self.step = state["step"]
+
+
+def _copy_to_cpu(state: Any) -> Any:
+    match state:
+        case torch.Tensor():
+            return state.detach().to("cpu", copy=True)
+        case dict():
+            return {key: _copy_to_cpu(value) for key, value in state.items()}
+        case list() | tuple():
+            return type(state)(_copy_to_cpu(value) for value in state)
+    return state
 
 
 def initial_model(config: Config) -> Network:

@@ -1,6 +1,6 @@
 """Does the search find the learning rate, and how cheaply? `uv run python tests/bench/search.py` prints Markdown.
 
-Synthetic tiles, a small network, trials of two ranks each on a Ray of four logical CPUs. Twelve quasi-random trials that
+Synthetic tiles, a small network, trials of two ranks each on a Ray of four logical CPUs. Twelve quasi-random trials, which
 ASHA may stop, then a grid of thirteen rates over the same range, not stopped, with trials of the same length; last the
 range test.
 """

@@ -1,6 +1,5 @@
 """Checkpoints of a job: uploaded through the store, and found again, complete and uncorrupted."""
 
-from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ import torch
 from ray.train import Checkpoint
 
 from saltray.distributed import checkpoints
-from saltray.distributed.checkpoints import LoadedCheckpoint, Upload, copy_to_cpu, load
+from saltray.distributed.checkpoints import LoadedCheckpoint, Upload, load
 from saltray.errors import IntegrityError, NotFoundError, StorageError
 from saltray.runs.history import NoteRecord
 from saltray.runs.layout import checkpoint_folder
@@ -138,20 +137,3 @@ def test_a_state_that_is_no_plain_data_is_never_unpickled(folder_store: Store, t
     folder_store.put_record("checkpoints/epoch-00001/manifest.json", manifest)
     with pytest.raises(Exception, match="[Ww]eights.only"):
         load(folder_store, "checkpoints/epoch-00001")
-
-
-def test_a_copied_state_no_longer_follows_the_training() -> None:
-    weight = torch.ones(3, requires_grad=True)
-    moments = [torch.zeros(2), torch.zeros(2)]
-    state = OrderedDict(model={"weight": weight}, optimizer={"state": moments, "betas": (0.9, torch.tensor(0.5))}, n=7)
-    copy = copy_to_cpu(state)
-    with torch.no_grad():
-        weight.add_(1)
-    moments[0].add_(1)
-    moments.append(torch.zeros(1))
-    state["n"] = 8
-    assert copy["model"]["weight"].tolist() == [1, 1, 1]
-    assert not copy["model"]["weight"].requires_grad
-    assert [moment.tolist() for moment in copy["optimizer"]["state"]] == [[0, 0], [0, 0]]
-    assert copy["optimizer"]["betas"] == (0.9, torch.tensor(0.5))
-    assert copy["n"] == 7

@@ -4,6 +4,7 @@ import copy
 import dataclasses
 import io
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -89,3 +90,29 @@ def test_state_dict_restores_everything_from_a_file(make_config: ConfigMaker, si
     moments = [optimizer.state_dict()["state"][0]["exp_avg"] for optimizer in (saved.optimizer, restored.optimizer)]
     assert torch.equal(*moments)
     assert moments[0].any()
+
+
+def test_a_snapshot_no_longer_follows_the_training(make_config: ConfigMaker, single: ProcessGroup) -> None:
+    state = FitState.create(make_config(), single)
+    for parameter in state.model.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    state.optimizer.step()
+    kept, live = state.snapshot(), state.state_dict()
+    before = [tensor.clone() for tensor in tensors_in(kept)]
+    assert len(before) == len(tensors_in(live)) > 10
+    assert all(map(torch.equal, before, tensors_in(live)))
+    with torch.no_grad():
+        for tensor in tensors_in(live):
+            tensor.add_(1)
+    state.epoch += 1
+    assert all(map(torch.equal, before, tensors_in(kept)))
+    assert not any(tensor.requires_grad for tensor in tensors_in(kept))
+    assert kept["epoch"] == 0
+
+
+def tensors_in(state: Any) -> list[torch.Tensor]:
+    """All tensors of a nested state dict, in order."""
+    if isinstance(state, torch.Tensor):
+        return [state]
+    parts = state.values() if isinstance(state, dict) else state if isinstance(state, list | tuple) else ()
+    return [tensor for part in parts for tensor in tensors_in(part)]
