@@ -1,8 +1,8 @@
 """Does the search find the learning rate, and how cheaply? `uv run python tests/bench/search.py` prints Markdown.
 
-Synthetic tiles, a small network, trials of two ranks each on a Ray of four logical CPUs. Twelve quasi-random trials, which
-ASHA may stop, then a grid of thirteen rates over the same range, not stopped, with trials of the same length; last the
-range test.
+Synthetic tiles, a small network, trials of two ranks each on a Ray of four logical CPUs. Twelve quasi-random trials
+that ASHA may stop, then a grid of thirteen rates over the same range, with trials of the same length that run to their
+end; last the range test.
 """
 
 import argparse
