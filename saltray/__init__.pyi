@@ -19,11 +19,13 @@ from .commands.train import train as train
 from .commands.tune import SearchResult as SearchResult
 from .commands.tune import tune as tune
 from .config import AugmentConfig as AugmentConfig
+from .config import Choice as Choice
 from .config import ClusterConfig as ClusterConfig
 from .config import Config as Config
 from .config import FoldConfig as FoldConfig
 from .config import ModelConfig as ModelConfig
 from .config import OptimConfig as OptimConfig
+from .config import Range as Range
 from .config import SearchConfig as SearchConfig
 from .config import TrainConfig as TrainConfig
 from .config import choice as choice

@@ -8,10 +8,10 @@ import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from saltray.errors import ConfigError
-from saltray.records import to_record
+from saltray.records import fits, own_field_types, to_record, type_text
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
@@ -19,6 +19,13 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 def _require(condition: bool, message: str) -> None:
     if not condition:
         raise ConfigError(message)
+
+
+def _check_types(settings: Any, section: str) -> None:
+    """Refuse values of another type than their field's, which only a script can give."""
+    for name, kind in own_field_types(cast("Any", type(settings))).items():
+        value = getattr(settings, name)
+        _require(fits(kind, value), f"{section}{name} is {value!r}; it takes {type_text(kind)}")
 
 
 def check_name(name: str, what: str) -> str:
@@ -46,6 +53,7 @@ class FoldConfig:
     """Seed of the split."""
 
     def __post_init__(self) -> None:
+        _check_types(self, "folds.")
         _require(self.count >= 2, f"folds.count is {self.count}; cross-validation needs 2 or more")
         _require(self.seed >= 0, f"folds.seed is {self.seed}; use 0 or more")
 
@@ -66,6 +74,7 @@ class ModelConfig:
     """Upsample by transposed convolution; otherwise bilinear and a convolution."""
 
     def __post_init__(self) -> None:
+        _check_types(self, "model.")
         _require(self.num_filters >= 1, f"model.num_filters is {self.num_filters}; use 1 or more")
         _require(self.encoder_width >= 1, f"model.encoder_width is {self.encoder_width}; use 1 or more")
 
@@ -85,11 +94,12 @@ class OptimConfig:
     warmup_epochs: float = 1.0
     """Linear warm-up from zero, in epochs."""
     clip_norm: float = 1.0
-    """Largest L2 norm of the whole gradient; 0 leaves it unclipped."""
+    """Maximum L2 norm of the whole gradient; 0: no clipping."""
     ema_decay: float = 0.998
-    """Decay a step of the averaged weights that are scored and published (shorter at the start); 0 turns it off."""
+    """Decay per step of the moving average of the weights, which is scored and published; 0: no averaging."""
 
     def __post_init__(self) -> None:
+        _check_types(self, "optim.")
         _require(0 < self.lr < math.inf, f"optim.lr is {self.lr}; use a positive number such as 1e-3")
         _require(0 <= self.weight_decay < math.inf, f"optim.weight_decay is {self.weight_decay}; use 0 or more")
         _require(0 <= self.warmup_epochs < math.inf, f"optim.warmup_epochs is {self.warmup_epochs}; use 0 or more")
@@ -104,17 +114,18 @@ class AugmentConfig:
     flip: float = 0.5
     """Probability of a left-right flip."""
     rotate: float = 5.0
-    """Largest rotation, in degrees either way."""
+    """Maximum rotation, in degrees either way."""
     scale: float = 0.1
-    """Largest relative change of size either way."""
+    """Maximum relative change of size either way."""
     shift: float = 0.1
-    """Largest shift along each axis, as a share of the input size."""
+    """Maximum shift along each axis, as a share of the input size."""
     brightness: float = 0.1
-    """Largest shift of all pixels, as a share of the full range."""
+    """Maximum shift of all pixels, as a share of the full range."""
     contrast: float = 0.1
-    """Largest relative change of contrast either way."""
+    """Maximum relative change of contrast either way."""
 
     def __post_init__(self) -> None:
+        _check_types(self, "augment.")
         _require(0 <= self.flip <= 1, f"augment.flip is {self.flip}; a probability lies in 0..1")
         _require(0 <= self.rotate <= 180, f"augment.rotate is {self.rotate} degrees; use 0..180")
         for name in ("scale", "shift", "brightness", "contrast"):
@@ -129,7 +140,7 @@ class TrainConfig:
     epochs: int = 60
     """Passes over a fold's training tiles."""
     batch_size: int = 32
-    """Tiles a step over all ranks of a fold together."""
+    """Global batch: tiles per step over all ranks of a fold."""
     input_size: int = 128
     """Height and width that the network sees, in pixels; tiles are padded to it by reflection."""
     bce: float = 1.0
@@ -143,11 +154,12 @@ class TrainConfig:
     eval_every: int = 1
     """Epochs between validations; the last epoch is always validated."""
     checkpoint_every: float = 60.0
-    """Least time between two checkpoints, in seconds; 0 writes one each epoch."""
+    """Minimum time between two checkpoints, in seconds; 0: one per epoch."""
     seed: int = 0
     """Seed of initial weights, order and augmentation."""
 
     def __post_init__(self) -> None:
+        _check_types(self, "train.")
         for name in ("epochs", "batch_size", "input_size", "eval_every"):
             value = getattr(self, name)
             _require(value >= 1, f"train.{name} is {value}; use 1 or more")
@@ -164,13 +176,14 @@ class ClusterConfig:
     workers_per_fold: int = 1
     """Ranks of one fold's DistributedDataParallel job; must divide train.batch_size."""
     gpus_per_worker: float | None = None
-    """GPUs a rank: 1, a fraction such as 0.2 for ranks that share one, 0 for the CPU. Unset: 1 where there are any."""
+    """GPUs per rank: 1, a fraction such as 0.2 to share one, 0 for the CPU. Unset: 1 where there are any."""
     cpus_per_worker: float | None = None
-    """Logical CPUs a rank. Unset: 1, or a share of the machine that lets all folds run at once without GPUs."""
+    """Logical CPUs per rank. Unset: 1, or a share of the machine that lets all folds run at once without GPUs."""
     max_failures: int = 2
     """Times that a fold may lose a worker and resume from its last checkpoint."""
 
     def __post_init__(self) -> None:
+        _check_types(self, "cluster.")
         _require(self.workers_per_fold >= 1, f"cluster.workers_per_fold is {self.workers_per_fold}; use 1 or more")
         gpus = self.gpus_per_worker
         _require(
@@ -211,6 +224,7 @@ class Config:
     """The hardware."""
 
     def __post_init__(self) -> None:
+        _check_types(self, "")
         _require(bool(self.data), "data is empty; name a folder, a zip or s3://bucket/prefix")
         _require(bool(self.store), "store is empty; name a folder or s3://bucket/prefix")
         check_name(self.run, "run")
@@ -229,7 +243,7 @@ class Config:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """All that decides the numbers of a run: everything but where it is kept and what it runs on."""
+        """The settings that a resumed run must share with the first: all but where it is kept and its hardware."""
         record: dict[str, Any] = to_record(self)
         for name in ("data", "store", "run", "cluster"):
             del record[name]
@@ -320,7 +334,7 @@ class SearchConfig:
     name: str | None = None
     """Name of the search; its results are in STORE/searches/NAME. Unset: s1, for `saltray run` the name of the run."""
     trials: int = 16
-    """Largest number of trials."""
+    """Maximum number of trials."""
     space: Space = field(default_factory=lambda: {"optim.lr": loguniform(1e-5, 1e-2)})
     """FIELD=log:LOW:HIGH, FIELD=lin:LOW:HIGH or FIELD=A,B,C for each field; fields that are all lists make a grid."""
     folds: tuple[int, ...] = (0,)
@@ -337,6 +351,12 @@ class SearchConfig:
     """Length of a trial, in epochs; train.epochs unless given."""
 
     def __post_init__(self) -> None:
+        for name, values in self.space.items():
+            _require(
+                isinstance(values, Range | Choice),
+                f"search.space {name} is {values!r}; use loguniform(low, high), uniform(low, high) or choice(values)",
+            )
+        _check_types(self, "search.")
         if self.name is not None:
             check_name(self.name, "search")
         _require(self.trials >= 1, f"search.trials is {self.trials}; use 1 or more")
@@ -345,8 +365,6 @@ class SearchConfig:
         )
         _require(self.epochs is None or self.epochs >= 1, f"search.epochs is {self.epochs}; use 1 or more")
         _require(self.seed >= 0, f"search.seed is {self.seed}; use 0 or more")
-        samplers = ("quasirandom", "tpe")
-        _require(self.sampler in samplers, f"search.sampler is {self.sampler!r}; use quasirandom or tpe")
         _require(bool(self.folds), "search.folds names no fold; name one or more, such as 0")
         folds = ", ".join(map(str, self.folds))
-        _require(len(set(self.folds)) == len(self.folds), f"search.folds {folds} name one twice; name each once")
+        _require(len(set(self.folds)) == len(self.folds), f"search.folds {folds} lists one twice; list each once")

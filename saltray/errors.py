@@ -7,7 +7,7 @@
     ├── StorageError             the object store refuses, or cannot be reached
     │   ├── NotFoundError        no object of that key
     │   └── IntegrityError       an object is not the one that was written
-    ├── RunLockedError           another live process owns the run
+    ├── RunLockedError           another live process owns the run or search
     ├── ResourceError            the cluster can never hold what was asked for
     ├── EnsembleError            an ensemble is incomplete or unusable
     └── TrainingError            training itself went wrong: exit code 1
@@ -63,7 +63,7 @@ class IntegrityError(StorageError):
 
 
 class RunLockedError(SaltrayError):
-    """Another live process owns the run."""
+    """Another live process owns the run or search."""
 
 
 class ResourceError(SaltrayError):

@@ -22,6 +22,7 @@ class Event:
     """Something that happened. `str(event)` says it in a line or a few; `failure` marks what went wrong."""
 
     failure = False
+    warning = False
 
 
 Observer = Callable[[Event], None]
@@ -29,7 +30,7 @@ Observer = Callable[[Event], None]
 
 def log_event(event: Event) -> None:
     """The default observer: a warning for what went wrong, information for the rest."""
-    log.log(logging.WARNING if event.failure else logging.INFO, "%s", event)
+    log.log(logging.WARNING if event.failure or event.warning else logging.INFO, "%s", event)
 
 
 class FoldShare(Protocol):
@@ -64,6 +65,7 @@ class LockTakenOver(Event):
     """The last process that worked on this run or search died without releasing its lock."""
 
     owner: str
+    warning = True
 
     def __str__(self) -> str:
         return f"took over the stale lock of {self.owner}"
@@ -186,7 +188,7 @@ class CapacityFound(Event):
     concurrency: int
     """Jobs that run at once."""
     ready: int
-    """Jobs that the nodes hold which are there already; where there are fewer, the cluster grows first."""
+    """Jobs that fit on the nodes that are already up; where these are fewer, the cluster grows first."""
 
     def __str__(self) -> str:
         if self.job == "test":
@@ -207,6 +209,7 @@ class StoreMustBeShared(Event):
     """The store is a folder, and the cluster can grow."""
 
     uri: str
+    warning = True
 
     def __str__(self) -> str:
         return f"the store is a folder: nodes that join later must mount it, too, at {self.uri}"
@@ -231,6 +234,7 @@ class FoldWaiting(Event):
 
     fold: int
     minutes: float
+    warning = True
 
     def __str__(self) -> str:
         return (
@@ -256,6 +260,7 @@ class FoldNote(Event):
 
     fold: int
     text: str
+    warning = True
 
     def __str__(self) -> str:
         return f"fold {self.fold}  {self.text}"

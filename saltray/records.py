@@ -75,6 +75,13 @@ def field_types(kind: type[Any], prefix: str = "") -> dict[str, Any]:
     return found
 
 
+@cache
+def own_field_types(kind: Hashable) -> dict[str, Any]:
+    """The type of each field that is not a dataclass itself."""
+    hints = typing.get_type_hints(kind)
+    return {name: hint for name, hint in hints.items() if not dataclasses.is_dataclass(hint)}
+
+
 def replace_fields(value: T, changes: Mapping[str, Any]) -> T:
     """A dataclass with other values for some fields, by dotted name.
 
@@ -97,7 +104,7 @@ def parse_word(kind: Any, word: str) -> Any:
     """A word of the command line as a value of a field's type.
 
     Raises:
-        RecordError: it is none.
+        RecordError: the word is not a value of that type.
     """
     try:
         if kind is bool:  # pydantic also takes yes, on and 1
@@ -110,7 +117,7 @@ def parse_word(kind: Any, word: str) -> Any:
 def fits(kind: Any, value: Any) -> bool:
     """Whether a field of type `kind` may have this value; a whole number may stand for any number."""
     try:
-        TypeAdapter(kind, config=ConfigDict(strict=True)).validate_python(value)
+        _strict(kind).validate_python(value)
     except ValidationError:
         return False
     return True
@@ -137,6 +144,11 @@ def excerpt(value: Any) -> str:
 def suggestion(name: str, known: typing.Iterable[str]) -> str | None:
     """The known name that may have been meant, if one is close."""
     return next(iter(difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)), None)
+
+
+@cache
+def _strict(kind: Any) -> "TypeAdapter[Any]":
+    return TypeAdapter(kind, config=ConfigDict(strict=True))
 
 
 @cache

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -91,9 +92,9 @@ def test_an_impossible_value_is_named(make: Any, named: str) -> None:
         ({"concurrent": 0}, "search.concurrent is 0"),
         ({"epochs": 0}, "search.epochs is 0"),
         ({"seed": -1}, "search.seed is -1"),
-        ({"sampler": "bayes"}, "search.sampler is 'bayes'; use quasirandom or tpe"),
+        ({"sampler": "bayes"}, "search.sampler is 'bayes'; it takes one of quasirandom, tpe"),
         ({"folds": ()}, "search.folds names no fold"),
-        ({"folds": (0, 1, 0)}, "search.folds 0, 1, 0 name one twice"),
+        ({"folds": (0, 1, 0)}, "search.folds 0, 1, 0 lists one twice"),
     ],
 )
 def test_an_impossible_search_is_named(changes: dict[str, Any], named: str) -> None:
@@ -156,3 +157,28 @@ def test_values_to_search_are_written_as_on_the_command_line() -> None:
     values = (loguniform(1e-5, 1e-2), uniform(0, 0.2), choice([16, 32]), choice([True, "adam", 1e-4, 2.0]))
     assert [str(some) for some in values] == ["log:1e-05:0.01", "lin:0:0.2", "16,32", "true,adam,0.0001,2"]
     assert [value_text(value) for value in (1e-3, 16, False, "adam")] == ["0.001", "16", "false", "adam"]
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: ModelConfig(architecture="resnet"), "model.architecture is 'resnet'; it takes one of albunet, "),  # type: ignore[arg-type]
+        (lambda: OptimConfig(optimizer="sgd"), "optim.optimizer is 'sgd'; it takes one of adam, adamw"),  # type: ignore[arg-type]
+        (lambda: FoldConfig(scheme="kfold"), "folds.scheme is 'kfold'; it takes one of coverage, blog"),  # type: ignore[arg-type]
+        (lambda: TrainConfig(epochs="60"), "train.epochs is '60'; it takes an integer"),  # type: ignore[arg-type]
+        (lambda: TrainConfig(epochs=1.5), "train.epochs is 1.5; it takes an integer"),  # type: ignore[arg-type]
+        (lambda: Config(data=3), "data is 3; it takes text"),  # type: ignore[arg-type]
+        (
+            lambda: SearchConfig(space={"optim.lr": [1e-3, 1e-2]}),  # type: ignore[dict-item]
+            "search.space optim.lr is [0.001, 0.01]; use loguniform(low, high), uniform(low, high) or choice(values)",
+        ),
+    ],
+)
+def test_a_script_that_gives_another_type_is_refused(make: Callable[[], object], message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        make()
+    assert str(caught.value).startswith(message)
+
+
+def test_an_integer_may_stand_for_any_number() -> None:
+    assert OptimConfig(clip_norm=1).clip_norm == 1

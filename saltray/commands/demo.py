@@ -11,6 +11,7 @@ from saltray.commands.train import TrainResult, train
 from saltray.config import AugmentConfig, Config, ModelConfig, OptimConfig, TrainConfig
 from saltray.data.packing import load_tiles
 from saltray.distributed.cluster import ray_cluster
+from saltray.errors import ConfigError
 from saltray.progress import Observer, TilesWritten, log_event
 from saltray.report.examples import draw_demo
 from saltray.runs.layout import OOF, run_folder
@@ -61,7 +62,13 @@ def demo(
         picture: the PNG to draw.
         tiles: synthetic training tiles.
         observer: receives the events.
+
+    Raises:
+        ConfigError: the picture's folder does not exist.
+        SaltrayError: as `train` and `predict`.
     """
+    if not Path(picture).absolute().parent.is_dir():
+        raise ConfigError(f"cannot write {picture}: its folder does not exist; create it, or name another file")
     home = Path(folder)
     data, store = home / f"tiles-{tiles}", home / "store"
     if not data.exists():
@@ -87,7 +94,7 @@ def _draw(picture: Path, data: Path, store: Path, result: TrainResult) -> None:
     candidates = np.flatnonzero(truth.mean(axis=(1, 2)) > LEAST_COVERAGE)
     candidates = candidates if len(candidates) else np.arange(len(tiles))
     order = candidates[np.argsort(iou[candidates])]
-    shown = np.sort(order[np.linspace(0, len(order) - 1, SHOWN).astype(int)])
+    shown = np.sort(order[np.linspace(0, len(order) - 1, min(SHOWN, len(order))).astype(int)])
     draw_demo(
         picture,
         tiles.select(shown),

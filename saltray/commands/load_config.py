@@ -1,4 +1,4 @@
-"""Settings from a TOML or JSON file, local or in S3, by the names that `saltray run --help` gives them."""
+"""Settings from a TOML or JSON file, local or in S3, by the names that `saltray train --help` gives them."""
 
 import json
 import tomllib
@@ -81,7 +81,7 @@ class SettingsFile:
         try:
             return from_record(kind, record)
         except RecordError as error:
-            raise ConfigError(f"{self.uri}: {section}{error}; `saltray run --help` lists all settings") from None
+            raise ConfigError(f"{self.uri}: {section}{error}; `saltray tune --help` lists all settings") from None
         except ConfigError as error:
             raise ConfigError(f"{self.uri}: {error}") from None
 

@@ -4,15 +4,14 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from saltray.commands.prepare import Prepared, open_for_writing, prepare, share
-from saltray.commands.tune import SEARCH_NAME
 from saltray.config import Config, check_name
 from saltray.distributed.cluster import ray_cluster
 from saltray.distributed.preflight import preflight
 from saltray.errors import ConfigError, SearchFailedError
-from saltray.progress import CapacityFound, Observer, RangeTestPlanned, log_event
-from saltray.records import to_record
+from saltray.progress import CapacityFound, LockTakenOver, Observer, RangeTestPlanned, log_event
 from saltray.report.search_figures import draw_range_test
 from saltray.search.layout import MANIFEST, RANGE_TEST, RANGE_TEST_FIGURE, RANGE_TEST_NUMBERS, search_folder
+from saltray.search.spec import DEFAULT_NAME
 from saltray.storage.base import Store
 from saltray.storage.lock import RunLock
 
@@ -20,6 +19,25 @@ if TYPE_CHECKING:
     from saltray.training.lr_range_test import LRRangeTest
 
 POLL_S = 0.5
+
+
+@dataclass(frozen=True, kw_only=True)
+class RangeTestManifest:
+    """`range-test/manifest.json`: what runs; deleted with its folder at the end."""
+
+    config: Config
+    fold: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class RangeTestRecord:
+    """`range-test.json`."""
+
+    rates: tuple[float, ...]
+    losses: tuple[float, ...]
+    smooth: tuple[float, ...]
+    suggestion: float | None
+    config: Config
 
 
 @dataclass(frozen=True)
@@ -50,7 +68,7 @@ class RangeTestResult:
 def range_test(
     config: Config,
     *,
-    name: str = SEARCH_NAME,
+    name: str = DEFAULT_NAME,
     fold: int = 0,
     low: float = 1e-5,
     high: float = 1.0,
@@ -84,20 +102,19 @@ def range_test(
     prepared = prepare(config, store)
     home = store.sub(search_folder(name))
     observer(RangeTestPlanned(steps, config.train.batch_size, low, high))
-    with RunLock(home, f"search {name}"):
+    with RunLock(home, f"search {name}") as lock:
+        if lock.taken_from is not None:
+            observer(LockTakenOver(lock.taken_from))
         home.delete_prefix(RANGE_TEST)  # Ray Train would take an earlier job of this name for this one
-        home.put_json(f"{RANGE_TEST}/{MANIFEST}", {"config": to_record(config), "fold": fold})
+        home.put_record(f"{RANGE_TEST}/{MANIFEST}", RangeTestManifest(config=config, fold=fold))
         found = _run(config, home.sub(RANGE_TEST), prepared, fold, RangeTestSteps(low, high, steps), observer)
         home.delete_prefix(RANGE_TEST)
-    record = {
-        "rates": found.rates,
-        "losses": found.losses,
-        "smooth": found.smooth,
-        "suggestion": found.suggestion,
-        "config": to_record(config),
-    }
-    home.put_json(RANGE_TEST_NUMBERS, record)
-    home.put(RANGE_TEST_FIGURE, draw_range_test(found.rates, found.losses, found.smooth, found.suggestion))
+        lock.check()
+        numbers = RangeTestRecord(
+            rates=found.rates, losses=found.losses, smooth=found.smooth, suggestion=found.suggestion, config=config
+        )
+        home.put_record(RANGE_TEST_NUMBERS, numbers)
+        home.put(RANGE_TEST_FIGURE, draw_range_test(found.rates, found.losses, found.smooth, found.suggestion))
     return RangeTestResult(
         rates=found.rates, losses=found.losses, smooth=found.smooth, suggestion=found.suggestion, uri=home.uri
     )

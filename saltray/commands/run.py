@@ -24,7 +24,7 @@ def run(config: Config, search: SearchConfig | None = None, *, observer: Observe
     """
     settings = search or SearchConfig()
     settings = replace(settings, name=settings.name or config.run)
-    SearchSpec.create(config, settings, name=config.run)  # an impossible search is refused before Ray starts
+    SearchSpec.create(config, settings)  # an impossible search is refused before Ray starts
     with ray_cluster():
         found = tune(config, settings, observer=observer)
         return train(config, from_search=search_folder(found.name), observer=observer)

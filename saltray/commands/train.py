@@ -11,7 +11,7 @@ from saltray.config import Config
 from saltray.data.folds import fold_balance
 from saltray.distributed.cluster import ray_cluster
 from saltray.distributed.preflight import preflight
-from saltray.ensemble.layout import ENSEMBLES
+from saltray.ensemble.layout import version_prefix
 from saltray.ensemble.manifest import SearchProvenance, provenance
 from saltray.ensemble.publishing import FoldModel, publish
 from saltray.ensemble.threshold import ThresholdChoice, choose_threshold
@@ -157,8 +157,9 @@ def _train_missing(
             remedy = "fix the cause and run the same command again to train only these"
         else:
             remedy = "as these settings would fail again, change them and choose another run name"
+        kept = "; the others are finished and kept" if len(failures) < count else ""
         raise FoldsFailedError(
-            f"{len(failures)} of {count} folds failed ({numbers}); the others are finished and kept: {remedy}",
+            f"{len(failures)} of {count} folds failed ({numbers}){kept}: {remedy}",
             failures,
         )
     done |= {outcome.fold: outcome.result for outcome in outcomes if outcome.result is not None}
@@ -209,7 +210,7 @@ def _publish(
             _score_of_fold(probabilities, prepared, row.fold, threshold.threshold) for row in results
         ),
         baseline=baseline,
-        ensemble=f"{store.uri}/{ENSEMBLES}/{manifest.name}/{manifest.version}",
+        ensemble=f"{store.uri}/{version_prefix(manifest.name, manifest.version)}",
         report=f"{home.uri}/{REPORT}",
     )
     observer(Published(result.ensemble))

@@ -33,9 +33,6 @@ from saltray.storage.lock import RunLock
 if TYPE_CHECKING:
     import pandas as pd
 
-SEARCH_NAME = "s1"
-"""Name of a search that has none."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class SearchResult:
@@ -84,7 +81,7 @@ def tune(config: Config, search: SearchConfig | None = None, *, observer: Observ
         SearchFailedError: no trial has a score.
         StorageError: the store cannot be reached or written.
     """
-    spec = SearchSpec.create(config, search or SearchConfig(), name=SEARCH_NAME)
+    spec = SearchSpec.create(config, search or SearchConfig())
     if spec.settings.sampler == "tpe":
         import_optuna()
     store = open_for_writing(config.store)
@@ -159,11 +156,8 @@ def _write_results(config: Config, spec: SearchSpec, home: Store, trials: list[T
     write_table(home, trials)
     if best.best is None:
         reasons = {trial.name: trial.reason or "" for trial in trials if trial.reason is not None}
-        raise SearchFailedError(
-            f"none of {len(trials)} trials of search {spec.name} has a score; the first, {trials[0].name}: "
-            f"{trials[0].reason}",
-            reasons,
-        )
+        first = next((f"; the first, {name}: {reason}" for name, reason in reasons.items()), "")
+        raise SearchFailedError(f"none of {len(trials)} trials of search {spec.name} has a score{first}", reasons)
     clear_checkpoints(home, trials)
     write_best(home, spec, best, len(trials))
     home.put(FIGURE, draw_search([_curve(trial) for trial in trials], spec.settings.space, best.name))

@@ -6,7 +6,7 @@ job only when it fits, and queues the others itself.
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from saltray.config import ClusterConfig
 from saltray.errors import ResourceError
@@ -51,7 +51,7 @@ class Capacity:
     concurrency: int
     """Jobs that may run at once."""
     ready: int
-    """Jobs that the nodes hold which are there already."""
+    """Jobs that fit on the nodes that are already up."""
 
 
 def resources_per_job(
@@ -99,9 +99,11 @@ def capacity_of(
     most = max(ready, jobs_that_fit(resources, possible))
     if most == 0:
         cpus, gpus = (sum(node.get(kind, 0) for node in possible) for kind in ("CPU", "GPU"))
-        remedy = "lower --gpus-per-worker or --workers-per-fold" if resources.gpus else "lower --cpus-per-worker"
+        cpus_suffice = jobs_that_fit(replace(resources, gpus=0), possible) > 0
+        flags = ["--gpus-per-worker"] * cpus_suffice or ["--cpus-per-worker"]
+        flags += ["--workers-per-fold"] * (resources.ranks > 1)
         raise ResourceError(
-            f"a fold needs {resources}, but the cluster has and can get at most {gpus:g} GPUs and {cpus:g} CPUs; "
-            f"{remedy}"
+            f"a job needs {resources}, but the cluster has and can get at most {gpus:g} GPUs and {cpus:g} CPUs; "
+            f"lower {' or '.join(flags)}"
         )
     return Capacity(resources, min(most, jobs), ready)

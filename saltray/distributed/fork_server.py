@@ -44,6 +44,7 @@ MODULES = (
     "saltray.distributed.capacity",
     "saltray.ensemble.load",
     "saltray.models.albunet",
+    "saltray.runs.fold_output",
     "saltray.runs.run",
     "saltray.search.results",
     "saltray.storage.arrow",

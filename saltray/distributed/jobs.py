@@ -67,7 +67,7 @@ class LoopConfig(TypedDict):
 
 @dataclass(frozen=True)
 class PermanentFailure:
-    """A job ended by a fault that every retry would meet again, so that Ray must not retry it."""
+    """A job ended by an error that would recur on every retry, so that Ray must not retry it."""
 
     reason: str
     diverged: bool

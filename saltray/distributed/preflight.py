@@ -7,12 +7,11 @@ from saltray.distributed.capacity import Capacity, capacity_of
 from saltray.distributed.cluster import joins_cluster, live_nodes, nodes_possible, nodes_present
 from saltray.errors import ConfigError, SaltrayError
 from saltray.progress import Observer, StoreMustBeShared
+from saltray.runs.layout import MANIFEST
 from saltray.storage.base import Store
 
 CHECK_S = 120.0
 """Longest wait for a node to look for the store."""
-MARKER = "manifest.json"
-"""What the driver has written at the home of a run, search or range test before its jobs start."""
 
 
 def check_store_uri(uri: str) -> None:
@@ -80,6 +79,6 @@ def _check_on_every_node(home: Store) -> None:
 def _fault_seen(home: Store) -> str | None:
     """What a node finds wrong, as text: an exception would reach the driver wrapped in many lines of Ray's."""
     try:
-        return None if home.exists(MARKER) else "the files written there are not visible"
+        return None if home.exists(MANIFEST) else "the files written there are not visible"
     except SaltrayError as error:
         return str(error)

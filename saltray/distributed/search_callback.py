@@ -79,7 +79,7 @@ class SearchCallback(NotPickled, tune.Callback):
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """A trial that did not say how it ended was stopped."""
         known = self._known(trial)
-        if known.status == "running" and not self._lock.lost.is_set():
+        if known.status == "running":
             self._end(known, "stopped")
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
@@ -93,6 +93,8 @@ class SearchCallback(NotPickled, tune.Callback):
     def _end(self, trial: Trial, status: TrialStatus, reason: str | None = None) -> None:
         ended = replace(trial, status=status, reason=reason)
         self._trials[ended.index] = ended
+        if self._lock.lost.is_set():  # the search belongs to another process now
+            return
         finish_trial(self._home, ended)
         write_events(self._home, ended)
         self._observer(TrialEnded(ended.state(self._length)))

@@ -42,7 +42,7 @@ def run_trials(
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # a failed trial is told with its reason
     known = callback.trials
     # A trial only waits for its ranks, which request their CPUs and GPUs themselves: if it held a CPU meanwhile, trials
-    # would wait for each other for ever. It stays on the driver's node, which is no spot worker.
+    # would deadlock. It stays on the driver's node, which is no spot worker.
     trainable = tune.with_resources(tune.with_parameters(run_trial, template=template), {driver_resource(): 0.001})
     # What Tune keeps for itself is for this attempt alone.
     with tempfile.TemporaryDirectory(prefix="saltray-") as folder:

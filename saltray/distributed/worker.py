@@ -23,7 +23,7 @@ from saltray.distributed.cluster import nodes_present
 from saltray.distributed.jobs import Job, LoopConfig, PermanentFailure, TrialHistory
 from saltray.errors import ConfigError, DivergedError, ModelError
 from saltray.runs.fold_output import write_fold
-from saltray.runs.history import EpochRecord, History, Record
+from saltray.runs.history import EpochRecord, History, Record, epochs_of, read_history
 from saltray.runs.layout import MANIFEST, checkpoint_folder
 from saltray.runs.records import FoldResult
 from saltray.search.objective import OBJECTIVE, best_epoch, objective
@@ -132,6 +132,9 @@ def _train(job: Job, folds: list[Fold], group: ProcessGroup) -> tuple[EpochRecor
     asked = job.config.train.precision
     if (precision := resolve_precision(asked, group.device)) != asked:
         notes.append(f"computes in {precision}: this {group.device.type} has no {asked} arithmetic")
+
+    if group.rank == 0 and states[0].epoch == 0 and epochs_of(read_history(job.home)):
+        notes.append("starts again at epoch 1: the last attempt left no checkpoint")
 
     reporter = _Reporter(job, states)
     with _history(job.home, records, states[0].epoch, notes, group) as history:

@@ -5,12 +5,22 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
-from saltray.ensemble.layout import ENSEMBLES
+from saltray.ensemble.layout import version_prefix
 from saltray.ensemble.manifest import EnsembleManifest
 from saltray.ensemble.versions import versions_of
 from saltray.errors import IntegrityError, NotFoundError
 from saltray.runs.history import EpochRecord, epochs_of, read_history
-from saltray.runs.layout import ERROR, HISTORY, MANIFEST, REPORT, RESULT, RUNS, checkpoint_epoch, fold_folder
+from saltray.runs.layout import (
+    ERROR,
+    HISTORY,
+    MANIFEST,
+    REPORT,
+    RESULT,
+    RUNS,
+    checkpoint_epoch,
+    fold_folder,
+    run_folder,
+)
 from saltray.runs.records import FoldResult, RunManifest
 from saltray.runs.run import find_run, fold_result
 from saltray.storage.base import Store
@@ -92,7 +102,7 @@ def run_status(root: Store, run: str) -> RunStatus:
         _fold(home, fold, _below(keys, f"{fold_folder(fold)}/"), epochs, live=live) for fold in range(summary.count)
     )
     published = _published(root, run, [fold.result for fold in folds]) if summary.done == summary.count else None
-    ensemble = None if published is None else f"{root.uri}/{ENSEMBLES}/{run}/{published.version}"
+    ensemble = None if published is None else f"{root.uri}/{version_prefix(run, published.version)}"
     return RunStatus(**vars(summary), folds=folds, ensemble=ensemble, manifest=published)
 
 
@@ -101,11 +111,11 @@ def run_summaries(root: Store) -> list[RunSummary]:
     found = []
     for name in root.folders(RUNS):
         try:
-            found.append(_summary(root.sub(f"{RUNS}/{name}"), name)[0])
+            found.append(_summary(root.sub(run_folder(name)), name)[0])
         except NotFoundError:  # its first process is about to write the manifest, or died before
             continue
         except IntegrityError:
-            uri = f"{root.uri}/{RUNS}/{name}"
+            uri = f"{root.uri}/{run_folder(name)}"
             found.append(RunSummary(run=name, uri=uri, state="corrupted", owner=None, done=0, count=0))
     return found
 

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from saltray.config import Range, SearchConfig, Space, Values
 from saltray.errors import ConfigError
-from saltray.search.space import draw_values
+from saltray.search.space import draw_values, rounded
 
 if TYPE_CHECKING:
     import optuna
@@ -57,7 +57,7 @@ class TPESampler:
             self._study.enqueue_trial(values)
         self._running[index] = trial = self._study.ask(self._space)
         return {
-            field: float(f"{value:.4g}") if isinstance(space[field], Range) else value
+            field: rounded(searched, value) if isinstance(searched := space[field], Range) else value
             for field, value in trial.params.items()
         }
 

@@ -148,6 +148,11 @@ def value_at(values: Range | Choice, share: float) -> Any:
     value = values.low + (values.high - values.low) * share
     if values.log:
         value = values.low * (values.high / values.low) ** share
+    return rounded(values, value)
+
+
+def rounded(values: Range, value: float) -> float:
+    """A value of a range to four digits, still within the range."""
     return min(max(float(f"{value:.4g}"), values.low), values.high)
 
 

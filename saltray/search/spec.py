@@ -7,6 +7,8 @@ from saltray.config import Config, SearchConfig
 from saltray.errors import ConfigError
 from saltray.search.space import apply_values, check_space, draw_values
 
+DEFAULT_NAME = "s1"
+"""Name of a search that has none."""
 REDUCTION_FACTOR = 3
 """Of the trials that reach a rung, one in so many continues; each rung is so many times as late as the one before."""
 
@@ -21,20 +23,19 @@ class SearchSpec:
     settings: SearchConfig
 
     @classmethod
-    def create(cls, config: Config, settings: SearchConfig, *, name: str) -> Self:
+    def create(cls, config: Config, settings: SearchConfig) -> Self:
         """Put the two configurations together.
 
         Args:
             config: data, store and recipe.
             settings: the search.
-            name: the name of a search that has none.
 
         Raises:
             ConfigError: the search does not fit the configuration.
         """
         if settings.epochs is not None:
             config = replace(config, train=replace(config.train, epochs=settings.epochs))
-        return cls(name=settings.name or name, config=config, settings=settings)
+        return cls(name=settings.name or DEFAULT_NAME, config=config, settings=settings)
 
     def __post_init__(self) -> None:
         count, space = self.config.folds.count, self.settings.space

@@ -199,7 +199,9 @@ def _load_trial(home: Store, name: str, epochs: int) -> Trial:
         ended = replace(trial, status="finished", epochs=history)
         finish_trial(home, ended)
         return ended
-    return replace(trial, status=result.status, reason=result.reason, epochs=result.epochs)
+    # A failed trial resumes from its newest checkpoint, which may be earlier than the epoch that it reached.
+    epochs_kept = _checkpointed_epochs(home.sub(name)) if result.status == "failed" else result.epochs
+    return replace(trial, status=result.status, reason=result.reason, epochs=epochs_kept)
 
 
 def _checkpointed_epochs(home: Store) -> tuple[EpochRecord, ...]:

@@ -159,7 +159,8 @@ def test_an_error_is_one_line_below_its_details(
 ) -> None:
     monkeypatch.setattr(library, "check", raises(error), raising=False)
     answer = saltray("check", "x")
-    last = INTERRUPTED if isinstance(error, KeyboardInterrupt) else f"saltray: {error}"
+    # A check has nothing to resume.
+    last = "saltray: interrupted" if isinstance(error, KeyboardInterrupt) else f"saltray: {error}"
     assert (answer.code, answer.out) == (code, "")
     assert answer.err.splitlines() == [*lines, last]
 

@@ -127,7 +127,7 @@ def search_result(rate: float) -> SearchResult:
         best,
         trial(2, {"optim.lr": 9e-3, "train.batch_size": 16}, 0.9, status="diverged", reason="the loss became [NaN]"),
     )
-    spec = SearchSpec.create(config, settings, name="s1")
+    spec = SearchSpec.create(config, settings)
     return SearchResult(name="s1", spec=spec, best=best, trials=trials, best_config=config, uri="s/searches/s1")
 
 

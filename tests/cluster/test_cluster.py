@@ -16,8 +16,8 @@ from .hosts import wait_until
 pytestmark = pytest.mark.cluster
 
 EPOCHS, FOLDS = 30, 3
-STOPPED_EPOCHS = 40
-"""Of trials and folds that are stopped: on the fastest machine twice as many as they train until the stop arrives."""
+TRIAL_EPOCHS, FOLD_EPOCHS = 20, 40
+"""Of trials and folds that are stopped: twice as many as they train until the stop arrives."""
 RAY_AGENTS = {"ray::DashboardAgent", "ray::RuntimeEnvAgent"}
 """They end a minute later, which the fixture `cluster` checks."""
 OF_RAY = {"JobSupervisor", "_AutoscalingCoordinatorActor"}
@@ -48,7 +48,8 @@ def test_a_stopped_search_and_a_stopped_run_resume(cluster: Cluster, tmp_path: P
     data = saltray.synth(cluster.hosts.folder / "more-tiles", tiles=40, seed=1, test_tiles=2)
     (tmp_path / "job.toml").write_text(
         f'data = "{data}"\nstore = "{shared}"\nrun = "r2"\n[folds]\ncount = 2\n'
-        f"[train]\nepochs = {STOPPED_EPOCHS}\n[search]\nprune = false\n[search.space]\n'optim.lr' = [1e-3, 3e-3]\n"
+        f"[train]\nepochs = {FOLD_EPOCHS}\n"
+        f"[search]\nepochs = {TRIAL_EPOCHS}\nprune = false\n[search.space]\n'optim.lr' = [1e-3, 3e-3]\n"
     )
 
     def submit(name: str, *, forked: bool = True) -> Job:
@@ -63,7 +64,7 @@ def test_a_stopped_search_and_a_stopped_run_resume(cluster: Cluster, tmp_path: P
     second.wait_for("started before: ")
     assert "(from epoch" in second.wait_for("trial-000  ")
     second.wait_for("fold 0  epoch   2/")
-    assert f"trial-001  finished after epoch {STOPPED_EPOCHS}" in second.log
+    assert f"trial-001  finished after epoch {TRIAL_EPOCHS}" in second.log
     check_stopped(cluster, second)
 
     third = submit("third", forked=False)

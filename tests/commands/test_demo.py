@@ -10,7 +10,7 @@ from ray_session import record
 import saltray
 from saltray.commands import demo as module
 from saltray.config import Config, FoldConfig
-from saltray.progress import FoldsFinishedBefore, PredictionPlanned, TilesWritten
+from saltray.progress import FoldsFinishedBefore, TilesWritten
 
 TILES = 16
 
@@ -40,11 +40,11 @@ def test_the_demo_trains_predicts_and_draws_and_resumes(tmp_path: Path, monkeypa
     assert len(submission) == 1 + first.result.prediction.tiles == 1 + TILES // 4
 
     picture.unlink()
+    monkeypatch.setattr(module, "predict", lambda **settings: first.result.prediction)  # which takes its time
     again = record(saltray.demo, folder, picture=picture, tiles=TILES)
-    assert again.kinds == ["RunPlanned", "FoldsFinishedBefore", "Published", "PredictionPlanned"]
+    assert again.kinds == ["RunPlanned", "FoldsFinishedBefore", "Published"]
     assert again.of(FoldsFinishedBefore) == [FoldsFinishedBefore((0, 1))]
     assert again.result.train == first.result.train
-    assert len(again.of(PredictionPlanned)) == 1
     assert picture.exists()
 
 

@@ -202,7 +202,7 @@ def test_a_wrong_setting_is_named(text: str, expected: str) -> None:
         ("[search]\ntrials = 0", "search.trials is 0; use 1 or more"),
         ("[search]\nfolds = 0", "search.folds is 0; it should be a valid array"),
         ("[search]\nfolds = ['a']", 'search.folds.0 is "a"; it should be a valid integer'),
-        ("[search]\nfolds = [0, 0]", "search.folds 0, 0 name one twice"),
+        ("[search]\nfolds = [0, 0]", "search.folds 0, 0 lists one twice"),
         ("[search]\nsampler = 'bayes'", "search.sampler is \"bayes\"; it should be 'quasirandom' or 'tpe'"),
         ("[search]\nspace = 'optim.lr'", 'search.space is "optim.lr"; make it a table of names and values'),
         ("[search.space]\noptim.lrr = [1]", "there is no field 'optim.lrr' to search; did you mean optim.lr?"),
@@ -226,7 +226,7 @@ def test_the_search_makes_no_difference_to_the_configuration() -> None:
 
 
 def test_a_configuration_names_its_data() -> None:
-    with pytest.raises(ConfigError, match="^job.toml: data is missing; `saltray run --help` lists all settings$"):
+    with pytest.raises(ConfigError, match="^job.toml: data is missing; `saltray tune --help` lists all settings$"):
         saltray.load_config(write("run = 'r1'"))
 
 

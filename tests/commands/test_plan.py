@@ -139,7 +139,7 @@ def test_without_a_cluster_this_machine_is_what_there_is(tiles_folder: Path, tmp
 
 
 def test_what_can_never_run_is_refused(tiles_folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(ResourceError, match="a fold needs 1 rank of .*4096 CPU.*lower --cpus-per-worker"):
+    with pytest.raises(ResourceError, match="a job needs 1 rank of .*4096 CPU.*lower --cpus-per-worker"):
         saltray.plan(Config(data=str(tiles_folder), cluster=ClusterConfig(cpus_per_worker=4096, gpus_per_worker=0)))
     with pytest.raises(ResourceError, match="16 ranks of 1 GPU .* at most 10 GPUs"):
         config = Config(data=str(tiles_folder), cluster=ClusterConfig(workers_per_fold=16))

@@ -40,7 +40,6 @@ from .conftest import FIRST_CHECKPOINT, check_resumed, killed_once
 
 Small = Callable[..., Config]
 Searched = Recorded[saltray.SearchResult]
-PAIRS = ClusterConfig(workers_per_fold=2, cpus_per_worker=0.5, max_failures=1)
 SEARCH = SearchConfig(space={"optim.lr": saltray.loguniform(1e-4, 1e-1)}, trials=3)
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_here")]
@@ -56,8 +55,8 @@ def search_store(config: Config, name: str = "s1") -> Store:
 
 @pytest.fixture(scope="module")
 def config(small: Small, tiles_folder: Path, s3_uri: Callable[[], str]) -> Config:
-    """Trials of two ranks, on S3."""
-    return small(tiles_folder, s3_uri(), cluster=PAIRS)
+    """On S3."""
+    return small(tiles_folder, s3_uri())
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +72,7 @@ def test_a_search_prints_nothing_and_tells_its_observer_all(searched: Searched) 
     assert (planned.search, planned.folds, planned.held_out, planned.steps) == ("s1", (0,), (12,), 3)
     assert (planned.trials, planned.epochs, planned.rungs) == (3, 2, (1,))
     assert capacity == CapacityFound(
-        where="Ray on this machine", job="trial", needs="2 ranks of 0.5 CPU", jobs=3, concurrency=2, ready=2
+        where="Ray on this machine", job="trial", needs="1 rank of 1 CPU", jobs=3, concurrency=2, ready=2
     )
     assert running == TrialsRunning(known=(), limit=3, fields=("optim.lr",))
     assert end == TrialsEnded()
@@ -98,7 +97,7 @@ def test_a_search_leaves_its_table_its_best_trial_and_figures(searched: Searched
     assert store.get_json("best.json")["values"] == {"optim.lr": best["optim.lr"]}
     manifest = store.get_json("manifest.json")
     assert manifest["space"] == {"optim.lr": "log:0.0001:0.1"}
-    assert manifest["config"]["cluster"]["workers_per_fold"] == 2
+    assert manifest["config"]["train"]["epochs"] == 2
     assert found.uri == store.uri
     assert store.get("search.png").startswith(b"\x89PNG")
     assert store.get("tensorboard/trial-000/events.out.tfevents.trial-000")
@@ -222,7 +221,7 @@ def run_with_kills(patch: pytest.MonkeyPatch, rank_killed: Path, told: Path, pro
 def ended(small: Small, tiles_folder: Path, tmp_path: Path) -> tuple[Config, SearchConfig]:
     """A search whose two trials have diverged already, so that nothing is left to run."""
     config, search = small(tiles_folder, tmp_path), SearchConfig(space=rates(1e30, 1e31), trials=2)
-    spec = SearchSpec.create(config, search, name="s1")
+    spec = SearchSpec.create(config, search)
     prepared = prepare(config, open_store(config.store))
     home = search_store(config)
     create_search(home, spec, prepared.dataset, prepared.initial_digest)

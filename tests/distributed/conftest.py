@@ -52,6 +52,6 @@ def make_spec() -> Callable[..., SearchSpec]:
 
     def make(**settings: Any) -> SearchSpec:
         search: dict[str, Any] = {"space": {"optim.lr": loguniform(1e-5, 1e-2)}, "trials": 4, "epochs": 9}
-        return SearchSpec.create(Config(data="d"), SearchConfig(**search | settings), name="s1")
+        return SearchSpec.create(Config(data="d"), SearchConfig(**search | settings))
 
     return make

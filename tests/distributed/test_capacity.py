@@ -86,6 +86,13 @@ def test_a_cluster_that_can_grow_is_counted_at_its_largest(ranks: int, concurren
             "1 GPUs and 16 CPUs",
             "--gpus-per-worker or --workers-per-fold",
         ),
+        (
+            ClusterConfig(cpus_per_worker=20),
+            BOX,
+            "1 rank of 1 GPU and 20 CPU",
+            "1 GPUs and 16 CPUs",
+            "--cpus-per-worker",
+        ),
         (ClusterConfig(cpus_per_worker=3), LAPTOP, "1 rank of 3 CPU", "0 GPUs and 2 CPUs", "--cpus-per-worker"),
     ],
 )
@@ -94,7 +101,7 @@ def test_a_job_that_can_never_run_is_refused(
 ) -> None:
     with pytest.raises(ResourceError) as caught:
         capacity_of(cluster, nodes, nodes, jobs=5, sharing=1)
-    assert str(caught.value) == f"a fold needs {needs}, but the cluster has and can get at most {has}; lower {remedy}"
+    assert str(caught.value) == f"a job needs {needs}, but the cluster has and can get at most {has}; lower {remedy}"
 
 
 def test_the_resources_of_a_rank_for_ray() -> None:

@@ -27,6 +27,6 @@ def make_spec() -> SpecMaker:
 
     def make(*, config: Config | None = None, **settings: Any) -> SearchSpec:
         config = config or Config(data="d", train=TrainConfig(epochs=9))
-        return SearchSpec.create(config, SearchConfig(**settings), name="s1")
+        return SearchSpec.create(config, SearchConfig(**settings))
 
     return make

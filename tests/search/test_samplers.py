@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from saltray.config import SearchConfig, Space, choice, loguniform
+from saltray.config import SearchConfig, Space, choice, loguniform, uniform
 from saltray.errors import ConfigError
 from saltray.search.samplers import (
     STARTUP_TRIALS,
@@ -109,3 +109,12 @@ def test_tpe_without_optuna_names_the_remedy(monkeypatch: pytest.MonkeyPatch) ->
         import_optuna()
     with pytest.raises(ConfigError, match="needs Optuna"):
         make_sampler(SearchConfig(sampler="tpe"))
+
+
+def test_tpe_stays_within_a_range_narrower_than_its_digits() -> None:
+    sampler = make_sampler(SearchConfig(space={"optim.ema_decay": uniform(0.99, 0.99999)}, sampler="tpe"))
+    for index in range(20):
+        values = sampler.propose(index)
+        assert values is not None
+        assert 0.99 <= float(values["optim.ema_decay"]) <= 0.99999
+        sampler.tell(index, values, float(values["optim.ema_decay"]))

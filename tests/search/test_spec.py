@@ -15,14 +15,14 @@ from .conftest import SpecMaker
 CONFIG = Config(data="d", run="r7", train=TrainConfig(epochs=9))
 
 
-@pytest.mark.parametrize(("given", "expected"), [(None, "r7"), ("s2", "s2")])
-def test_a_search_has_its_own_name_or_the_one_of_its_command(given: str | None, expected: str) -> None:
-    assert SearchSpec.create(CONFIG, SearchConfig(name=given), name="r7").name == expected
+@pytest.mark.parametrize(("given", "expected"), [(None, "s1"), ("s2", "s2")])
+def test_a_search_has_its_own_name_or_the_default_one(given: str | None, expected: str) -> None:
+    assert SearchSpec.create(CONFIG, SearchConfig(name=given)).name == expected
 
 
 def test_a_search_has_epochs_of_its_own_or_those_of_the_run() -> None:
-    assert SearchSpec.create(CONFIG, SearchConfig(), name="s1").config == CONFIG
-    short = SearchSpec.create(CONFIG, SearchConfig(epochs=2), name="s1")
+    assert SearchSpec.create(CONFIG, SearchConfig()).config == CONFIG
+    short = SearchSpec.create(CONFIG, SearchConfig(epochs=2))
     assert short.config == replace(CONFIG, train=TrainConfig(epochs=2))
     assert short.rungs == (1,)
 
@@ -44,7 +44,7 @@ def test_a_search_has_epochs_of_its_own_or_those_of_the_run() -> None:
 )
 def test_what_does_not_fit_the_configuration_is_refused(settings: dict[str, Any], named: str) -> None:
     with pytest.raises(ConfigError, match=named):
-        SearchSpec.create(CONFIG, SearchConfig(**settings), name="s1")
+        SearchSpec.create(CONFIG, SearchConfig(**settings))
 
 
 def test_only_the_trials_that_will_run_are_checked(make_spec: SpecMaker) -> None:
