@@ -276,10 +276,8 @@ def main() -> None:
         errors.print(Text(f"saltray: {error}", style="red"))
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
-        resume = (
-            "; run the same command again to resume" if words[:1] in [["demo"], ["train"], ["tune"], ["run"]] else ""
-        )
-        errors.print(f"\nsaltray: interrupted{resume}")
+        resumes = bool(words) and words[0] in ("demo", "train", "tune", "run")
+        errors.print("\nsaltray: interrupted" + "; run the same command again to resume" * resumes)
         sys.exit(130)
     except BrokenPipeError:  # `saltray ... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
