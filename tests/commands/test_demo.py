@@ -10,6 +10,7 @@ from ray_session import record
 import saltray
 from saltray.commands import demo as module
 from saltray.config import Config, FoldConfig
+from saltray.errors import ConfigError
 from saltray.progress import FoldsFinishedBefore, TilesWritten
 
 TILES = 16
@@ -46,6 +47,12 @@ def test_the_demo_trains_predicts_and_draws_and_resumes(tmp_path: Path, monkeypa
     assert again.of(FoldsFinishedBefore) == [FoldsFinishedBefore((0, 1))]
     assert again.result.train == first.result.train
     assert picture.exists()
+
+
+def test_a_picture_that_cannot_be_written_is_refused_first(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"cannot write .*none/demo.png: its folder does not exist; create it"):
+        saltray.demo(tmp_path / "demo", picture=tmp_path / "none/demo.png")
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_demos_own_run_is_short_and_learns_on_a_laptop() -> None:

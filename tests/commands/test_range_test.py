@@ -12,7 +12,7 @@ import saltray
 from saltray.config import ClusterConfig, Config
 from saltray.data.synthetic import write_dataset
 from saltray.errors import ConfigError, RunLockedError, SearchFailedError
-from saltray.progress import CapacityFound, RangeTestPlanned
+from saltray.progress import CapacityFound, Event, LockTakenOver, RangeTestPlanned
 from saltray.storage.base import Store
 from saltray.storage.lock import RunLock
 from saltray.storage.uri import open_store
@@ -121,6 +121,30 @@ def test_a_second_process_is_refused(small: Small, tiles_folder: Path, tmp_path:
     home: Store = open_store(f"{tmp_path}/searches/s7")
     with RunLock(home, "search s7", beat=0.05), pytest.raises(RunLockedError, match="search s7 is being run by"):
         saltray.range_test(small(tiles_folder, tmp_path), name="s7")
+    assert not home.exists("range-test.json")
+
+
+def test_a_stale_lock_is_taken_over_and_a_lost_one_leaves_no_result(
+    small: Small,
+    tiles_folder: Path,
+    tmp_path: Path,
+    stale_lock: Callable[[Store], str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from saltray.training.lr_range_test import LRRangeTest
+
+    class LosesLock(RunLock):
+        def check(self) -> None:
+            raise RunLockedError("search s1 was taken over")
+
+    monkeypatch.setattr(FakePool, "value", LRRangeTest((0.1, 0.2), (1.0, 0.9), (1.0, 0.9)))
+    monkeypatch.setattr("saltray.distributed.job_pool.JobPool", FakePool)
+    monkeypatch.setattr("saltray.commands.range_test.RunLock", LosesLock)
+    home = open_store(f"{tmp_path}/searches/s1")
+    owner, events = stale_lock(home), list[Event]()
+    with pytest.raises(RunLockedError):
+        saltray.range_test(small(tiles_folder, tmp_path), observer=events.append)
+    assert LockTakenOver(owner) in events
     assert not home.exists("range-test.json")
 
 

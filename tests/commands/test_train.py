@@ -177,7 +177,7 @@ def test_a_fold_that_would_fail_again_asks_for_another_run(
         return [fold_jobs.FoldOutcome(job.folds[0], failure="the loss is NaN", retryable=False) for job in jobs]
 
     monkeypatch.setattr(fold_jobs, "train_folds", train_folds)
-    with pytest.raises(FoldsFailedError, match=r"2 of 2 folds failed \(0, 1\); .* choose another run name"):
+    with pytest.raises(FoldsFailedError, match=r"2 of 2 folds failed \(0, 1\): .* choose another run name"):
         saltray.train(small(tiles_folder, tmp_path))
 
 
@@ -208,8 +208,8 @@ def test_a_killed_rank_resumes_from_its_last_checkpoint(killed: Killed) -> None:
     assert killed.run.of(FoldResumed) == [FoldResumed(0, 1)]
     assert killed.run.of(FoldFailed) == []
     assert killed.run.printed == ""
-    # Ray's own records of the job went through the store, too.
-    assert run.exists("fold-0/checkpoint_manager_snapshot.json")
+    # Ray's own records of a job went through the store, too.
+    assert run.exists("fold-1/checkpoint_manager_snapshot.json")
 
 
 def test_a_resumed_run_on_s3_gives_the_bytes_of_an_uninterrupted_one_in_a_folder(

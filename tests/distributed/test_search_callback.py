@@ -139,11 +139,14 @@ def test_a_trial_that_is_resumed_replaces_the_epochs_after_its_checkpoint(make_s
     assert search.now.epochs == (metrics(1, 0.1), metrics(2, 0.25))
 
 
-def test_after_the_lock_is_lost_nothing_more_is_written(make_search: MakeSearch) -> None:
+@pytest.mark.parametrize("reports", [True, False])
+def test_after_the_lock_is_lost_nothing_more_is_written(make_search: MakeSearch, reports: bool) -> None:
     search = make_search()
     search.start()
     search.epoch(1)
     search.lost.set()
+    if reports:
+        search.report(status="finished", epochs=(metrics(1),))
     search.complete()
     assert search.result() is None
     assert search.home.exists(CHECKPOINT)

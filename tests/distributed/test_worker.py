@@ -176,6 +176,18 @@ def test_a_corrupted_checkpoint_is_noted_and_the_one_before_used(fake: FakeTrain
     assert [record.epoch for record in epochs_of(rest)] == [2, 3]
 
 
+def test_a_restart_without_a_checkpoint_is_noted(fake: FakeTrain, job: Job) -> None:
+    fake.dies_in, fake.uploads = 2, False
+    with pytest.raises(Died):
+        run_fold(job)
+    fake.dies_in = None
+    run_fold(job)
+    note, *epochs = read_history(job.home)
+    assert isinstance(note, NoteRecord)
+    assert note.note == "starts again at epoch 1: the last attempt left no checkpoint"
+    assert [record.epoch for record in epochs_of(epochs)] == [1, 2, 3]
+
+
 @pytest.mark.parametrize(("seconds", "written"), [(0.0, [1, 2]), (3600.0, [])])
 def test_a_checkpoint_is_written_when_it_is_due(fake: FakeTrain, job: Job, seconds: float, written: list[int]) -> None:
     run_fold(with_train(job, checkpoint_every=seconds))
