@@ -99,8 +99,8 @@ def capacity_of(
     most = max(ready, jobs_that_fit(resources, possible))
     if most == 0:
         cpus, gpus = (sum(node.get(kind, 0) for node in possible) for kind in ("CPU", "GPU"))
-        cpus_suffice = jobs_that_fit(replace(resources, gpus=0), possible) > 0
-        flags = ["--gpus-per-worker"] * cpus_suffice or ["--cpus-per-worker"]
+        short = {"--gpus-per-worker": replace(resources, cpus=1e-4), "--cpus-per-worker": replace(resources, gpus=0)}
+        flags = [flag for flag, alone in short.items() if jobs_that_fit(alone, possible) == 0] or list(short)
         flags += ["--workers-per-fold"] * (resources.ranks > 1)
         raise ResourceError(
             f"a job needs {resources}, but the cluster has and can get at most {gpus:g} GPUs and {cpus:g} CPUs; "
