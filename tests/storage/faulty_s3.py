@@ -1,9 +1,11 @@
 """A proxy in front of an S3 server that simulates faults of the network and the server."""
 
 import http.client
+import socket
+import struct
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import urlsplit
@@ -28,8 +30,11 @@ class Fault:
         message: the error's text in that reply.
         action: reset (the connection is closed before the server sees the request), corrupt (a bit of the request's
             body is flipped), lose reply (the server executes the request, then the connection is closed), truncate
-            (the reply has half its body), ignore (status 200 without execution), unconditional (If-None-Match is
-            removed), short pages (a listing has two names per page).
+            (the reply has half its body), break off (the reply, also one of `status`, ends before its last byte, and
+            the connection is reset), unframed (half the body, and no length of it), ignore (status 200 without
+            execution), unconditional (If-None-Match is removed), short pages (a listing has two names per page).
+        body: of the reply with `status`, in place of the error's XML.
+        headers: of that reply.
         times: number of requests with the fault.
         before: called first.
     """
@@ -40,6 +45,8 @@ class Fault:
     code: str = "Fault"
     message: str = "simulated"
     action: str = ""
+    body: bytes | None = None
+    headers: dict[str, str] = field(default_factory=dict)
     times: int = 1
     before: Callable[[], object] = lambda: None
 
@@ -91,7 +98,8 @@ class FaultHandler(BaseHTTPRequestHandler):
             self.path += "&max-keys=2"
         if fault.status:
             text = f"<Error><Code>{fault.code}</Code><Message>{fault.message}</Message></Error>".encode()
-            self._reply(fault.status, {}, b"" if self.command == "HEAD" else text)
+            text = text if fault.body is None else fault.body
+            self._reply(fault.status, fault.headers, b"" if self.command == "HEAD" else text, fault.action)
         elif fault.action == "ignore":
             self._reply(200, {"ETag": '"0"'}, b"")
         elif fault.action == "reset":
@@ -105,8 +113,7 @@ class FaultHandler(BaseHTTPRequestHandler):
             if fault.action == "lose reply":
                 self.close_connection = True
             else:
-                self._reply(status, headers, reply[: len(reply) // 2] if fault.action == "truncate" else reply)
-                self.close_connection |= fault.action == "truncate"
+                self._reply(status, headers, reply, fault.action)
 
     do_GET = do_PUT = do_POST = do_DELETE = do_HEAD = handle_one  # noqa: N815
 
@@ -121,13 +128,20 @@ class FaultHandler(BaseHTTPRequestHandler):
         connection.close()
         return reply.status, {"Content-Length": str(len(content)), **dict(reply.getheaders())}, content
 
-    def _reply(self, status: int, headers: dict[str, str], body: bytes) -> None:
+    def _reply(self, status: int, headers: dict[str, str], body: bytes, action: str = "") -> None:
         self.send_response_only(status)
+        dropped = {"connection", "transfer-encoding"} | ({"content-length"} if action == "unframed" else set())
         for name, value in ({"Content-Length": str(len(body))} | headers).items():
-            if name.lower() not in ("connection", "transfer-encoding"):
+            if name.lower() not in dropped:
                 self.send_header(name, value)
         self.end_headers()
-        self.wfile.write(body)
+        half = body[: len(body) // 2]
+        self.wfile.write({"truncate": half, "unframed": half, "break off": body[:-1]}.get(action, body))
+        self.wfile.flush()
+        if action == "break off":  # by RST, not FIN
+            self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            self.connection.close()
+        self.close_connection |= action in ("truncate", "unframed", "break off")
 
 
 def refused(
