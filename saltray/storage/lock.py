@@ -19,6 +19,7 @@ from typing import Annotated, Self
 import pydantic
 
 from saltray.errors import IntegrityError, NotFoundError, RunLockedError, StorageError
+from saltray.records import Count, Seconds
 from saltray.storage.base import Store
 
 BEAT_S = 5.0
@@ -32,12 +33,12 @@ class Owner:
     """The process that acquired a lock last, as recorded in the lock's object."""
 
     host: str
-    pid: int
+    pid: Annotated[int, pydantic.Field(ge=1, lt=2**31)]
     pid_namespace: Annotated[str, pydantic.Field(alias="space")] = ""
     """Two containers with the same host name may each have a process `pid`. Empty in records of older versions."""
-    beat: int
+    beat: Count
     """Number of heartbeats."""
-    at: float | None = None
+    at: Seconds | None = None
     """Time of the last heartbeat by the owner's clock, in seconds since 1970; None in records of older versions."""
     released: bool
     """Whether the owner released the lock."""
