@@ -25,7 +25,7 @@ from saltray.storage.base import Store
 BEAT_S = 5.0
 STALE_S = 30.0
 
-_FOLDER = "lock"
+FOLDER = "lock"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -178,12 +178,12 @@ class RunLock:
 
 
 def _key(number: int) -> str:
-    return f"{_FOLDER}/{number:06d}.json"
+    return f"{FOLDER}/{number:06d}.json"
 
 
 def _numbers(store: Store) -> list[int]:
     """Numbers of the locks in the store, ascending."""
-    stems = {entry.key: PurePosixPath(entry.key).stem for entry in store.list(_FOLDER)}
+    stems = {entry.key: PurePosixPath(entry.key).stem for entry in store.list(FOLDER)}
     return sorted(int(stem) for key, stem in stems.items() if stem.isdecimal() and _key(int(stem)) == key)
 
 
