@@ -111,7 +111,7 @@ def test_a_body_that_breaks_off_is_read_again_from_its_start(
 ) -> None:
     data = os.urandom(size)
     s3.put("a", data)
-    fault = Fault("GET", "/a", action=action, times=1)
+    fault = Fault("GET", "/a", action=action, abrupt=action == "break off", times=1)
     proxy.faults = [fault]
     assert s3.get("a") == data
     proxy.faults = [fault := replace(fault, times=1)]
@@ -125,7 +125,7 @@ def test_a_reply_that_says_what_is_wrong_and_breaks_off_is_retried(action: str, 
     """botocore lets urllib3's own exception through here."""
     s3.put("a", b"1")
     for method in ("GET", "PUT", "DELETE"):
-        proxy.faults.append(Fault(method, status=503, action=action, times=2))
+        proxy.faults.append(Fault(method, status=503, action=action, abrupt=True, times=2))
     s3.put("b", b"1")
     assert s3.get("a") == b"1"
     assert [entry.key for entry in s3.list()] == ["a", "b"]
