@@ -71,6 +71,11 @@ def create_run(
     )
     created = home.put_new_record(MANIFEST, manifest)
     before = manifest if created else home.get_record(MANIFEST, RunManifest)
+    if before.run != config.run:
+        raise ConfigError(
+            f"run {config.run} and run {before.run} are the same folder on this file system, which does not tell "
+            "capitals from small letters; choose another run name"
+        )
     if before.identity != identity:
         changed = ["tiles"] if before.dataset != dataset.digest else []
         changed += changed_settings(before.config, config)
