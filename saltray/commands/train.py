@@ -90,6 +90,7 @@ def train(config: Config, *, from_search: str | None = None, observer: Observer 
     with RunLock(home, f"run {config.run}") as lock:
         if lock.taken_from is not None:
             observer(LockTakenOver(lock.taken_from))
+        home, store = lock.guard(home), lock.guard(store)
         manifest = create_run(
             home,
             config,

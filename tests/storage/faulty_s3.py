@@ -5,7 +5,7 @@ import socket
 import struct
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import urlsplit
@@ -30,10 +30,13 @@ class Fault:
         message: the error's text in that reply.
         action: reset (the connection is closed before the server sees the request), corrupt (a bit of the request's
             body is flipped), execute (the server executes the request before it replies with `status`), lose reply (the
-            server executes the request, then the connection is closed), truncate (the reply has half its body), ignore
-            (status 200 without execution), unconditional (If-None-Match is removed), short pages (a listing has two
-            names per page).
+            server executes the request, then the connection is closed), truncate (the reply, also one of `status`, has
+            half its body), break off (all but its last byte), unframed (half of it, and no length), ignore (status 200
+            without execution), unconditional (If-None-Match is removed), short pages (a listing has two names per
+            page).
         abrupt: a connection that the fault closes ends with RST, as that of a process that died, not with FIN.
+        body: of the reply with `status`, in place of the error's XML.
+        headers: of that reply.
         times: number of requests with the fault.
         before: called first.
     """
@@ -45,6 +48,8 @@ class Fault:
     message: str = "simulated"
     action: str = ""
     abrupt: bool = False
+    body: bytes | None = None
+    headers: dict[str, str] = field(default_factory=dict)
     times: int = 1
     before: Callable[[], object] = lambda: None
 
@@ -109,7 +114,8 @@ class FaultHandler(BaseHTTPRequestHandler):
             self._forward(body)
         if fault.status:
             text = f"<Error><Code>{fault.code}</Code><Message>{fault.message}</Message></Error>".encode()
-            self._reply(fault.status, {}, b"" if self.command == "HEAD" else text)
+            text = text if fault.body is None else fault.body
+            self._reply(fault.status, fault.headers, b"" if self.command == "HEAD" else text, fault.action)
         elif fault.action == "ignore":
             self._reply(200, {"ETag": '"0"'}, b"")
         elif fault.action == "reset":
@@ -123,8 +129,7 @@ class FaultHandler(BaseHTTPRequestHandler):
             if fault.action == "lose reply":
                 self.close_connection = True
             else:
-                self._reply(status, headers, reply[: len(reply) // 2] if fault.action == "truncate" else reply)
-                self.close_connection |= fault.action == "truncate"
+                self._reply(status, headers, reply, fault.action)
 
     do_GET = do_PUT = do_POST = do_DELETE = do_HEAD = handle_one  # noqa: N815
 
@@ -139,13 +144,16 @@ class FaultHandler(BaseHTTPRequestHandler):
         connection.close()
         return reply.status, {"Content-Length": str(len(content)), **dict(reply.getheaders())}, content
 
-    def _reply(self, status: int, headers: dict[str, str], body: bytes) -> None:
+    def _reply(self, status: int, headers: dict[str, str], body: bytes, action: str = "") -> None:
         self.send_response_only(status)
+        dropped = {"connection", "transfer-encoding"} | ({"content-length"} if action == "unframed" else set())
         for name, value in ({"Content-Length": str(len(body))} | headers).items():
-            if name.lower() not in ("connection", "transfer-encoding"):
+            if name.lower() not in dropped:
                 self.send_header(name, value)
         self.end_headers()
-        self.wfile.write(body)
+        half = body[: len(body) // 2]
+        self.wfile.write({"truncate": half, "unframed": half, "break off": body[:-1]}.get(action, body))
+        self.close_connection |= action in ("truncate", "unframed", "break off")
 
 
 def refused(
