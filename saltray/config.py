@@ -14,6 +14,8 @@ from saltray.errors import ConfigError
 from saltray.records import fits, own_field_types, to_record, type_text
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+MULTIPLES = {"albunet": 64, "ternausnet11": 32, "ternausnet16": 32, "unet": 16}
+"""Of how many pixels the input of each network must be a multiple."""
 
 
 def _require(condition: bool, message: str) -> None:
@@ -77,6 +79,11 @@ class ModelConfig:
         _check_types(self, "model.")
         _require(self.num_filters >= 1, f"model.num_filters is {self.num_filters}; use 1 or more")
         _require(self.encoder_width >= 1, f"model.encoder_width is {self.encoder_width}; use 1 or more")
+
+    def fitting_size(self, pixels: int) -> int:
+        """The smallest input size of the network that is not below `pixels`."""
+        multiple = MULTIPLES[self.architecture]
+        return -(-pixels // multiple) * multiple
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -166,7 +173,7 @@ class TrainConfig:
         _require(self.bce >= 0 and self.dice >= 0, f"train.bce {self.bce} and train.dice {self.dice}: use 0 or more")
         _require(self.bce + self.dice > 0, "train.bce and train.dice are both 0; give one of them a weight")
         _require(self.checkpoint_every >= 0, f"train.checkpoint_every is {self.checkpoint_every} s; use 0 or more")
-        _require(self.seed >= 0, f"train.seed is {self.seed}; use 0 or more")
+        _require(0 <= self.seed < 2**64, f"train.seed is {self.seed}; use 0 or more, below 2**64")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -228,11 +235,11 @@ class Config:
         _require(bool(self.data), "data is empty; name a folder, a zip or s3://bucket/prefix")
         _require(bool(self.store), "store is empty; name a folder or s3://bucket/prefix")
         check_name(self.run, "run")
-        multiple = {"albunet": 64, "ternausnet11": 32, "ternausnet16": 32, "unet": 16}[self.model.architecture]
+        fitting = self.model.fitting_size(self.train.input_size)
         _require(
-            self.train.input_size % multiple == 0,
+            self.train.input_size == fitting,
             f"train.input_size is {self.train.input_size}, but {self.model.architecture} needs a multiple of "
-            f"{multiple}; use {-(-self.train.input_size // multiple) * multiple}",
+            f"{MULTIPLES[self.model.architecture]}; use {fitting}",
         )
         ranks = self.cluster.workers_per_fold
         _require(

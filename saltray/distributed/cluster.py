@@ -12,6 +12,7 @@ from typing import Any, TypedDict
 from saltray.distributed.capacity import Node
 from saltray.distributed.cluster_file import ON_HEAD, cluster_nodes
 from saltray.distributed.fork_server import fork_server
+from saltray.distributed.machine import this_machine
 from saltray.errors import ConfigError
 
 ENVIRONMENT = {
@@ -96,8 +97,15 @@ def ray_cluster(*, num_cpus: int | None = None) -> Iterator[str]:
         finally:
             ray.shutdown()
         return
+    machine = this_machine()
     with fork_server() as python:
-        _connect(address="local", num_cpus=num_cpus, include_dashboard=False, runtime_env={"py_executable": python})
+        _connect(
+            address="local",
+            num_cpus=num_cpus or int(machine["CPU"]),
+            num_gpus=int(machine["GPU"]),
+            include_dashboard=False,
+            runtime_env={"py_executable": python},
+        )
         try:
             yield where
         finally:

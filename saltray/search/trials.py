@@ -116,6 +116,12 @@ class Trial:
         )
 
 
+def is_complete(home: Store, trials: int) -> bool:
+    """Whether so many trials have ended, none of which is to be run again; nothing is written."""
+    results = [result for name in _trial_folders(home) if (result := _result(home, name)) is not None]
+    return sum(result.status != "failed" for result in results) >= trials
+
+
 def create_search(home: Store, spec: SearchSpec, dataset: DatasetManifest, initial_weights: str | None) -> None:
     """Write what the search is, once; every later command must agree with it.
 
@@ -183,16 +189,27 @@ def load_trials(home: Store, epochs: int) -> list[Trial]:
         home: the search's part of the store.
         epochs: those of a whole trial. One that had run them all when its driver died is finished now.
     """
-    names = [name for name in home.folders() if name.startswith(TRIAL_PREFIX)]
-    return sorted((_load_trial(home, name, epochs) for name in names), key=lambda trial: trial.index)
+    trials = (_load_trial(home, name, epochs) for name in _trial_folders(home))
+    return sorted(trials, key=lambda trial: trial.index)
+
+
+def _trial_folders(home: Store) -> list[str]:
+    return [name for name in home.folders() if name.startswith(TRIAL_PREFIX)]
+
+
+def _result(home: Store, name: str) -> TrialResult | None:
+    """How a trial ended; None where it has not."""
+    try:
+        return home.get_record(f"{name}/{RESULT}", TrialResult)
+    except NotFoundError:
+        return None
 
 
 def _load_trial(home: Store, name: str, epochs: int) -> Trial:
     tried = home.get_record(f"{name}/{TRIAL}", TrialValues)
     trial = Trial(index=tried.index, values=tried.values)
-    try:
-        result = home.get_record(f"{name}/{RESULT}", TrialResult)
-    except NotFoundError:
+    result = _result(home, name)
+    if result is None:
         history = epochs_of(read_history(home.sub(name)))
         if not history or history[-1].epoch < epochs:
             return replace(trial, epochs=_checkpointed_epochs(home.sub(name)))
