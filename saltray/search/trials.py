@@ -18,7 +18,7 @@ from saltray.records import digest
 from saltray.runs.history import EpochRecord, epochs_of, read_history
 from saltray.runs.layout import CHECKPOINT_MANIFEST, CHECKPOINTS
 from saltray.runs.records import CheckpointManifest
-from saltray.runs.run import changed_settings
+from saltray.runs.run import changed_settings, has_epochs
 from saltray.search.layout import MANIFEST, RESULT, TRIAL, TRIAL_PREFIX, trial_folder
 from saltray.search.objective import best_epoch, objective
 from saltray.search.spec import SearchSpec
@@ -123,16 +123,16 @@ def is_complete(home: Store, trials: int) -> bool:
 
 
 def create_search(home: Store, spec: SearchSpec, dataset: DatasetManifest, initial_weights: str | None) -> None:
-    """Write what the search is, once; every later command must agree with it.
+    """Write what the search is; every later command must agree with it, once a trial has finished an epoch or ended.
 
     Args:
-        home: the search's part of the store.
+        home: the search's part of the store; the caller holds its lock.
         spec: the search.
         dataset: the packed tiles.
         initial_weights: digest of the weights before training, where some were given.
 
     Raises:
-        ConfigError: a search of this name exists with other settings or other tiles.
+        ConfigError: a search of this name has trials of other settings or other tiles.
     """
     settings = spec.settings
     manifest = SearchManifest(
@@ -150,6 +150,13 @@ def create_search(home: Store, spec: SearchSpec, dataset: DatasetManifest, initi
     before = manifest
     if not home.put_new_record(MANIFEST, manifest):
         before = home.get_record(MANIFEST, SearchManifest)
+    names = _trial_folders(home)
+    if before.identity != manifest.identity and not any(_has_progress(home, name) for name in names):
+        # The manifest comes last: an interrupted replacement is one still.
+        for name in names:
+            home.delete_prefix(name)
+        home.put_record(MANIFEST, manifest)
+        before = manifest
     if before.identity != manifest.identity:
         changed = [] if before.dataset == manifest.dataset else ["tiles"]
         own = ("space", "folds", "sampler", "prune", "seed")
@@ -203,6 +210,13 @@ def _result(home: Store, name: str) -> TrialResult | None:
         return home.get_record(f"{name}/{RESULT}", TrialResult)
     except NotFoundError:
         return None
+
+
+def _has_progress(home: Store, name: str) -> bool:
+    """Whether a trial has finished an epoch, or ended otherwise than by a failure that says nothing of its values."""
+    result = _result(home, name)
+    ended = result is not None and (result.status != "failed" or bool(result.epochs))
+    return ended or has_epochs(home.sub(name))
 
 
 def _load_trial(home: Store, name: str, epochs: int) -> Trial:
