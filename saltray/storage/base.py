@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from saltray.errors import IntegrityError, NotFoundError, SaltrayError, StorageError
-from saltray.records import to_record
-from saltray.storage.files import TEMP_PREFIX, explain_os_error, sync, temporary_file
+from saltray.records import RECORD_BYTES, bytes_limit, to_record
+from saltray.storage.files import TEMP_PREFIX, explain_os_error, sync, temporary_file, write_here
 from saltray.storage.formats import FormatError, decode_json, decode_record, decode_table, encode_json, encode_table
 from saltray.storage.retry import deadline_from_environment, retry
 
@@ -146,31 +146,37 @@ class Store(ABC):
             return False
         return True
 
-    def get(self, key: str, *, sha256: str | None = None) -> bytes:
+    def get(self, key: str, *, sha256: str | None = None, limit: int | None = None) -> bytes:
         """An object's bytes, checked against `sha256`, or by default against the digest stored with the object.
 
         Raises:
             NotFoundError: the key does not exist.
-            IntegrityError: the digest differs.
+            IntegrityError: the digest differs, or it has more than `limit` bytes; the rest is not read then.
         """
 
         def read() -> bytes:
-            chunks: builtins.list[bytes] = []
-            self._read(key, chunks.append, sha256)
-            return b"".join(chunks)
+            data = bytearray()
 
-        return self._attempt(key, read)
+            def keep(chunk: bytes) -> None:
+                data.extend(chunk)
+                if limit is not None and len(data) > limit:
+                    raise IntegrityError(f"{self._where(key)}: it has more than {limit:,} bytes; {_RESTORE}")
+
+            self._read(key, keep, sha256)
+            return bytes(data)
+
+        return self._attempt(key, lambda: _twice(read))
 
     def get_file(self, key: str, path: Path, *, sha256: str | None = None) -> None:
         """`get`, streamed to a file. The file is created or replaced only after the digest was checked."""
 
         def read() -> None:
             with temporary_file(path.parent) as file:
-                self._read(key, file.write, sha256)
+                self._read(key, lambda chunk: write_here(file, chunk), sha256)
                 sync(file)
                 Path(file.name).replace(path)
 
-        self._attempt(key, read)
+        self._attempt(key, lambda: _twice(read))
 
     def check_writable(self) -> None:
         """Create, read and delete a small probe object, and check that `put_new` does not overwrite it.
@@ -203,7 +209,7 @@ class Store(ABC):
             NotFoundError: the key does not exist.
             IntegrityError: the digest differs, or the object is not JSON.
         """
-        return self._decode(key, self.get(key, sha256=sha256), decode_json)
+        return self._decode(key, self.get(key, sha256=sha256, limit=RECORD_BYTES), decode_json)
 
     def put_record(self, key: str, record: Any) -> None:
         """`put_json` a dataclass (see `saltray.records`)."""
@@ -220,7 +226,7 @@ class Store(ABC):
             NotFoundError: the key does not exist.
             IntegrityError: the digest differs, or the object is not JSON or not a record of `kind`.
         """
-        return self._decode(key, self.get(key), lambda data: decode_record(data, kind))
+        return self._decode(key, self.get(key, limit=bytes_limit(kind)), lambda data: decode_record(data, kind))
 
     def put_table(self, key: str, table: "pa.Table") -> str:
         """Put a table as Parquet with zstd. Returns its SHA-256 in hex."""
@@ -281,3 +287,11 @@ class Store(ABC):
                 f"{self._where(key)}: its SHA-256 is {digest.hexdigest()}, not {expected}, so it is corrupted or was "
                 f"replaced; {_RESTORE}"
             )
+
+
+def _twice(read: Callable[[], T]) -> T:
+    """`read()`, once more if the digest differs: not every transfer tells that it ended early."""
+    try:
+        return read()
+    except IntegrityError:
+        return read()

@@ -21,7 +21,7 @@ from saltray.runs.run import create_run, find_run, fold_result, out_of_fold
 from saltray.storage.base import Store
 
 CONFIG = Config(data="here", store="there", run="r1", folds=FoldConfig(count=2))
-EPOCH = json.dumps(STORED_EPOCH).encode()
+EPOCH = json.dumps(STORED_EPOCH).encode() + b"\n"
 FOLD_OF = np.array([0, 1, 0, 1])
 SEARCH = SearchProvenance(
     uri="s3://b/searches/s1", search="s1", trial="trial-003", values={"optim.lr": 0.5}, score=0.8, trials=4
@@ -149,7 +149,7 @@ def test_a_run_that_never_trained_an_epoch_may_begin_with_other_settings(store: 
     ("key", "data"),
     [
         ("history.jsonl", EPOCH),
-        ("history.jsonl", b"corrupted"),
+        ("history.jsonl", b"corrupted\n"),
         ("checkpoints/epoch-00001/manifest.json", b"{}"),
         ("result.json", b"{}"),
     ],

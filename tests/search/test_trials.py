@@ -165,7 +165,7 @@ def test_a_search_with_something_to_keep_keeps_its_settings(home: Store, make_sp
     home.put_json("trial-000/result.json", FAILED)
     match kept:
         case "epoch":
-            home.put("trial-001/history.jsonl", json.dumps(STORED_EPOCH).encode())
+            home.put("trial-001/history.jsonl", json.dumps(STORED_EPOCH).encode() + b"\n")
         case "checkpoint":
             home.put("trial-001/checkpoints/epoch-00001/manifest.json", b"{}")
         case "stopped":
@@ -175,7 +175,7 @@ def test_a_search_with_something_to_keep_keeps_its_settings(home: Store, make_sp
         case "failed later":
             home.put_json("trial-001/result.json", FAILED | {"epochs": [STORED_EPOCH]})
         case "corrupted":
-            home.put("trial-001/history.jsonl", b"junk")
+            home.put("trial-001/history.jsonl", b"junk\n")
     with pytest.raises(ConfigError, match="search s1 was started with other search.seed; use those again"):
         create(home, make_spec(seed=1))
 
