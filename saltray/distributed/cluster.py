@@ -16,6 +16,7 @@ from typing import Any, TypedDict
 from saltray.distributed.capacity import Node
 from saltray.distributed.cluster_file import ON_HEAD, cluster_nodes
 from saltray.distributed.fork_server import fork_server
+from saltray.distributed.machine import this_machine
 from saltray.errors import ConfigError, ResourceError, SaltrayError
 
 log = logging.getLogger(__name__)
@@ -134,7 +135,7 @@ def _connected(num_cpus: int | None) -> Iterator[str]:
         return
     from saltray.distributed.ray_internals import own_token
 
-    base = _short_folder()
+    base, machine = _short_folder(), this_machine()
     with fork_server(base) as python, own_token():
         try:
             _connect(
@@ -142,7 +143,8 @@ def _connected(num_cpus: int | None) -> Iterator[str]:
                     f"Ray does not start on this machine: {reason}; its logs are in {base}/ray"
                 ),
                 address="local",
-                num_cpus=num_cpus,
+                num_cpus=num_cpus or int(machine["CPU"]),
+                num_gpus=int(machine["GPU"]),
                 include_dashboard=False,
                 runtime_env={"py_executable": python},
                 _temp_dir=f"{base}/ray",
@@ -224,8 +226,10 @@ def _connect(failed: Callable[[str], SaltrayError], **settings: Any) -> None:
     try:
         ray.init(log_to_driver=False, logging_level=logging.ERROR, job_config=JobConfig(), **settings)
     except Exception as error:  # Ray raises some of every kind here, none of which the caller can tell apart
-        reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
-        raise failed(reason.strip().rstrip(".")) from error
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+        # Of Ray or of Python, told in several lines.
+        reason = " ".join(lines) if lines[0].startswith("Version mismatch") else lines[0]
+        raise failed(reason.rstrip(".")) from error
     finally:
         if threading.current_thread() is threading.main_thread():  # elsewhere Ray sets none either
             signal.signal(signal.SIGTERM, before)
