@@ -133,10 +133,10 @@ def _connected(num_cpus: int | None) -> Iterator[str]:
         finally:
             ray.shutdown()
         return
-    from saltray.distributed.ray_internals import own_token
+    from saltray.distributed.ray_internals import on_loopback, own_token
 
     base, machine = _short_folder(), this_machine()
-    with fork_server(base) as python, own_token():
+    with fork_server(base) as python, own_token(), on_loopback():
         try:
             _connect(
                 lambda reason: ResourceError(

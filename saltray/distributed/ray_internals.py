@@ -94,6 +94,21 @@ def remove_orphaned_placement_groups() -> None:
 
 
 @contextmanager
+def on_loopback() -> Iterator[None]:
+    """Let a Ray that starts in this block, and all its processes, listen on 127.0.0.1 alone, as it does on macOS.
+
+    On Linux it listens on all interfaces; given 127.0.0.1 as the node's address, it looks for another one.
+    """
+    constants: Any = ray._private.ray_constants
+    before = constants.ENABLE_RAY_CLUSTER
+    constants.ENABLE_RAY_CLUSTER = False
+    try:
+        yield
+    finally:
+        constants.ENABLE_RAY_CLUSTER = before
+
+
+@contextmanager
 def own_token() -> Iterator[None]:
     """Give a Ray that starts in this block a token by the environment, unless the caller has given one.
 
