@@ -136,7 +136,7 @@ class _Decode:
         return {"id": np.array([Path(name).stem for name in names]), "image": images, FAULT: _column(fault, len(names))}
 
     def _read(self, name: str) -> NDArray[np.uint8]:
-        image = read_image(self.data, name)
+        image = read_image(self.data, name, scale=None).pixels
         if image.shape != self.shape:
             raise DataError(
                 f"{name} has {image.shape[0]}x{image.shape[1]} pixels, the ensemble was trained on "

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from saltray.data.png import MAX_BYTES
+from saltray.data.images import MAX_BYTES
 from saltray.data.raw_layout import Part, find_images, find_layout, id_problem, printable, raise_problems
 from saltray.data.source import Source
 from saltray.errors import DataError

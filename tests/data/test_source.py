@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from saltray.data.png import MAX_BYTES
+from saltray.data.images import MAX_BYTES
 from saltray.data.source import Source
 from saltray.errors import ConfigError, DataError, NotFoundError
 

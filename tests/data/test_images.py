@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from saltray.data.png import MAX_BYTES, MAX_SIDE, decode_image, decode_mask
+from saltray.data.images import MAX_BYTES, MAX_SIDE, decode_image, decode_mask
 from saltray.errors import DataError
 
 from .mini import png, png_header, rgb
