@@ -142,15 +142,18 @@ def _summary_rows(summary: "DatasetSummary") -> Iterator[tuple[str, str]]:
         yield "depth", f"{summary.depth_range[0]:g} to {summary.depth_range[1]:g}, training"
 
 
-def print_ensembles(console: Console, versions: Iterable["EnsembleVersion"]) -> None:
-    """A row per version."""
+def print_ensembles(console: Console, versions: Sequence["EnsembleVersion"]) -> None:
+    """A row per version, and what cannot be read."""
     ensemble, run = (Column(name, overflow="fold") for name in ("ensemble", "run"))
     table = Table(ensemble, "version", "folds", "score", "at threshold", run)
     for row in versions:
         if row.manifest is None:
-            table.add_row(row.name, row.version, "incomplete or corrupted")
+            table.add_row(row.name, row.version, "corrupted" if row.fault else "incomplete")
             continue
         manifest = row.manifest
         best = f"{manifest.score_at_threshold:.4f} ({manifest.threshold:.2f})"
         table.add_row(row.name, row.version, str(len(manifest.members)), f"{manifest.score:.4f}", best, manifest.run)
     console.print(table)
+    for row in versions:
+        if row.fault is not None:
+            console.print(f"corrupted: {row.fault}", style="red")

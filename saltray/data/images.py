@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ImageFile, JpegImagePlugin, PngImagePlugin, TiffImagePlugin
 
-from saltray.data.pixel_range import Pixels
+from saltray.data.pixel_range import GreyValues
 from saltray.errors import DataError
 
 EXTENSIONS = (".png", ".tif", ".tiff", ".jpg", ".jpeg")
@@ -59,7 +59,7 @@ def check_bytes(size: int) -> None:
         raise DataError(f"the file has {size:,} bytes; the limit is {MAX_BYTES:,}")
 
 
-def decode_image(data: bytes) -> Pixels:
+def decode_image(data: bytes) -> GreyValues:
     """The grey values [H, W] of a tile, as in the file: uint8 for 8 bits and fewer, uint16 for more.
 
     Three equal channels, a palette of greys and an alpha channel that is the same everywhere mean the same as grey.
@@ -103,7 +103,7 @@ def decode_mask(data: bytes) -> Mask:
     return Mask(salt.astype(np.uint8), bits=8 if grey.dtype == np.uint8 else 16)
 
 
-def _grey(pixels: NDArray[Any]) -> Pixels:
+def _grey(pixels: NDArray[Any]) -> GreyValues:
     """Grey values from [H, W], or from one or three equal channels and perhaps a constant alpha channel."""
     if pixels.ndim == 3:
         channels = pixels.shape[2]

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from saltray.data.images import Mask, decode_image, decode_mask
-from saltray.data.pixel_range import PixelRange, Pixels, range_of
+from saltray.data.pixel_range import GreyValues, PixelRange, range_of
 from saltray.data.problems import Problem, and_more, raise_problems
 from saltray.data.raw_layout import RawLayout, find_layout
 from saltray.data.source import Source
@@ -91,7 +91,7 @@ def inspect(source: Source, *, test: bool) -> Inspected:
     )
 
 
-def _labelled_tiles(images: dict[str, Pixels], masks: dict[str, Mask], scale: PixelRange) -> LabelledTiles:
+def _labelled_tiles(images: dict[str, GreyValues], masks: dict[str, Mask], scale: PixelRange) -> LabelledTiles:
     """Arrays of all tiles. Each image leaves `images` as it is scaled, so that few are in memory twice."""
     ids = tuple(images)
     scaled = np.empty((len(ids), *images[ids[0]].shape), np.uint8)
@@ -100,7 +100,7 @@ def _labelled_tiles(images: dict[str, Pixels], masks: dict[str, Mask], scale: Pi
     return LabelledTiles(ids, scaled, np.stack([masks[tile].salt for tile in ids]))
 
 
-def check_depths(images: Mapping[str, Pixels], problems: list[Problem]) -> None:
+def check_depths(images: Mapping[str, GreyValues], problems: list[Problem]) -> None:
     """Add to `problems` the images whose bits per pixel are not those of most.
 
     Args:
@@ -159,7 +159,9 @@ def check_sizes(
     ]
 
 
-def _check_pairs(layout: RawLayout, images: dict[str, Pixels], masks: dict[str, Mask], problems: list[Problem]) -> None:
+def _check_pairs(
+    layout: RawLayout, images: dict[str, GreyValues], masks: dict[str, Mask], problems: list[Problem]
+) -> None:
     """Check that each image has a mask of its name and size, and each mask an image."""
     for tile, entry in layout.images.items():
         if tile not in layout.masks:

@@ -30,8 +30,9 @@ from saltray.data.source import Source
 from saltray.data.statistics import Statistics, statistics_of
 from saltray.data.tiles import LabelledTiles
 from saltray.errors import DataError, IntegrityError
-from saltray.records import digest, from_record
+from saltray.records import Count, Sha256, digest, from_record
 from saltray.storage.base import Store
+from saltray.storage.keys import Key
 from saltray.storage.uri import open_store
 
 FORMAT = 1
@@ -42,10 +43,10 @@ SHARD_BYTES = 64 * 2**20
 class Shard:
     """One Parquet file of a packed data set."""
 
-    key: str
+    key: Key
     """Relative to the data set's folder."""
-    tiles: int
-    sha256: str
+    tiles: Count
+    sha256: Sha256
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,13 +57,13 @@ class DatasetManifest:
     name: str
     source: str
     """URI of the raw data set."""
-    digest: str
+    digest: Sha256
     """SHA-256 over ids, size, pixels, masks and the range of 16-bit images: equal for equal tiles of other files."""
     tiles: int
     height: int
-    """Pixels."""
+    """GreyValues."""
     width: int
-    """Pixels."""
+    """GreyValues."""
     statistics: Statistics
     pixel_range: PixelRange | None = None
     """Of the image files, whose values the shards have scaled to 0..255. None if packed before there was this field:

@@ -10,7 +10,7 @@ from pydantic import Field
 
 from saltray.errors import DataError
 
-Pixels = NDArray[np.uint8] | NDArray[np.uint16]
+GreyValues = NDArray[np.uint8] | NDArray[np.uint16]
 """Grey values as they are in a file: of 8 bits (or fewer, scaled to 8), or of 16."""
 
 
@@ -41,7 +41,7 @@ class PixelRange:
             return "8-bit range"
         return f"{self.maximum.bit_length()}-bit range in 16-bit files, scaled by the data set's maximum {self.maximum}"
 
-    def scale(self, pixels: Pixels) -> ScaledImage:
+    def scale(self, pixels: GreyValues) -> ScaledImage:
         """An image of this range with values 0..255.
 
         Raises:
@@ -66,12 +66,12 @@ class PixelRange:
         return ScaledImage(_scale(pixels, self.maximum), clipped=top > self.maximum)
 
 
-def scale_as_before(pixels: Pixels) -> ScaledImage:
+def scale_as_before(pixels: GreyValues) -> ScaledImage:
     """An image with values 0..255, for an ensemble whose manifest has no range: 16-bit images by their full range."""
     return ScaledImage(_scale(pixels, 65535) if pixels.dtype == np.uint16 else pixels.astype(np.uint8), clipped=False)
 
 
-def range_of(images: Iterable[Pixels]) -> PixelRange:
+def range_of(images: Iterable[GreyValues]) -> PixelRange:
     """The range of images that all have the same bits per pixel."""
     bits, maximum = 8, 255  # values up to 255 in 16-bit files are 8-bit values
     for pixels in images:
@@ -80,7 +80,7 @@ def range_of(images: Iterable[Pixels]) -> PixelRange:
     return PixelRange(bits=16 if bits == 16 else 8, maximum=maximum)
 
 
-def _scale(pixels: Pixels, maximum: int) -> NDArray[np.uint8]:
+def _scale(pixels: GreyValues, maximum: int) -> NDArray[np.uint8]:
     """Values 0..maximum to 0..255, rounded; larger ones become 255."""
     capped = np.minimum(pixels, maximum).astype(np.uint32)
     return ((capped * 255 + maximum // 2) // maximum).astype(np.uint8)
