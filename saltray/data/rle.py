@@ -1,6 +1,6 @@
 """The run-length encoding of the TGS Salt Identification Challenge.
 
-Runs are `start length` pairs. GreyValues are counted from 1, top to bottom and then left to right. An empty mask gives an
+Runs are `start length` pairs. Pixels are counted from 1, top to bottom and then left to right. An empty mask gives an
 empty string.
 """
 

@@ -73,6 +73,9 @@ class Source:
             for name, (prefix, unpacked) in _ARCHIVES.items():
                 if not unpacked & present and self._store.exists(name):
                     self._add(Archive(self._store, name), prefix)
+            for name in TABLES:
+                if name in self._members and self._store.exists(name):
+                    del self._members[name]  # it is unpacked
         if self._twice:
             self.notes.append(f"in several zips with equal content, and read once: {and_more(sorted(self._twice))}")
         self.threads = 4 if self._is_local else 16
