@@ -127,7 +127,8 @@ def _decode(data: bytes) -> _Decoded:
     check_bytes(len(data))
     kind, plugin = next((found for start, found in _KINDS.items() if data.startswith(start)), ("", None))
     if plugin is None:
-        raise DataError("no PNG, TIFF or JPEG; convert it to PNG" if data else "an empty file; save it again")
+        found = "it is no PNG, TIFF or JPEG; convert it to PNG" if data else "it is empty; save it again"
+        raise DataError(f"cannot be decoded: {found}")
     try:
         with plugin(io.BytesIO(data)) as header:
             _check_header(kind, header)

@@ -174,9 +174,9 @@ def tiff(pixels: np.ndarray, tags: dict[int, int]) -> bytes:
 @pytest.mark.parametrize(
     ("data", "problem"),
     [
-        (b"", "an empty file"),
-        (b"not an image", "no PNG, TIFF or JPEG"),
-        (saved(Image.fromarray(GREY), "GIF"), "no PNG, TIFF or JPEG"),
+        (b"", "cannot be decoded: it is empty"),
+        (b"not an image", "cannot be decoded: it is no PNG, TIFF or JPEG"),
+        (saved(Image.fromarray(GREY), "GIF"), "cannot be decoded: it is no PNG, TIFF or JPEG"),
         (b"\xff\xd8\xff", "cannot be decoded as a JPEG"),
         (b"II*\0", "cannot be decoded as a TIFF"),
         (png(np.stack([GREY, GREY, GREY + np.uint8(1)], axis=2)), "three channels differ"),
