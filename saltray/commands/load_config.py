@@ -11,7 +11,7 @@ from saltray.config import Choice, ClusterConfig, Config, Range, SearchConfig, S
 from saltray.errors import ConfigError
 from saltray.records import RecordError, excerpt, field_types, from_record
 from saltray.search.space import list_values, parse_values
-from saltray.storage.uri import open_store
+from saltray.storage.uri import open_object
 
 T = TypeVar("T")
 
@@ -113,11 +113,11 @@ def load_search_config(uri: str) -> SearchConfig:
 
 def _parse(uri: str) -> dict[str, Any]:
     """The settings by Python's names."""
-    cut = uri.rfind("/") + 1
     kind = uri.rpartition(".")[2].lower()
     if kind not in ("toml", "json"):
         raise ConfigError(f"{uri} is neither .toml nor .json; rename it to what it is")
-    data = open_store(uri[:cut] or ".").get(uri[cut:])
+    store, key = open_object(uri)
+    data = store.get(key)
     try:
         record = tomllib.loads(data.decode()) if kind == "toml" else json.loads(data, object_pairs_hook=_unique)
         return _with_underscores(_table(record, uri), uri)

@@ -1,4 +1,4 @@
-"""The tables of a raw data set: train.csv (id,rle_mask) and depths.csv (id,z)."""
+"""The tables of a raw data set: train.csv and sample_submission.csv (id,rle_mask), and depths.csv (id,z)."""
 
 import io
 import math
@@ -53,6 +53,11 @@ def read_depths(data: bytes, problems: list[str]) -> dict[str, float]:
         if not math.isfinite(depths[tile]):
             problems.append(f"depths.csv: {printable(tile)}: depth {text[:20]!r} is not a finite number; correct it")
     return depths
+
+
+def read_sample_ids(data: bytes, problems: list[str]) -> list[str]:
+    """The ids of sample_submission.csv; one line per problem is added to `problems`."""
+    return [tile for tile, _ in _rows("sample_submission.csv", data, "rle_mask", problems)]
 
 
 def _rows(file: str, data: bytes, column: str, problems: list[str]) -> Iterator[tuple[str, str]]:
