@@ -8,17 +8,35 @@ import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, cast
+from typing import Annotated, Any, Literal, cast
+
+from pydantic import Field
 
 from saltray.errors import ConfigError
-from saltray.records import fits, own_field_types, to_record, type_text
+from saltray.records import MAX_EPOCHS, fits, own_field_types, to_record, type_text
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+Name = Annotated[str, Field(pattern=f"^{NAME.pattern}$")]
+"""A name in a stored record; see `check_name`."""
+
+# Beyond these a number is a slip or a damaged record, and what it sizes would never end or not fit any memory.
+MAX_FOLDS = 999
+MAX_WIDTH = 1024
+MAX_BATCH = 2**20
+MAX_INPUT = 2**14
+MAX_SEED = 2**63 - 1
+MAX_TRIALS = 10_000
+MAX_CHOICES = 1000
 
 
 def _require(condition: bool, message: str) -> None:
     if not condition:
         raise ConfigError(message)
+
+
+def _between(name: str, value: float, low: float, high: float) -> None:
+    _require(not value < low, f"{name} is {value}; use {low:g} or more")
+    _require(value <= high, f"{name} is {value}; use {high} or less")
 
 
 def _check_types(settings: Any, section: str) -> None:
@@ -55,7 +73,8 @@ class FoldConfig:
     def __post_init__(self) -> None:
         _check_types(self, "folds.")
         _require(self.count >= 2, f"folds.count is {self.count}; cross-validation needs 2 or more")
-        _require(self.seed >= 0, f"folds.seed is {self.seed}; use 0 or more")
+        _between("folds.count", self.count, 2, MAX_FOLDS)
+        _between("folds.seed", self.seed, 0, MAX_SEED)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,8 +94,8 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         _check_types(self, "model.")
-        _require(self.num_filters >= 1, f"model.num_filters is {self.num_filters}; use 1 or more")
-        _require(self.encoder_width >= 1, f"model.encoder_width is {self.encoder_width}; use 1 or more")
+        _between("model.num_filters", self.num_filters, 1, MAX_WIDTH)
+        _between("model.encoder_width", self.encoder_width, 1, MAX_WIDTH)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,13 +179,15 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         _check_types(self, "train.")
-        for name in ("epochs", "batch_size", "input_size", "eval_every"):
-            value = getattr(self, name)
-            _require(value >= 1, f"train.{name} is {value}; use 1 or more")
+        most = {"epochs": MAX_EPOCHS, "batch_size": MAX_BATCH, "input_size": MAX_INPUT, "eval_every": 10**9}
+        for name, high in most.items():
+            _between(f"train.{name}", getattr(self, name), 1, high)
         _require(self.bce >= 0 and self.dice >= 0, f"train.bce {self.bce} and train.dice {self.dice}: use 0 or more")
+        _require(max(self.bce, self.dice) < math.inf, "train.bce or train.dice is infinite; use a number such as 1")
         _require(self.bce + self.dice > 0, "train.bce and train.dice are both 0; give one of them a weight")
         _require(self.checkpoint_every >= 0, f"train.checkpoint_every is {self.checkpoint_every} s; use 0 or more")
-        _require(self.seed >= 0, f"train.seed is {self.seed}; use 0 or more")
+        _between("train.checkpoint_every", self.checkpoint_every, 0, 10**9)
+        _between("train.seed", self.seed, 0, MAX_SEED)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -184,7 +205,7 @@ class ClusterConfig:
 
     def __post_init__(self) -> None:
         _check_types(self, "cluster.")
-        _require(self.workers_per_fold >= 1, f"cluster.workers_per_fold is {self.workers_per_fold}; use 1 or more")
+        _between("cluster.workers_per_fold", self.workers_per_fold, 1, 10_000)
         gpus = self.gpus_per_worker
         _require(
             gpus is None or gpus == 1 or 0 <= gpus < 1,
@@ -196,8 +217,8 @@ class ClusterConfig:
             "fold on one GPU, which NCCL refuses; use whole GPUs, or one worker a fold",
         )
         cpus = self.cpus_per_worker
-        _require(cpus is None or cpus > 0, f"cluster.cpus_per_worker is {cpus}; use a positive number")
-        _require(self.max_failures >= 0, f"cluster.max_failures is {self.max_failures}; use 0 or more")
+        _require(cpus is None or 0 < cpus < 10**6, f"cluster.cpus_per_worker is {cpus}; use a positive number")
+        _between("cluster.max_failures", self.max_failures, 0, 10**6)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -281,6 +302,8 @@ class Choice:
 
     def __post_init__(self) -> None:
         _require(bool(self.values), "a choice has no values; give one or more, such as 16,32,64")
+        count = len(self.values)
+        _require(count <= MAX_CHOICES, f"a choice has {count} values; use {MAX_CHOICES} or fewer, or a range")
         twice = [value for at, value in enumerate(self.values) if value in self.values[:at]]
         _require(not twice, f"the choice {self} has {''.join(map(str, twice[:1]))} twice; give each value once")
 
@@ -290,7 +313,7 @@ class Choice:
 
 Space = Mapping[str, Range | Choice]
 """What a search varies: a field of the configuration by dotted name -> its possible values."""
-Values = Mapping[str, str | int | float | bool]
+Values = Mapping[str, str | Annotated[int, Field(ge=-(2**63), lt=2**63)] | float | bool]
 """What a trial tries: a field of the configuration by dotted name -> its value. Without int, 16 would be read back from
 a store as 16.0."""
 
@@ -359,12 +382,12 @@ class SearchConfig:
         _check_types(self, "search.")
         if self.name is not None:
             check_name(self.name, "search")
-        _require(self.trials >= 1, f"search.trials is {self.trials}; use 1 or more")
+        _between("search.trials", self.trials, 1, MAX_TRIALS)
         _require(
             self.concurrent is None or self.concurrent >= 1, f"search.concurrent is {self.concurrent}; use 1 or more"
         )
-        _require(self.epochs is None or self.epochs >= 1, f"search.epochs is {self.epochs}; use 1 or more")
-        _require(self.seed >= 0, f"search.seed is {self.seed}; use 0 or more")
+        _between("search.epochs", 1 if self.epochs is None else self.epochs, 1, MAX_EPOCHS)
+        _between("search.seed", self.seed, 0, MAX_SEED)
         _require(bool(self.folds), "search.folds names no fold; name one or more, such as 0")
         folds = ", ".join(map(str, self.folds))
         _require(len(set(self.folds)) == len(self.folds), f"search.folds {folds} lists one twice; list each once")

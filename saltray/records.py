@@ -13,11 +13,32 @@ import typing
 from collections import Counter
 from collections.abc import Hashable, Mapping
 from functools import cache
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import ConfigDict, FailFast, Field, TypeAdapter, ValidationError
 
 T = TypeVar("T")
+
+RECORD_BYTES = 2**20
+"""Largest text of a record. A kind that may be larger has its own limit as its class variable MAX_BYTES."""
+MAX_EPOCHS = 10_000
+"""Most epochs of a training."""
+
+# What the fields of stored records may be: a record that was damaged often still parses.
+Count = Annotated[int, Field(ge=0, le=10**12)]
+"""Number of things, or a position among them."""
+Fold = Annotated[int, Field(ge=0, lt=1000)]
+Epoch = Annotated[int, Field(ge=0, le=MAX_EPOCHS)]
+"""Number of finished epochs."""
+Pixels = Annotated[int, Field(ge=1, le=2**16)]
+"""Height or width."""
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Seconds = Annotated[float, Field(ge=0, le=1e11)]
+"""A duration, or a time since 1970."""
+Rate = Annotated[float, Field(ge=0, le=1e15)]
+Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+Many = Annotated[tuple[T, ...], FailFast()]
+"""A sequence that may be long: after the first fault the others do not count."""
 
 
 class RecordError(ValueError):
@@ -42,6 +63,8 @@ def from_record(kind: type[T], record: Any) -> T:
         text = json.dumps(record, default=lambda other: {type(other).__name__: str(other)})  # an object fits no field
     except RecursionError:
         raise RecordError("nested too deeply") from None
+    except (TypeError, ValueError) as error:  # a key that is no text, or a number of thousands of digits
+        raise RecordError(str(error)) from None
     return parse_record(kind, text)
 
 
@@ -51,12 +74,37 @@ def parse_record(kind: type[T], data: bytes | str) -> T:
     Raises:
         as `from_record`.
     """
-    text = data.decode(errors="replace") if isinstance(data, bytes) else data
+    text = _checked_text(data, bytes_limit(kind))
     try:
         value: T = _adapter(typing.cast("Any", kind)).validate_json(f"[{text}]")[0]
     except ValidationError as error:
         raise RecordError(_describe(error, kind)) from None
+    parse_json(text, limit=bytes_limit(kind))  # pydantic takes the last of two equal names
     return value
+
+
+def parse_json(data: bytes | str, *, limit: int = RECORD_BYTES) -> Any:
+    """Plain values of a JSON text; a name that is twice in an object is refused.
+
+    Args:
+        data: the text; as bytes it is UTF-8.
+        limit: the most bytes that it may have.
+
+    Raises:
+        RecordError: it is larger, nested too deeply, or not JSON.
+    """
+    text = _checked_text(data, limit)
+    try:
+        return json.loads(text, object_pairs_hook=_unique)
+    except RecursionError:
+        raise RecordError("not JSON: nested too deeply") from None
+    except ValueError as error:
+        raise RecordError(f"not JSON: {error}") from None
+
+
+def bytes_limit(kind: Any) -> int:
+    """The most bytes that the text of a record may have."""
+    return int(getattr(kind, "MAX_BYTES", RECORD_BYTES))
 
 
 def digest(record: Any) -> str:
@@ -137,13 +185,39 @@ def type_text(kind: Any) -> str:
 
 def excerpt(value: Any) -> str:
     """A value for a message, as JSON and not too long."""
-    text = json.dumps(value, default=str)
+    try:
+        text = json.dumps(value, default=str)
+    except (RecursionError, TypeError, ValueError):
+        text = f"a {type(value).__name__} that is nested too deeply, or has impossible keys or numbers"
     return text if len(text) <= 80 else f"{text[:80]}..."
 
 
 def suggestion(name: str, known: typing.Iterable[str]) -> str | None:
     """The known name that may have been meant, if one is close."""
     return next(iter(difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)), None)
+
+
+def _checked_text(data: bytes | str, limit: int) -> str:
+    if len(data) > limit:
+        raise RecordError(f"it has more than {limit:,} bytes")
+    try:
+        return data if isinstance(data, str) else data.decode()
+    except UnicodeDecodeError as error:
+        raise RecordError(f"not JSON: {error}") from None
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object whose names differ."""
+    table = dict(pairs)
+    if len(table) != len(pairs):
+        twice = next(name for name, count in Counter(name for name, _ in pairs).items() if count > 1)
+        raise ValueError(f"{_plain(twice)} is there twice")
+    return table
+
+
+def _plain(name: str) -> str:
+    """A name for a message: on one line, and not too long."""
+    return name if name.isprintable() and len(name) <= 80 else excerpt(name)
 
 
 @cache
@@ -164,7 +238,7 @@ def _describe(error: ValidationError, kind: type[Any]) -> str:
     # unknown explains one that is missing.
     count = Counter(fault["loc"][:-1] for fault in faults)
     fault = min(faults, key=lambda fault: (count[fault["loc"][:-1]], fault["type"] == "missing"))
-    name = ".".join(map(str, fault["loc"][1:])) or "the record"
+    name = ".".join(_plain(str(part)) for part in fault["loc"][1:]) or "the record"
     match fault["type"]:
         case "missing":
             return f"{name} is missing"

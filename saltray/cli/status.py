@@ -1,7 +1,7 @@
 """The status of runs as a person reads it."""
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from rich import box
@@ -38,6 +38,7 @@ def print_run(console: Console, status: "RunStatus") -> None:
         if fold.error is not None:
             text = f"{status.uri}/{fold_folder(fold.fold)}/{ERROR}"
             console.print(f"fold {fold.fold} failed: {fold.error} (full text: {text})", style="red")
+    _print_faults(console, status.faults)
     console.print(f"folds done: {status.done} of {status.count}{_remedy(status)}")
     if (manifest := status.manifest) is not None:
         at_threshold = f"{manifest.score_at_threshold:.4f} at {manifest.threshold:.2f}"
@@ -45,13 +46,19 @@ def print_run(console: Console, status: "RunStatus") -> None:
         console.print(f"ensemble  {status.ensemble}")
 
 
-def print_runs(console: Console, runs: Iterable["RunSummary"]) -> None:
-    """A row per run."""
+def print_runs(console: Console, runs: Sequence["RunSummary"]) -> None:
+    """A row per run, and what cannot be read."""
     table = _narrow("run", "state", "folds done", "last sign of life", "owner")
     for run in runs:
         owner = ["", ""] if run.owner is None else [_ago(run.owner.at), str(run.owner)]
         table.add_row(run.run, run.state, f"{run.done}/{run.count}", *owner, style=STYLES.get(run.state))
     console.print(table)
+    _print_faults(console, [fault for run in runs for fault in run.faults])
+
+
+def _print_faults(console: Console, faults: Iterable[str]) -> None:
+    for fault in faults:
+        console.print(f"corrupted: {fault}", style="red")
 
 
 def _narrow(*columns: str) -> Table:

@@ -117,6 +117,8 @@ def print_summary(console: Console, summary: "DatasetSummary") -> None:
     for label, value in _summary_rows(summary):
         table.add_row(label, value)
     console.print(table)
+    for note in summary.notes:
+        console.print(f"note: {note}")
 
 
 def _summary_rows(summary: "DatasetSummary") -> Iterator[tuple[str, str]]:
@@ -134,20 +136,24 @@ def _summary_rows(summary: "DatasetSummary") -> Iterator[tuple[str, str]]:
     yield "mean coverage", f"{summary.mean_coverage:.4f}"
     median = summary.median_coverage
     yield "median coverage", "no salt" if median is None else f"{median:.4f} of those with salt"
-    yield "pixel mean, std", f"{summary.pixel_mean:.4f}, {summary.pixel_std:.4f} (of values / 255)"
+    white = 255 if summary.pixel_range.bits == 8 else summary.pixel_range.maximum
+    yield "pixel mean, std", f"{summary.pixel_mean:.4f}, {summary.pixel_std:.4f} (of values / {white})"
     if summary.depth_range is not None:
         yield "depth", f"{summary.depth_range[0]:g} to {summary.depth_range[1]:g}, training"
 
 
-def print_ensembles(console: Console, versions: Iterable["EnsembleVersion"]) -> None:
-    """A row per version."""
+def print_ensembles(console: Console, versions: Sequence["EnsembleVersion"]) -> None:
+    """A row per version, and what cannot be read."""
     ensemble, run = (Column(name, overflow="fold") for name in ("ensemble", "run"))
     table = Table(ensemble, "version", "folds", "score", "at threshold", run)
     for row in versions:
         if row.manifest is None:
-            table.add_row(row.name, row.version, "incomplete or corrupted")
+            table.add_row(row.name, row.version, "corrupted" if row.fault else "incomplete")
             continue
         manifest = row.manifest
         best = f"{manifest.score_at_threshold:.4f} ({manifest.threshold:.2f})"
         table.add_row(row.name, row.version, str(len(manifest.members)), f"{manifest.score:.4f}", best, manifest.run)
     console.print(table)
+    for row in versions:
+        if row.fault is not None:
+            console.print(f"corrupted: {row.fault}", style="red")

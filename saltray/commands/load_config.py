@@ -1,19 +1,21 @@
 """Settings from a TOML or JSON file, local or in S3, by the names that `saltray train --help` gives them."""
 
-import json
 import tomllib
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from saltray.config import Choice, ClusterConfig, Config, Range, SearchConfig, Space
 from saltray.errors import ConfigError
-from saltray.records import RecordError, excerpt, field_types, from_record
+from saltray.records import RecordError, excerpt, field_types, from_record, parse_json
 from saltray.search.space import list_values, parse_values
 from saltray.storage.uri import open_object
 
 T = TypeVar("T")
+
+MAX_BYTES = 2**18
+MAX_DOTS = 200
+"""Most dots in a line: the time to read a TOML key grows with the square of its parts."""
 
 
 @dataclass(frozen=True)
@@ -117,20 +119,24 @@ def _parse(uri: str) -> dict[str, Any]:
     if kind not in ("toml", "json"):
         raise ConfigError(f"{uri} is neither .toml nor .json; rename it to what it is")
     store, key = open_object(uri)
-    data = store.get(key)
+    data = store.get(key, limit=MAX_BYTES)
     try:
-        record = tomllib.loads(data.decode()) if kind == "toml" else json.loads(data, object_pairs_hook=_unique)
+        text = data.decode("utf-8-sig")  # Windows' editors write a byte-order mark
+        record = _parse_toml(text) if kind == "toml" else parse_json(text)
         return _with_underscores(_table(record, uri), uri)
-    except (ValueError, RecursionError) as error:
+    except RecursionError as error:
+        raise ConfigError(f"{uri} is not {kind.upper()}: nested too deeply; correct it") from error
+    except RecordError as error:
+        raise ConfigError(f"{uri} is {error}; correct it") from error
+    except ValueError as error:
         raise ConfigError(f"{uri} is not {kind.upper()}: {error}; correct it") from error
 
 
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """A JSON object whose names differ."""
-    table = dict(pairs)
-    if twice := [name for name, count in Counter(name for name, _ in pairs).items() if count > 1]:
-        raise ValueError(f"{twice[0]} is there twice")
-    return table
+def _parse_toml(text: str) -> dict[str, Any]:
+    for number, line in enumerate(text.splitlines(), 1):
+        if line.count(".") > MAX_DOTS:
+            raise ValueError(f"line {number} has more than {MAX_DOTS} dots")
+    return tomllib.loads(text)
 
 
 def _table(value: Any, where: str) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from typing import IO, TYPE_CHECKING, Literal
 import numpy as np
 from PIL import Image
 
+from saltray.data.names import tile_id
 from saltray.data.raw import list_images
 from saltray.data.rle import decode_rle
 from saltray.data.sample import SAMPLE, check_against_sample
@@ -21,7 +22,7 @@ from saltray.distributed.every_node import check_inputs_seen, check_kept
 from saltray.ensemble.load import Ensemble
 from saltray.ensemble.versions import read_manifest, resolve
 from saltray.errors import ConfigError, EnsembleError
-from saltray.progress import Observer, PredictionPlanned, log_event
+from saltray.progress import Observer, PredictionPlanned, TilesClipped, log_event
 from saltray.storage.outputs import Draft, check_apart, full_name, output_file, output_folder
 
 if TYPE_CHECKING:
@@ -103,10 +104,11 @@ def predict(
     names = list_images(source.uri, part)
     _check_not_inputs(outputs, home.uri, source.uri, names, part)
     if part == "test":
-        check_against_sample(source, [_id(name) for name in names])
-    reader = TileReader(source.uri, manifest.height, manifest.width)
+        check_against_sample(source, [tile_id(name) for name in names])
+    reader = TileReader(uri=source.uri, height=manifest.height, width=manifest.width, scale=manifest.pixel_range)
     with _writer(outputs) as writer:  # first of all, what cannot be written is refused
-        reader.check(names)
+        if clipped := reader.check(names):
+            observer(TilesClipped(clipped))
         _check_members(home.uri)
         with ray_cluster() as where:
             from saltray.distributed.prediction import choose_workers, stream_predictions
@@ -231,7 +233,3 @@ def _opened_parquet(draft: Draft) -> "Iterator[pq.ParquetWriter]":
     finally:
         with draft.writing():
             table.close()
-
-
-def _id(name: str) -> str:
-    return PurePosixPath(name).stem

@@ -92,7 +92,7 @@ def tune(config: Config, search: SearchConfig | None = None, *, observer: Observ
             observer(LockTakenOver(lock.taken_from))
         create_search(home, spec, prepared.dataset, prepared.initial_digest)
         observer(_planned(spec, prepared))
-        known = load_trials(home, spec.config.train.epochs)
+        known = load_trials(home, spec)
         trials = _run_missing(spec, home, known, prepared, lock, observer)
         return _write_results(config, spec, home, trials)
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from saltray.config import FoldConfig
 from saltray.errors import ConfigError
+from saltray.records import Count, Fold, Fraction
 
 Scheme = Literal["coverage", "blog"]
 
@@ -19,13 +20,13 @@ Scheme = Literal["coverage", "blog"]
 class FoldBalance:
     """Size and contents of one fold."""
 
-    fold: int
-    tiles: int
-    positives: int
+    fold: Fold
+    tiles: Count
+    positives: Count
     """Tiles with salt."""
-    empty_share: float
+    empty_share: Fraction
     """Share of the tiles without salt."""
-    coverage: float
+    coverage: Fraction
     """Mean share of salt over the tiles."""
 
 

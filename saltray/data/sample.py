@@ -2,14 +2,12 @@
 
 from collections.abc import Collection
 
-from saltray.data.raw_layout import printable, raise_problems
+from saltray.data.problems import Problem, and_more, raise_problems
 from saltray.data.source import Source
 from saltray.data.tables import read_sample_ids
 from saltray.errors import DataError, NotFoundError
 
 SAMPLE = "sample_submission.csv"
-SAMPLES = 3
-"""Ids that are named of many."""
 
 
 def check_against_sample(source: Source, ids: Collection[str]) -> None:
@@ -19,24 +17,19 @@ def check_against_sample(source: Source, ids: Collection[str]) -> None:
         DataError: the ids differ, or the table cannot be read.
         StorageError: the source cannot be reached.
     """
+    problems: list[Problem] = []
     try:
-        data = source.read(SAMPLE)
+        expected = set(read_sample_ids(source.read(SAMPLE), problems))
     except NotFoundError:
         return
     except DataError as error:
-        raise DataError(f"{SAMPLE} of {source.uri}: {error}") from error
-    problems: list[str] = []
-    expected = set(read_sample_ids(data, problems))
+        problems.append(Problem(SAMPLE, str(error)))
     raise_problems(source.uri, problems)
     missing, surplus = sorted(expected - set(ids)), sorted(set(ids) - expected)
-    faults = [f"{len(missing):,} of its {len(expected):,} ids have no image ({_few(missing)})"] if missing else []
-    faults += [f"{len(surplus):,} images are not in it ({_few(surplus)})"] if surplus else []
+    faults = [f"{len(missing):,} of its {len(expected):,} ids have no image ({and_more(missing)})"] if missing else []
+    faults += [f"{len(surplus):,} images are not in it ({and_more(surplus)})"] if surplus else []
     if faults:
         raise DataError(
             f"the images are not those of {SAMPLE} in {source.uri}: {', and '.join(faults)}; correct one of them, or "
             "give the folder of the images alone as the data set to predict them as they are"
         )
-
-
-def _few(names: list[str]) -> str:
-    return ", ".join(map(printable, names[:SAMPLES])) + ", ..." * (len(names) > SAMPLES)

@@ -7,9 +7,11 @@ the store holds, not from what Ray remembers.
 
 import tempfile
 import threading
-from collections.abc import Mapping, Sequence
+import zipfile
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -17,10 +19,11 @@ from ray.train import Checkpoint
 
 from saltray.errors import IntegrityError, NotFoundError
 from saltray.runs.history import Record
-from saltray.runs.layout import CHECKPOINT_MANIFEST, CHECKPOINT_STATE, CHECKPOINTS
+from saltray.runs.layout import CHECKPOINT_MANIFEST, CHECKPOINT_STATE, CHECKPOINTS, checkpoint_epoch
 from saltray.runs.records import CheckpointManifest
 from saltray.storage.arrow import arrow_filesystem
 from saltray.storage.base import Store
+from saltray.storage.retry import one_line
 
 StateDict = Mapping[str, Any]
 """Of `training.state.FitState`."""
@@ -75,14 +78,25 @@ class LoadedCheckpoint:
     manifest: CheckpointManifest
 
 
-def newest(home: Store) -> tuple[LoadedCheckpoint | None, list[str]]:
-    """The newest complete checkpoint of a job, if there is one, and a line for each corrupted newer one."""
+def newest(
+    home: Store, misfit: Callable[[list[StateDict]], str | None] | None = None
+) -> tuple[LoadedCheckpoint | None, list[str]]:
+    """The newest complete checkpoint of a job, if there is one, and a line for each corrupted newer one.
+
+    Args:
+        home: the job's part of the store.
+        misfit: why training cannot resume from these states; None if it can.
+    """
     corrupted: list[str] = []
     for folder in reversed(home.folders(CHECKPOINTS)):
         try:
-            return load(home, f"{CHECKPOINTS}/{folder}"), corrupted
+            found = load(home, f"{CHECKPOINTS}/{folder}")
+            fault = None if misfit is None else misfit(found.states)
         except (IntegrityError, NotFoundError) as error:
-            corrupted.append(f"checkpoint {folder} is skipped: {error}")
+            fault = str(error)
+        if fault is None:
+            return found, corrupted
+        corrupted.append(f"checkpoint {folder} is skipped: {fault}")
     return None, corrupted
 
 
@@ -92,9 +106,31 @@ def load(home: Store, key: str) -> LoadedCheckpoint:
     Raises:
         NotFoundError, IntegrityError: the checkpoint is incomplete or corrupted.
     """
-    manifest = home.get_record(f"{key}/{CHECKPOINT_MANIFEST}", CheckpointManifest)
+    manifest_key, state_key = f"{key}/{CHECKPOINT_MANIFEST}", f"{key}/{CHECKPOINT_STATE}"
+    manifest = home.get_record(manifest_key, CheckpointManifest)
+    if checkpoint_epoch(manifest_key) != manifest.epoch:
+        raise IntegrityError(f"{home.uri}/{manifest_key}: epoch is {manifest.epoch}, which is of another checkpoint")
     with tempfile.TemporaryDirectory(prefix="saltray-") as folder:
         path = Path(folder, CHECKPOINT_STATE)
-        home.get_file(f"{key}/{CHECKPOINT_STATE}", path, sha256=manifest.sha256)
-        states: list[StateDict] = torch.load(path, map_location="cpu", weights_only=True)[FOLDS]
+        home.get_file(state_key, path, sha256=manifest.sha256)
+        states = _read_states(path, f"{home.uri}/{state_key}")
+    if any(state.get("epoch") != manifest.epoch for state in states):
+        raise IntegrityError(f"{home.uri}/{state_key}: its states are not those after epoch {manifest.epoch}")
     return LoadedCheckpoint(key, states, manifest)
+
+
+def _read_states(path: Path, where: str) -> list[StateDict]:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            packed = [entry.filename for entry in archive.infolist() if entry.compress_type != zipfile.ZIP_STORED]
+        if packed:  # torch.save compresses nothing, and what is compressed may grow without limit
+            raise IntegrityError(f"{packed[0]} is compressed")
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a damaged file can make zip, pickle and torch raise almost any exception
+        # torch's own message has many lines, and suggests weights_only=False, which would run code from the file.
+        reason = "more than tensors" if isinstance(error, UnpicklingError) else one_line(error)[:200]
+        raise IntegrityError(f"{where} cannot be read: {reason}") from error
+    states = content.get(FOLDS) if isinstance(content, dict) else None
+    if not isinstance(states, list) or not all(isinstance(state, dict) for state in states):
+        raise IntegrityError(f"{where} has no list of states")
+    return states

@@ -7,7 +7,6 @@ would reach the driver without its cause, and after many lines of Ray's.
 import pickle
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -15,6 +14,7 @@ import ray
 import ray.data
 from numpy.typing import NDArray
 
+from saltray.data.names import tile_id
 from saltray.data.rle import encode_rle
 from saltray.data.tile_reader import TileReader
 from saltray.distributed.capacity import Node
@@ -148,7 +148,7 @@ class _Decode:
             images = np.stack([self.reader.read(name) for name in names])
         except SaltrayError as error:
             images, fault = np.zeros((len(names), *self.reader.shape), np.uint8), pickle.dumps(error)
-        return {"id": np.array([Path(name).stem for name in names]), "image": images, FAULT: _column(fault, len(names))}
+        return {"id": np.array([tile_id(name) for name in names]), "image": images, FAULT: _column(fault, len(names))}
 
 
 class _Predict:

@@ -163,7 +163,13 @@ def _resume(states: list[FitState], home: Store, group: ProcessGroup) -> tuple[t
     Returns:
         the records up to it, and what to note.
     """
-    found, notes = checkpoints.newest(home) if group.rank == 0 else (None, [])
+
+    def misfit(saved: list[checkpoints.StateDict]) -> str | None:
+        if len(saved) != len(states):
+            return f"it has {len(saved)} folds instead of {len(states)}"
+        return next((fault for state, one in zip(states, saved, strict=True) if (fault := state.misfit(one))), None)
+
+    found, notes = checkpoints.newest(home, misfit) if group.rank == 0 else (None, [])
     key = _broadcast(None if found is None else found.key, group)
     if key is None:
         return (), notes

@@ -64,12 +64,20 @@ class Ensemble:
         home = resolve(uri)
         manifest = read_manifest(home)
         target = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        with torch.device("meta"):  # costs no memory, however wide the network of a damaged manifest is
+            expected = {name: tensor.shape for name, tensor in build_model(manifest.config.model).state_dict().items()}
         models = []
         for member in manifest.members:
-            model = build_model(manifest.config.model)
+            data = home.get(member.key, sha256=member.sha256)
             try:
-                model.load_state_dict(load(home.get(member.key, sha256=member.sha256)))
-            except (RuntimeError, SafetensorError) as error:
+                weights = load(data)
+                if {name: tensor.shape for name, tensor in weights.items()} != expected:
+                    raise ValueError("its tensors have other names or shapes")
+                if not all(tensor.isfinite().all() for tensor in weights.values()):
+                    raise ValueError("some weights are NaN or infinite")
+                model = build_model(manifest.config.model)
+                model.load_state_dict(weights)
+            except (KeyError, RuntimeError, SafetensorError, ValueError) as error:
                 reason = " ".join(str(error).split())[:300]  # torch writes a line per tensor
                 raise EnsembleError(
                     f"{home.uri}/{member.key} does not fit its architecture: {reason}; use another version"

@@ -12,9 +12,11 @@ from typing import Annotated, Any, Self
 
 from pydantic import Field
 
-from saltray.config import Config, Values
+from saltray.config import Config, Name, Values
+from saltray.data.pixel_range import PixelRange
 from saltray.errors import ConfigError, EnsembleError
-from saltray.records import RecordError, from_record
+from saltray.records import Count, Fold, Fraction, Many, Pixels, RecordError, Sha256, from_record
+from saltray.storage.keys import Key
 
 FORMAT = 1
 
@@ -23,11 +25,11 @@ FORMAT = 1
 class Member:
     """One fold's model within an ensemble."""
 
-    fold: int
-    key: str
+    fold: Fold
+    key: Key
     """Key relative to the version's folder."""
-    sha256: str
-    score: float
+    sha256: Sha256
+    score: Fraction
     """Competition score of the fold's held-out tiles at a probability of 0.5."""
 
 
@@ -43,9 +45,9 @@ class SearchProvenance:
     """Its best trial."""
     values: Values
     """The values that the run uses: field of the configuration by dotted name -> value."""
-    score: float
+    score: Fraction
     """Best validation score of that trial."""
-    trials: int
+    trials: Count
     """Number of trials."""
 
 
@@ -53,25 +55,27 @@ class SearchProvenance:
 class EnsembleManifest:
     """The whole of an ensemble: `ensembles/<name>/<version>/manifest.json`, written last and never changed."""
 
-    name: str
-    version: str
-    members: tuple[Member, ...]
+    name: Name
+    version: Name
+    members: Annotated[Many[Member], Field(min_length=1)]
     """One per fold, in order."""
-    height: int
+    height: Pixels
     """Height of a tile in pixels."""
-    width: int
+    width: Pixels
     """Width of a tile in pixels."""
-    threshold: float
+    threshold: Fraction
     """Probability above which a pixel is salt; chosen on the out-of-fold predictions."""
-    score: float
+    score: Fraction
     """Out-of-fold competition score at a probability of 0.5."""
-    score_at_threshold: float
+    score_at_threshold: Fraction
     """The same at `threshold`; slightly optimistic, as that was chosen on the same predictions."""
-    baseline: Annotated[float, Field(alias="floor")]
+    baseline: Annotated[Fraction, Field(alias="floor")]
     """Score of predicting no salt at all: the share of empty tiles."""
     run: str
     dataset: str
     """Content digest of the training tiles."""
+    pixel_range: PixelRange | None = None
+    """Of the training images' files, by which tiles to predict are scaled; None if published before there was it."""
     config: Config
     """The run's configuration; architecture and preprocessing are in `model` and `train.input_size`."""
     provenance: dict[str, str | None]

@@ -20,6 +20,8 @@ class EnsembleVersion:
     version: str
     manifest: EnsembleManifest | None
     """None for an incomplete version, and for a manifest that cannot be read."""
+    fault: str | None = None
+    """Why the manifest cannot be read; None where it can, or is not there."""
 
 
 def list_ensembles(store: Store | str) -> list[EnsembleVersion]:
@@ -36,7 +38,7 @@ def versions_of(store: Store, name: str) -> list[EnsembleVersion]:
     """All versions of one ensemble by number, incomplete ones included."""
     home = store.sub(ensemble_prefix(name))
     return [
-        EnsembleVersion(name, version, _manifest_or_none(home.sub(version)))
+        _version(home.sub(version), name, version)
         for version in sorted(filter(version_number, home.folders()), key=version_number)
     ]
 
@@ -73,11 +75,16 @@ def read_manifest(home: Store) -> EnsembleManifest:
         IntegrityError: it is not JSON.
         EnsembleError: it is of another format, or is not a manifest.
     """
-    return EnsembleManifest.from_json(home.get_json(MANIFEST))
-
-
-def _manifest_or_none(home: Store) -> EnsembleManifest | None:
     try:
-        return read_manifest(home)
-    except (NotFoundError, IntegrityError, EnsembleError):
-        return None
+        return EnsembleManifest.from_json(home.get_json(MANIFEST))
+    except EnsembleError as error:
+        raise EnsembleError(f"{home.uri}/{MANIFEST}: {error}") from error
+
+
+def _version(home: Store, name: str, version: str) -> EnsembleVersion:
+    try:
+        return EnsembleVersion(name, version, read_manifest(home))
+    except NotFoundError:
+        return EnsembleVersion(name, version, None)
+    except (IntegrityError, EnsembleError) as error:
+        return EnsembleVersion(name, version, None, str(error))

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 
 WIDTH, HEIGHT = 520, 300
 LEFT, RIGHT, TOP, BOTTOM = 56, 14, 12, 44
+LEAST, MOST = 1e-12, 1e15
+"""Steps between ticks are no smaller, and points no further from zero: floats beyond leave no round numbers."""
 COLOURS = 6
 """Number of colours that the page's style sheet has for lines."""
 
@@ -72,19 +74,20 @@ def line_chart(
     """A chart of lines, or None if there is no finite point.
 
     Args:
-        lines: what to draw; a point whose y is None or not finite is left out, and its neighbours are joined.
+        lines: what to draw; a point whose y is None, not finite or beyond MOST is left out, and its neighbours are
+            joined.
         x_label: name of the x axis.
         y_label: name of the y axis.
         integer_x: ticks are whole numbers, as x is a count.
         marks: x and text of each vertical line.
     """
-    kept = [(line, [(x, y) for x, y in line.points if y is not None and math.isfinite(y)]) for line in lines]
+    kept = [(line, [(x, y) for x, y in line.points if y is not None and abs(y) <= MOST]) for line in lines]
     kept = [(line, points) for line, points in kept if points]
     if not kept:
         return None
     xs = [x for _, points in kept for x, _ in points] + [x for x, _ in marks]
     ys = [y for _, points in kept for _, y in points]
-    x_steps, y_steps = _steps(min(xs), max(xs), least=1.0 if integer_x else 0.0), _steps(min(ys), max(ys))
+    x_steps, y_steps = _steps(min(xs), max(xs), least=1.0 if integer_x else LEAST), _steps(min(ys), max(ys))
     x_range, y_range = (min(xs), max(xs)), (min(*ys, y_steps[0]), max(*ys, y_steps[-1]))
 
     def across(x: float) -> float:
@@ -123,9 +126,11 @@ def _within(value: float, limits: tuple[float, float]) -> bool:
     return limits[0] - slack <= value <= limits[1] + slack
 
 
-def _steps(low: float, high: float, *, least: float = 0.0) -> list[float]:
+def _steps(low: float, high: float, *, least: float = LEAST) -> list[float]:
     """Five to eleven or so round numbers spanning low..high: 1, 2 or 5 times a power of ten apart, at least `least`."""
-    span = high - low or abs(high) or 1.0
+    span = high - low
+    if span <= LEAST * abs(high):
+        span = max(abs(high), LEAST) if high else 1.0
     power = 10.0 ** math.floor(math.log10(span / 4))
     step = max(least, next(power * factor for factor in (5, 2, 1) if span / (power * factor) >= 4 or factor == 1))
     first, last = math.floor(low / step + 1e-12), math.ceil(high / step - 1e-12)

@@ -12,19 +12,21 @@ from dataclasses import asdict, dataclass
 from typing import TypeVar
 
 from saltray.errors import IntegrityError, NotFoundError, StorageError
-from saltray.records import RecordError, parse_record, to_record
+from saltray.records import Epoch, RecordError, Seconds, parse_record, to_record
 from saltray.runs.layout import HISTORY
 from saltray.storage.base import Store
 from saltray.training.epoch_metrics import EpochMetrics
 
 WRITE_INTERVAL_S = 1.0
+HISTORY_BYTES = 2**24
+"""Largest size of a history: some 50 times the longest training's."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class EpochRecord(EpochMetrics):
     """One epoch in a history."""
 
-    at: float
+    at: Seconds
     """When it ended, by the clock of its rank: seconds since 1970."""
 
 
@@ -33,16 +35,16 @@ class NoteRecord:
     """Something that the user should see: what was not as expected, and its consequence."""
 
     note: str
-    at: float
+    at: Seconds
 
 
 @dataclass(frozen=True, kw_only=True)
 class ResumeRecord:
     """Training resumed from a checkpoint."""
 
-    resumed_after: int
+    resumed_after: Epoch
     """Finished epochs in the checkpoint."""
-    at: float
+    at: Seconds
 
 
 Record = EpochRecord | NoteRecord | ResumeRecord
@@ -112,14 +114,21 @@ def epochs_of(records: Iterable[Record]) -> tuple[EpochRecord, ...]:
 def read_history(home: Store) -> tuple[Record, ...]:
     """All records of a fold or trial so far, oldest first; none before its first epoch.
 
+    A last line without its end was cut off, by a full disk or a copy that broke off, and is left out.
+
     Raises:
         IntegrityError: it is corrupted.
     """
     try:
-        lines = home.get(HISTORY).splitlines()
+        *lines, rest = home.get(HISTORY, limit=HISTORY_BYTES).split(b"\n")
     except NotFoundError:
         return ()
-    try:
-        return tuple(parse_record(Record, line) for line in lines)  # type: ignore[arg-type]
-    except RecordError as error:
-        raise IntegrityError(f"{home.uri}/{HISTORY} is corrupted: {error}; delete it") from error
+    records: list[Record] = []
+    for number, line in enumerate(lines, 1):
+        try:
+            records.append(parse_record(Record, line))  # type: ignore[arg-type]
+        except RecordError as error:
+            raise IntegrityError(f"{home.uri}/{HISTORY} is corrupted in line {number}: {error}; delete it") from error
+    with suppress(RecordError):
+        records += [parse_record(Record, rest)] if rest else []  # type: ignore[arg-type]
+    return tuple(records)

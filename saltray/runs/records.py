@@ -1,25 +1,36 @@
 """What a run keeps in the store, as typed records."""
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any, ClassVar
 
-from pydantic import Field
+from pydantic import Field, PlainValidator
 
-from saltray.config import Config
+from saltray.config import MAX_FOLDS, Config, Name
 from saltray.data.folds import FoldBalance
 from saltray.ensemble.manifest import SearchProvenance
-from saltray.runs.history import Record
+from saltray.records import Count, Epoch, Fold, Fraction, Many, Seconds, Sha256, excerpt
+from saltray.runs.history import HISTORY_BYTES, Record
+
+
+def _folds_by_tile(value: Any) -> dict[str, int]:
+    # In Python, since pydantic would list a fault for each of a million tiles.
+    if not isinstance(value, dict):
+        raise ValueError("it should be an object")
+    for tile, fold in value.items():
+        if type(fold) is not int or not 0 <= fold < MAX_FOLDS:
+            raise ValueError(f"it should have a fold for each tile, and has {excerpt(fold)} for {excerpt(tile)}")
+    return value
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunManifest:
     """`runs/<run>/manifest.json`: what the run is; written first, and only once."""
 
-    run: str
-    identity: str
+    run: Name
+    identity: Sha256
     """Digest of all that decides the results: settings, tiles and initial weights."""
     config: Config
-    dataset: str
+    dataset: Sha256
     """Content digest of the tiles."""
     search_provenance: Annotated[SearchProvenance | None, Field(alias="origin")] = None
     """The search that the configuration's values come from, where one was named."""
@@ -31,34 +42,35 @@ class RunManifest:
 class Split:
     """`runs/<run>/folds.json`: the split, the same for everyone who works on the run."""
 
-    fold_of: dict[str, int]
+    MAX_BYTES: ClassVar[int] = 2**24
+    fold_of: Annotated[dict[str, int], PlainValidator(_folds_by_tile)]
     """Tile id -> fold."""
-    balance: tuple[FoldBalance, ...]
+    balance: Many[FoldBalance]
 
 
 @dataclass(frozen=True, kw_only=True)
 class FoldResult:
     """`runs/<run>/fold-k/result.json`: what training one fold gave."""
 
-    fold: int
-    tiles: int
+    fold: Fold
+    tiles: Count
     """Held-out tiles of this fold."""
-    score: float
+    score: Fraction
     """Competition score of the held-out tiles at a probability of 0.5, 0..1."""
-    iou: float
+    iou: Fraction
     """Intersection over union of all held-out pixels together, 0..1."""
-    dice: float
+    dice: Fraction
     """Dice coefficient of all held-out pixels together, 0..1."""
-    epochs: int
-    seconds: float
+    epochs: Epoch
+    seconds: Seconds
     """Time in the training loop, without start-up, summed over interruptions."""
-    started: float
+    started: Seconds
     """When the ranks first entered the loop: seconds since 1970."""
-    finished: float
+    finished: Seconds
     """When the fold was done: seconds since 1970."""
-    weights_sha256: str
+    weights_sha256: Sha256
     """Digest of `fold-k/model.safetensors`."""
-    oof_sha256: str
+    oof_sha256: Sha256
     """Digest of `fold-k/oof.parquet`."""
 
 
@@ -66,9 +78,10 @@ class FoldResult:
 class CheckpointManifest:
     """`fold-k/checkpoints/epoch-00012/manifest.json`: written after the state, so its presence means 'complete'."""
 
-    epoch: int
+    MAX_BYTES: ClassVar[int] = HISTORY_BYTES
+    epoch: Epoch
     """Finished epochs."""
-    sha256: str
+    sha256: Sha256
     """Digest of the state."""
-    history: tuple[Record, ...]
+    history: Many[Record]
     """The records so far; the checkpoint may be in the store before they are."""

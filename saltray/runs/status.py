@@ -1,9 +1,9 @@
 """How far a run is, read from the store alone, without a cluster."""
 
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeVar
 
 from saltray.ensemble.layout import version_prefix
 from saltray.ensemble.manifest import EnsembleManifest
@@ -24,7 +24,10 @@ from saltray.runs.layout import (
 from saltray.runs.records import FoldResult, RunManifest
 from saltray.runs.run import find_run, fold_result
 from saltray.storage.base import Store
+from saltray.storage.lock import FOLDER as LOCK
 from saltray.storage.lock import Owner, owner_of
+
+T = TypeVar("T")
 
 PACE_EPOCHS = 5
 """Epochs whose mean time is the pace."""
@@ -32,7 +35,7 @@ QUIET_EPOCHS, QUIET_S = 3, 60.0
 """A fold without a new record for so many epochs, and so many seconds, does not count as training."""
 
 RunState = Literal["running", "finished", "stopped", "stale", "corrupted"]
-FoldState = Literal["done", "training", "queued", "failed", "unfinished", "not started"]
+FoldState = Literal["done", "training", "queued", "failed", "unfinished", "not started", "corrupted"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +46,7 @@ class FoldStatus:
     state: FoldState
     """done: its result is there. training: the run has an owner, and new records arrive. queued: the run has an owner;
     the fold is queued, starts or is retried. failed: its last attempt left an error. unfinished, not started: no
-    process works on it; the same command as before does."""
+    process works on it; the same command as before does. corrupted: its result cannot be read."""
     epochs: tuple[EpochRecord, ...]
     """Its epochs so far."""
     of: int
@@ -75,6 +78,8 @@ class RunSummary:
     """Folds that are done."""
     count: int
     """Folds in all."""
+    faults: tuple[str, ...] = ()
+    """What cannot be read, a line each that names the object; the rest is shown."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,17 +98,20 @@ def run_status(root: Store, run: str) -> RunStatus:
 
     Raises:
         NotFoundError: there is no such run.
-        IntegrityError: its records are corrupted.
+        IntegrityError: its manifest is corrupted.
     """
     home = find_run(root, run)
     summary, epochs, keys = _summary(home, run)
     live = summary.state == "running"
+    faults = list(summary.faults)
     folds = tuple(
-        _fold(home, fold, _below(keys, f"{fold_folder(fold)}/"), epochs, live=live) for fold in range(summary.count)
+        _fold(home, fold, _below(keys, f"{fold_folder(fold)}/"), epochs, faults, live=live)
+        for fold in range(summary.count)
     )
     published = _published(root, run, [fold.result for fold in folds]) if summary.done == summary.count else None
     ensemble = None if published is None else f"{root.uri}/{version_prefix(run, published.version)}"
-    return RunStatus(**vars(summary), folds=folds, ensemble=ensemble, manifest=published)
+    known = vars(summary) | {"faults": tuple(faults)}
+    return RunStatus(**known, folds=folds, ensemble=ensemble, manifest=published)
 
 
 def run_summaries(root: Store) -> list[RunSummary]:
@@ -114,9 +122,9 @@ def run_summaries(root: Store) -> list[RunSummary]:
             found.append(_summary(root.sub(run_folder(name)), name)[0])
         except NotFoundError:  # its first process is about to write the manifest, or died before
             continue
-        except IntegrityError:
-            uri = f"{root.uri}/{run_folder(name)}"
-            found.append(RunSummary(run=name, uri=uri, state="corrupted", owner=None, done=0, count=0))
+        except IntegrityError as error:
+            uri, faults = f"{root.uri}/{run_folder(name)}", (str(error),)
+            found.append(RunSummary(run=name, uri=uri, state="corrupted", owner=None, done=0, count=0, faults=faults))
     return found
 
 
@@ -126,9 +134,11 @@ def _summary(home: Store, run: str) -> tuple[RunSummary, int, set[str]]:
     count = config.folds.count
     keys = {entry.key for entry in home.list()}
     owner = owner_of(home)
+    lock = [] if owner is not None else sorted(key for key in keys if key.startswith(f"{LOCK}/"))[-1:]
     done = sum(f"{fold_folder(fold)}/{RESULT}" in keys for fold in range(count))
     state = _state(owner, complete=done == count and REPORT in keys)
-    summary = RunSummary(run=run, uri=home.uri, state=state, owner=owner, done=done, count=count)
+    faults = [f"{home.uri}/{key}: it cannot be read, so it is unknown who works on the run" for key in lock]
+    summary = RunSummary(run=run, uri=home.uri, state=state, owner=owner, done=done, count=count, faults=tuple(faults))
     return summary, config.train.epochs, keys
 
 
@@ -144,11 +154,20 @@ def _below(keys: Iterable[str], prefix: str) -> set[str]:
     return {key.removeprefix(prefix) for key in keys if key.startswith(prefix)}
 
 
-def _fold(run: Store, fold: int, keys: set[str], of: int, *, live: bool) -> FoldStatus:
+def _read(read: Callable[[], T], faults: list[str]) -> T | None:
+    """What `read` returns; None, and one more fault, where it is corrupted."""
+    try:
+        return read()
+    except IntegrityError as error:
+        faults.append(str(error))
+        return None
+
+
+def _fold(run: Store, fold: int, keys: set[str], of: int, faults: list[str], *, live: bool) -> FoldStatus:
     home = run.sub(fold_folder(fold))
-    records = read_history(home) if HISTORY in keys else ()
+    records = (_read(lambda: read_history(home), faults) if HISTORY in keys else None) or ()
     epochs = epochs_of(records)
-    result = fold_result(run, fold) if RESULT in keys else None
+    result = _read(lambda: fold_result(run, fold), faults) if RESULT in keys else None
     at = result.finished if result is not None else records[-1].at if records else None
     quiet = 0.0 if at is None else time.time() - at
     recent = [epoch.seconds for epoch in epochs[-PACE_EPOCHS:]]
@@ -156,6 +175,8 @@ def _fold(run: Store, fold: int, keys: set[str], of: int, *, live: bool) -> Fold
     state: FoldState
     if result is not None:
         state = "done"
+    elif RESULT in keys:
+        state = "corrupted"
     elif ERROR in keys:  # of its last attempt: the next one deletes it first
         state = "failed"
     elif live and at is not None and quiet < max(QUIET_EPOCHS * pace, QUIET_S):

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from saltray.config import Config, Values
+from saltray.config import Config, Name, Values
 from saltray.ensemble.manifest import SearchProvenance
 from saltray.errors import ConfigError, NotFoundError
+from saltray.records import Count, Epoch, Fold, Fraction
 from saltray.search.layout import BEST, SEARCHES, TRIALS, events_file, search_folder
 from saltray.search.space import apply_values
 from saltray.search.spec import SearchSpec
@@ -26,15 +27,15 @@ SCALARS = ("loss", "valid_loss", "score", "iou", "dice", "lr", "images_per_secon
 class BestTrial:
     """`searches/<search>/best.json`: the best trial of a search."""
 
-    search: str
-    trial: str
+    search: Name
+    trial: Name
     values: Values
-    score: float
+    score: Fraction
     """Its best validation score."""
-    epoch: int
+    epoch: Epoch
     """The epoch of that score."""
-    folds: tuple[int, ...]
-    trials: int
+    folds: tuple[Fold, ...]
+    trials: Count
     """Trials of the search."""
 
 
@@ -134,4 +135,7 @@ def with_best_values(config: Config, source: str) -> tuple[Config, SearchProvena
     provenance = SearchProvenance(
         uri=home.uri, search=best.search, trial=best.trial, values=best.values, score=best.score, trials=best.trials
     )
-    return apply_values(config, best.values), provenance
+    try:
+        return apply_values(config, best.values), provenance
+    except ConfigError as error:
+        raise ConfigError(f"the values of {home.uri}/{BEST} cannot be used: {error}") from error

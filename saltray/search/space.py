@@ -5,12 +5,13 @@ command line `--search.space optim.lr=log:1e-5:1e-2`. Trial k has the same value
 search can be extended.
 """
 
-import itertools
 import math
 from collections.abc import Iterable
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from saltray.config import Choice, Config, Range, Space, Values
 from saltray.errors import ConfigError
@@ -24,6 +25,8 @@ FIXED = {
     "model.weights": "they are read once for all trials; set --model.weights, and run one search for each",
 }
 FORMS = "log:LOW:HIGH, lin:LOW:HIGH or A,B,C"
+MAX_GRID = 1_000_000
+"""Most combinations of values of a grid; their order is a permutation of all of them."""
 NEAR_END = 0.05
 """Share of a range that counts as its end."""
 
@@ -105,6 +108,11 @@ def check_space(space: Space, config: Config) -> None:
             if not fits(kind, value):
                 raise ConfigError(f"{field} cannot be {value!r}: it takes {type_text(kind)}")
             replace_fields(config, {field: value})
+    lists = [values.values for values in space.values() if isinstance(values, Choice)]
+    if len(lists) == len(space) and (count := math.prod(map(len, lists))) > MAX_GRID:
+        raise ConfigError(
+            f"search.space is a grid of {count} combinations; search fewer fields or values, or give one a range"
+        )
 
 
 def apply_values(config: Config, values: Values) -> Config:
@@ -126,19 +134,32 @@ def draw_values(space: Space, seed: int, index: int) -> Values | None:
     evenly than independent draws, after any number of trials.
     """
     fields = sorted(space)
-    generator = np.random.default_rng(seed)
     lists = [values.values for field in fields if isinstance(values := space[field], Choice)]
     if len(lists) == len(fields):
-        grid = list(itertools.product(*lists))
-        if index >= len(grid):
+        count = math.prod(map(len, lists))
+        if index >= count:
             return None
-        return dict(zip(fields, grid[generator.permutation(len(grid))[index]], strict=True))
+        at = np.unravel_index(_grid_order(seed, count)[index], [len(values) for values in lists])
+        return {field: values[place] for field, values, place in zip(fields, lists, at, strict=True)}
+    generator = np.random.default_rng(seed)
     golden = 2.0
     for _ in range(64):  # the root of x ** (d + 1) = x + 1
         golden = (1 + golden) ** (1 / (len(fields) + 1))
     starts = generator.random(len(fields))
     shares = [(start + (index + 1) * golden ** -(at + 1)) % 1 for at, start in enumerate(starts)]
     return {field: value_at(space[field], share) for field, share in zip(fields, shares, strict=True)}
+
+
+@lru_cache(maxsize=1)
+def _grid_order(seed: int, count: int) -> NDArray[np.int64]:
+    return np.random.default_rng(seed).permutation(count)
+
+
+def has_value(values: Range | Choice, value: Any) -> bool:
+    """Whether a trial may have this value."""
+    if isinstance(values, Choice):
+        return value in values.values
+    return fits(float, value) and values.low <= value <= values.high
 
 
 def value_at(values: Range | Choice, share: float) -> Any:

@@ -7,20 +7,21 @@ Ray Tune keeps is needed to resume, so no pickle crosses the store.
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import ClassVar, Literal
 
-from saltray.config import Config, Values
+from saltray.config import Config, Name, Values
 from saltray.data.packing import DatasetManifest
 from saltray.ensemble.manifest import provenance
-from saltray.errors import ConfigError, NotFoundError
+from saltray.errors import ConfigError, IntegrityError, NotFoundError
 from saltray.progress import TrialState, TrialStatus
-from saltray.records import digest
-from saltray.runs.history import EpochRecord, epochs_of, read_history
+from saltray.records import Count, Fold, Many, Sha256, digest, excerpt
+from saltray.runs.history import HISTORY_BYTES, EpochRecord, epochs_of, read_history
 from saltray.runs.layout import CHECKPOINT_MANIFEST, CHECKPOINTS
 from saltray.runs.records import CheckpointManifest
 from saltray.runs.run import changed_settings
 from saltray.search.layout import MANIFEST, RESULT, TRIAL, TRIAL_PREFIX, trial_folder
 from saltray.search.objective import best_epoch, objective
+from saltray.search.space import has_value
 from saltray.search.spec import SearchSpec
 from saltray.storage.base import Store
 from saltray.training.epoch_metrics import EpochMetrics
@@ -30,16 +31,16 @@ from saltray.training.epoch_metrics import EpochMetrics
 class SearchManifest:
     """`searches/<search>/manifest.json`: what the search is; written first, and only once."""
 
-    search: str
-    identity: str
+    search: Name
+    identity: Sha256
     """Digest of all that decides which trials there are and what they score."""
     config: Config
     space: dict[str, str]
-    folds: tuple[int, ...]
+    folds: tuple[Fold, ...]
     sampler: Literal["quasirandom", "tpe"]
     prune: bool
     seed: int
-    dataset: str
+    dataset: Sha256
     """Content digest of the tiles."""
     provenance: dict[str, str | None]
     """Versions of the libraries, and the git commit."""
@@ -49,7 +50,7 @@ class SearchManifest:
 class TrialValues:
     """`trial-k/trial.json`: what a trial tries."""
 
-    index: int
+    index: Count
     values: Values
 
 
@@ -57,9 +58,10 @@ class TrialValues:
 class TrialResult:
     """`trial-k/result.json`: how a trial ended."""
 
+    MAX_BYTES: ClassVar[int] = HISTORY_BYTES
     status: TrialStatus
     reason: str | None
-    epochs: tuple[EpochRecord | EpochMetrics, ...]
+    epochs: Many[EpochRecord | EpochMetrics]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -176,20 +178,25 @@ def clear_checkpoints(home: Store, trials: Iterable[Trial]) -> None:
             home.delete_prefix(f"{trial.name}/{CHECKPOINTS}")
 
 
-def load_trials(home: Store, epochs: int) -> list[Trial]:
-    """All trials so far, in order.
+def load_trials(home: Store, spec: SearchSpec) -> list[Trial]:
+    """All trials so far, in order. One that had run all epochs when its driver died is finished now.
 
     Args:
         home: the search's part of the store.
-        epochs: those of a whole trial. One that had run them all when its driver died is finished now.
+        spec: the search.
+
+    Raises:
+        IntegrityError: a trial's records are corrupted.
     """
     names = [name for name in home.folders() if name.startswith(TRIAL_PREFIX)]
-    return sorted((_load_trial(home, name, epochs) for name in names), key=lambda trial: trial.index)
+    return sorted((_load_trial(home, name, spec) for name in names), key=lambda trial: trial.index)
 
 
-def _load_trial(home: Store, name: str, epochs: int) -> Trial:
-    tried = home.get_record(f"{name}/{TRIAL}", TrialValues)
+def _load_trial(home: Store, name: str, spec: SearchSpec) -> Trial:
+    tried, epochs = home.get_record(f"{name}/{TRIAL}", TrialValues), spec.config.train.epochs
     trial = Trial(index=tried.index, values=tried.values)
+    if fault := _fault(name, trial, spec):
+        raise IntegrityError(f"{home.uri}/{name}/{TRIAL}: {fault}; delete this trial, and it is run again")
     try:
         result = home.get_record(f"{name}/{RESULT}", TrialResult)
     except NotFoundError:
@@ -202,6 +209,19 @@ def _load_trial(home: Store, name: str, epochs: int) -> Trial:
     # A failed trial resumes from its newest checkpoint, which may be earlier than the epoch that it reached.
     epochs_kept = _checkpointed_epochs(home.sub(name)) if result.status == "failed" else result.epochs
     return replace(trial, status=result.status, reason=result.reason, epochs=epochs_kept)
+
+
+def _fault(name: str, trial: Trial, spec: SearchSpec) -> str | None:
+    """Why this cannot be a trial of the search."""
+    space = spec.settings.space
+    if trial.name != name:
+        return f"index is {trial.index}, which is of {trial.name}"
+    if trial.values.keys() != space.keys():
+        return f"it has values for {', '.join(sorted(trial.values)) or 'nothing'}, and the search varies other fields"
+    wrong = [field for field, value in trial.values.items() if not has_value(space[field], value)]
+    return (
+        f"values.{wrong[0]} is {excerpt(trial.values[wrong[0]])}, which is not in the search's space" if wrong else None
+    )
 
 
 def _checkpointed_epochs(home: Store) -> tuple[EpochRecord, ...]:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from saltray.errors import IntegrityError, NotFoundError, SaltrayError, StorageError
-from saltray.records import to_record
+from saltray.records import RECORD_BYTES, bytes_limit, to_record
 from saltray.storage.files import TEMP_PREFIX, explain_os_error, sync, temporary_file
 from saltray.storage.formats import FormatError, decode_json, decode_record, decode_table, encode_json, encode_table
 from saltray.storage.retry import deadline_from_environment, retry
@@ -146,18 +146,24 @@ class Store(ABC):
             return False
         return True
 
-    def get(self, key: str, *, sha256: str | None = None) -> bytes:
+    def get(self, key: str, *, sha256: str | None = None, limit: int | None = None) -> bytes:
         """An object's bytes, checked against `sha256`, or by default against the digest stored with the object.
 
         Raises:
             NotFoundError: the key does not exist.
-            IntegrityError: the digest differs.
+            IntegrityError: the digest differs, or it has more than `limit` bytes; the rest is not read then.
         """
 
         def read() -> bytes:
-            chunks: builtins.list[bytes] = []
-            self._read(key, chunks.append, sha256)
-            return b"".join(chunks)
+            data = bytearray()
+
+            def keep(chunk: bytes) -> None:
+                data.extend(chunk)
+                if limit is not None and len(data) > limit:
+                    raise IntegrityError(f"{self._where(key)}: it has more than {limit:,} bytes; {_RESTORE}")
+
+            self._read(key, keep, sha256)
+            return bytes(data)
 
         return self._attempt(key, read)
 
@@ -203,7 +209,7 @@ class Store(ABC):
             NotFoundError: the key does not exist.
             IntegrityError: the digest differs, or the object is not JSON.
         """
-        return self._decode(key, self.get(key, sha256=sha256), decode_json)
+        return self._decode(key, self.get(key, sha256=sha256, limit=RECORD_BYTES), decode_json)
 
     def put_record(self, key: str, record: Any) -> None:
         """`put_json` a dataclass (see `saltray.records`)."""
@@ -220,7 +226,7 @@ class Store(ABC):
             NotFoundError: the key does not exist.
             IntegrityError: the digest differs, or the object is not JSON or not a record of `kind`.
         """
-        return self._decode(key, self.get(key), lambda data: decode_record(data, kind))
+        return self._decode(key, self.get(key, limit=bytes_limit(kind)), lambda data: decode_record(data, kind))
 
     def put_table(self, key: str, table: "pa.Table") -> str:
         """Put a table as Parquet with zstd. Returns its SHA-256 in hex."""

@@ -3,7 +3,7 @@
 import json
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from saltray.records import RecordError, parse_record
+from saltray.records import RecordError, parse_json, parse_record
 from saltray.storage.retry import one_line
 
 if TYPE_CHECKING:
@@ -25,25 +25,23 @@ def decode_json(data: bytes) -> Any:
     """Plain JSON values.
 
     Raises:
-        FormatError: not JSON, or nested too deeply.
+        FormatError: not JSON, too large, or nested too deeply.
     """
     try:
-        return json.loads(data)
-    except (ValueError, RecursionError) as error:
-        raise FormatError(f"not JSON: {error}") from error
+        return parse_json(data)
+    except RecordError as error:
+        raise FormatError(str(error)) from error
 
 
 def decode_record(data: bytes, kind: type[T]) -> T:
     """A dataclass of type `kind` from JSON, parsed strictly.
 
     Raises:
-        FormatError: not JSON, or not a record of `kind`.
+        FormatError: not JSON, too large, or not a record of `kind`.
         SaltrayError: whatever `kind` raises for impossible values.
     """
     try:
-        return parse_record(kind, data.decode())
-    except UnicodeDecodeError as error:
-        raise FormatError(f"not JSON: {error}") from error
+        return parse_record(kind, data)
     except RecordError as error:
         raise FormatError(str(error)) from error
 

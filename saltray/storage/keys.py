@@ -1,5 +1,9 @@
 """The names that an object may have."""
 
+from typing import Annotated
+
+from pydantic import AfterValidator
+
 from saltray.errors import StorageError
 
 
@@ -17,3 +21,13 @@ def check_key(key: str) -> str:
 def is_key(key: str) -> bool:
     """Whether `key` may name an object."""
     return key.isprintable() and not any(part in ("", ".", "..") for part in key.split("/"))
+
+
+def _valid_key(key: str) -> str:
+    if not is_key(key):
+        raise ValueError("it should be relative names separated by '/', without '.' and '..'")
+    return key
+
+
+Key = Annotated[str, AfterValidator(_valid_key)]
+"""An object's key in a stored record: it stays inside the store."""

@@ -19,12 +19,13 @@ from typing import Annotated, Self
 import pydantic
 
 from saltray.errors import IntegrityError, NotFoundError, RunLockedError, StorageError
+from saltray.records import Count, Seconds
 from saltray.storage.base import Store
 
 BEAT_S = 5.0
 STALE_S = 30.0
 
-_FOLDER = "lock"
+FOLDER = "lock"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,12 +33,12 @@ class Owner:
     """The process that acquired a lock last, as recorded in the lock's object."""
 
     host: str
-    pid: int
+    pid: Annotated[int, pydantic.Field(ge=1, lt=2**31)]
     pid_namespace: Annotated[str, pydantic.Field(alias="space")] = ""
     """Two containers with the same host name may each have a process `pid`. Empty in records of older versions."""
-    beat: int
+    beat: Count
     """Number of heartbeats."""
-    at: float | None = None
+    at: Seconds | None = None
     """Time of the last heartbeat by the owner's clock, in seconds since 1970; None in records of older versions."""
     released: bool
     """Whether the owner released the lock."""
@@ -177,12 +178,12 @@ class RunLock:
 
 
 def _key(number: int) -> str:
-    return f"{_FOLDER}/{number:06d}.json"
+    return f"{FOLDER}/{number:06d}.json"
 
 
 def _numbers(store: Store) -> list[int]:
     """Numbers of the locks in the store, ascending."""
-    stems = {entry.key: PurePosixPath(entry.key).stem for entry in store.list(_FOLDER)}
+    stems = {entry.key: PurePosixPath(entry.key).stem for entry in store.list(FOLDER)}
     return sorted(int(stem) for key, stem in stems.items() if stem.isdecimal() and _key(int(stem)) == key)
 
 

@@ -4,26 +4,28 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
+from saltray.records import Epoch, Fraction, Rate, Seconds
+
 
 @dataclass(frozen=True)
 class EpochMetrics:
     """Metrics of one epoch over all ranks; those of the validation are None in an epoch without one."""
 
-    epoch: int
+    epoch: Epoch
     """Number of finished epochs, including this one."""
     loss: float
     """Mean training loss over the epoch's steps."""
-    lr: float
+    lr: Rate
     """Learning rate of the last step."""
-    seconds: float
+    seconds: Seconds
     """Wall-clock time of the epoch, including its validation."""
-    images_per_second: float
+    images_per_second: Rate
     """Training tiles per second over all ranks, without the validation."""
-    score: float | None = None
+    score: Fraction | None = None
     """Competition score of the averaged weights on the validation tiles, at a threshold of 0.5; 0..1."""
-    iou: float | None = None
+    iou: Fraction | None = None
     """Intersection over union of the same predictions, over the pixels of all tiles together."""
-    dice: float | None = None
+    dice: Fraction | None = None
     """Dice coefficient of the same predictions, over the pixels of all tiles together."""
     valid_loss: float | None = None
     """Mean loss of the averaged weights on the validation tiles, without padding."""

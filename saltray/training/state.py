@@ -65,6 +65,26 @@ class FitState:
         copied: dict[str, Any] = _copy_to_cpu(self.state_dict())
         return copied
 
+    def misfit(self, state: Mapping[str, Any]) -> str | None:
+        """Why `load_state_dict` cannot restore this; None if it can. This state does not change."""
+        try:
+            for name, module in (("model", self.model), ("ema", self.ema)):
+                saved, own = state[name], module.state_dict()
+                if saved.keys() != own.keys() or any(saved[key].shape != own[key].shape for key in own):
+                    return f"its {name} has other tensors than this network"
+            groups, own_groups = state["optimizer"]["param_groups"], self.optimizer.state_dict()["param_groups"]
+            if [(group.keys(), group["params"]) for group in groups] != [(g.keys(), g["params"]) for g in own_groups]:
+                return "its optimizer is another one, or of another network"
+            shapes = [parameter.shape for group in self.optimizer.param_groups for parameter in group["params"]]
+            for place, moments in state["optimizer"]["state"].items():
+                if any(moment.shape not in (shapes[place], torch.Size()) for moment in moments.values()):
+                    return "its optimizer has moments of other shapes"
+            if any(type(state[name]) is not int or state[name] < 0 for name in ("epoch", "step")):
+                return "its epoch or step is no count"
+        except (AttributeError, IndexError, KeyError, TypeError) as error:
+            return f"it is not a state of training ({type(error).__name__}: {error})"
+        return None
+
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore a state of the same configuration; the number of ranks may differ."""
         self.model.load_state_dict(state["model"])

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from saltray.data.images import decode_image
 from saltray.data.inspection import check_sizes, decode_all, inspect
-from saltray.data.png import decode_image
 from saltray.data.raw_layout import find_images
 from saltray.data.source import Source
 from saltray.errors import DataError

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from saltray.data.png import Mask
+from saltray.data.images import Mask
 from saltray.data.rle import encode_rle
 from saltray.data.tables import check_masks_table, read_depths
 
