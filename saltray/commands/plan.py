@@ -5,7 +5,6 @@ import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from saltray.config import Config
 from saltray.data.folds import check_count
@@ -19,7 +18,7 @@ from saltray.runs.layout import MANIFEST, SPLIT, fold_folder
 from saltray.runs.records import RunManifest, Split
 from saltray.runs.run import find_run
 from saltray.storage.base import Store
-from saltray.storage.uri import open_store
+from saltray.storage.uri import local_path, open_store
 
 FLOAT_BYTES = 4
 
@@ -98,7 +97,11 @@ class RunPlan:
 
 
 def plan(
-    config: Config, *, on: str | Path | None = None, images_per_second: float | None = None, like: str | None = None
+    config: Config,
+    *,
+    on: str | os.PathLike[str] | None = None,
+    images_per_second: float | None = None,
+    like: str | None = None,
 ) -> RunPlan:
     """What `train` with this configuration would take. Nothing is started, packed or written.
 
@@ -127,7 +130,7 @@ def plan(
     tiles = dataset_size(config.data, store)
     check_count(config.folds, tiles.count)
     present, here = _present(connected=on is None or joins_cluster())
-    file = cluster_nodes(Path(on)) if on is not None else []
+    file = cluster_nodes(local_path(on)) if on is not None else []
     possible = [node for _, node in file] or nodes_possible()
     folds = config.folds.count
     return RunPlan(

@@ -5,6 +5,7 @@ import hashlib
 import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from urllib.parse import unquote
 
 from saltray.data.archive import Archive
@@ -150,9 +151,12 @@ class Source:
         return [*top, *(entry for name in folders for entry in self._store.list(name))]
 
     def _top(self) -> builtins.list[Entry]:
-        """The files directly in a local folder."""
+        """The files directly in a local folder, and the links that lead nowhere, so that reading them tells that."""
         with _os_error_explained(self._store.uri):
-            return [Entry(item.name, item.stat().st_size, "") for item in _scan(self._store.uri) if item.is_file()]
+            items = _scan(self._store.uri)
+            files = [Entry(item.name, item.stat().st_size, "") for item in items if item.is_file()]
+            dangling = [item.name for item in items if item.is_symlink() and not Path(item.path).exists()]
+        return files + [Entry(name, 0, "") for name in dangling]
 
     def _top_objects(self) -> Iterator[Entry]:
         """The objects directly below a prefix."""

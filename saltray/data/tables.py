@@ -1,4 +1,4 @@
-"""The tables of a raw data set: train.csv (id,rle_mask) and depths.csv (id,z)."""
+"""The tables of a raw data set: train.csv and sample_submission.csv (id,rle_mask), and depths.csv (id,z)."""
 
 import codecs
 import io
@@ -111,6 +111,11 @@ def read_depths(data: bytes, problems: list[Problem]) -> dict[str, float]:
         if not math.isfinite(depths[row.tile]):
             problems.append(Problem(row.where, f"depth {quoted(row.value)} is not a finite number; correct it"))
     return depths
+
+
+def read_sample_ids(data: bytes, problems: list[Problem]) -> list[str]:
+    """The ids of sample_submission.csv; one problem per row that cannot be read is added to `problems`."""
+    return [row.tile for row in _rows("sample_submission.csv", data, "rle_mask", problems)]
 
 
 def _rows(file: str, data: bytes, column: str, problems: list[Problem]) -> Iterator[_Row]:

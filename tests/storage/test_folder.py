@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from saltray.errors import StorageError
+from saltray.errors import NotFoundError, StorageError
 from saltray.storage.files import TEMP_PREFIX
 from saltray.storage.uri import open_store
 
@@ -160,12 +160,24 @@ def test_only_objects_are_listed(root: Path) -> None:
     store = open_store(str(root))
     store.put("a/object", b"1")
     (root / "empty").mkdir()
-    (root / "a" / "dangling").symlink_to("nowhere")
     os.mkfifo(root / "a" / "pipe")
     (root / "linked").symlink_to("a")
     assert [entry.key for entry in store.list()] == ["a/object", "linked/object"]
     assert store.folders() == ["a", "linked"]
     assert not store.exists("a/pipe")
+
+
+def test_a_link_that_leads_nowhere_is_listed_so_that_it_is_missed(root: Path) -> None:
+    store = open_store(str(root))
+    store.put("a/object", b"1")
+    (root / "a" / "dangling").symlink_to("nowhere")
+    (root / "a" / "loop").symlink_to("loop")
+    assert [entry.key for entry in store.list()] == ["a/dangling", "a/loop", "a/object"]
+    assert not store.exists("a/dangling")
+    with pytest.raises(NotFoundError, match="a/dangling: there is no such object"):
+        store.get("a/dangling")
+    with pytest.raises(StorageError, match="a/loop: Too many levels of symbolic links"):
+        store.get("a/loop")
 
 
 def test_permissions_of_objects_follow_the_umask(root: Path) -> None:
