@@ -424,6 +424,18 @@ class TrialsEnded(Event):
 # -- prediction --------------------------------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True)
+class TilesClipped(Event):
+    """Some tiles to predict have values above the range of the training images."""
+
+    names: tuple[str, ...]
+    warning = True
+
+    def __str__(self) -> str:
+        more = f" and {len(self.names) - 3:,} more" * (len(self.names) > 3)
+        return f"brighter than any training image, so that the excess is cut off: {', '.join(self.names[:3])}{more}"
+
+
 @dataclass(frozen=True, kw_only=True)
 class PredictionPlanned(Event):
     """A data set is about to be predicted."""

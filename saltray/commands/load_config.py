@@ -9,7 +9,7 @@ from saltray.config import Choice, ClusterConfig, Config, Range, SearchConfig, S
 from saltray.errors import ConfigError
 from saltray.records import RecordError, excerpt, field_types, from_record, parse_json
 from saltray.search.space import list_values, parse_values
-from saltray.storage.uri import open_store
+from saltray.storage.uri import open_object
 
 T = TypeVar("T")
 
@@ -115,11 +115,11 @@ def load_search_config(uri: str) -> SearchConfig:
 
 def _parse(uri: str) -> dict[str, Any]:
     """The settings by Python's names."""
-    cut = uri.rfind("/") + 1
     kind = uri.rpartition(".")[2].lower()
     if kind not in ("toml", "json"):
         raise ConfigError(f"{uri} is neither .toml nor .json; rename it to what it is")
-    data = open_store(uri[:cut] or ".").get(uri[cut:], limit=MAX_BYTES)
+    store, key = open_object(uri)
+    data = store.get(key, limit=MAX_BYTES)
     try:
         text = data.decode("utf-8-sig")  # Windows' editors write a byte-order mark
         record = _parse_toml(text) if kind == "toml" else parse_json(text)

@@ -114,8 +114,6 @@ def load(home: Store, key: str) -> LoadedCheckpoint:
         path = Path(folder, CHECKPOINT_STATE)
         home.get_file(state_key, path, sha256=manifest.sha256)
         states = _read_states(path, f"{home.uri}/{state_key}")
-    if any(state.get("epoch") != manifest.epoch for state in states):
-        raise IntegrityError(f"{home.uri}/{state_key}: its states are not those after epoch {manifest.epoch}")
     return LoadedCheckpoint(key, states, manifest)
 
 

@@ -10,9 +10,10 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any, Self
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from saltray.config import Config, Name, Values
+from saltray.data.pixel_range import PixelRange
 from saltray.errors import ConfigError, EnsembleError
 from saltray.records import Count, Fold, Fraction, Many, Pixels, RecordError, Sha256, from_record
 from saltray.storage.keys import Key
@@ -50,13 +51,19 @@ class SearchProvenance:
     """Number of trials."""
 
 
+def _not_empty(members: tuple[Member, ...]) -> tuple[Member, ...]:
+    if not members:
+        raise ValueError("it should have one member or more")
+    return members
+
+
 @dataclass(frozen=True, kw_only=True)
 class EnsembleManifest:
     """The whole of an ensemble: `ensembles/<name>/<version>/manifest.json`, written last and never changed."""
 
     name: Name
     version: Name
-    members: Annotated[Many[Member], Field(min_length=1)]
+    members: Annotated[Many[Member], AfterValidator(_not_empty)]
     """One per fold, in order."""
     height: Pixels
     """Height of a tile in pixels."""
@@ -73,6 +80,8 @@ class EnsembleManifest:
     run: str
     dataset: str
     """Content digest of the training tiles."""
+    pixel_range: PixelRange | None = None
+    """Of the training images' files, by which tiles to predict are scaled; None if published before there was it."""
     config: Config
     """The run's configuration; architecture and preprocessing are in `model` and `train.input_size`."""
     provenance: dict[str, str | None]
