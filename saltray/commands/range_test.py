@@ -106,6 +106,7 @@ def range_test(
     with RunLock(home, f"search {name}") as lock:
         if lock.taken_from is not None:
             observer(LockTakenOver(lock.taken_from))
+        home = lock.guard(home)
         home.delete_prefix(RANGE_TEST)  # Ray Train would take an earlier job of this name for this one
         home.put_record(f"{RANGE_TEST}/{MANIFEST}", RangeTestManifest(config=config, fold=fold))
         found = _run(config, home.sub(RANGE_TEST), prepared, fold, RangeTestSteps(low, high, steps), observer)

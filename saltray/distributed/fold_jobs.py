@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from saltray.distributed.capacity import Capacity
 from saltray.distributed.job_pool import JobOutcome, JobPool
 from saltray.distributed.jobs import Job, PermanentFailure
-from saltray.distributed.trainer import failure_reason, write_error
+from saltray.distributed.trainer import failure_reason, store_fault, write_error
 from saltray.distributed.worker import train_fold
-from saltray.errors import IntegrityError, StorageError
+from saltray.errors import IntegrityError, RunLockedError, StorageError
 from saltray.progress import (
     FoldEpoch,
     FoldFailed,
@@ -42,12 +42,14 @@ class FoldOutcome:
     failure: str | None = None
     retryable: bool = True
     """Whether a retry with the same settings may succeed."""
+    fault: StorageError | RunLockedError | None = None
+    """What is wrong with the store, where that was the reason; the other folds would meet it too."""
 
 
 def train_folds(
     jobs: list[Job], capacity: Capacity, check_lock: Callable[[], None], observer: Observer
 ) -> list[FoldOutcome]:
-    """Train the folds; one that fails leaves the others running.
+    """Train the folds; one that fails leaves the others running, but no more are started if it was the store's fault.
 
     Args:
         jobs: one per fold.
@@ -81,6 +83,8 @@ def train_folds(
                 continue
             running.pop(ended.job.name).finish()
             outcomes.append(outcome := _outcome(ended))
+            if outcome.fault is not None:
+                queued.clear()
             observer(_ending(outcome, len(queued)))
     return outcomes
 
@@ -94,7 +98,7 @@ def _outcome(ended: JobOutcome) -> FoldOutcome:
             write_error(ended.job, text)
             return FoldOutcome(fold, failure=text, retryable=False)
         case Exception() as error:
-            return FoldOutcome(fold, failure=failure_reason(ended.job, error))
+            return FoldOutcome(fold, failure=failure_reason(ended.job, error), fault=store_fault(error))
         case other:
             return FoldOutcome(fold, failure=f"rank 0 returned {other!r} instead of a result; please report this")
 

@@ -14,6 +14,7 @@ from typing import Any
 import ray
 from ray.train.v2.api.callback import UserCallback
 from ray.train.v2.api.config import CheckpointConfig, FailureConfig, LoggingConfig, RunConfig, ScalingConfig
+from ray.train.v2.api.exceptions import ControllerError, WorkerGroupError
 from ray.train.v2.torch.torch_trainer import TorchTrainer
 from ray.util.annotations import RayDeprecationWarning
 
@@ -27,6 +28,18 @@ __all__ = [
     "Trainer",
     "UserCallback",
 ]
+
+
+def raised_by_rank(error: BaseException) -> BaseException:
+    """The exception that a rank or a hook raised, out of those that Ray Train wraps it in; else `error` itself.
+
+    Ray Train has no public name for the wrapper of a rank's exception.
+    """
+    if isinstance(error, WorkerGroupError):
+        return raised_by_rank(next(iter(error.worker_failures.values()), Exception()))
+    inner = error.controller_failure if isinstance(error, ControllerError) else vars(error).get("_base_exc")
+    return raised_by_rank(inner) if isinstance(inner, BaseException) else error
+
 
 PLACEMENT_GROUP_CLEANER = "PlacementGroupCleanerCallback"
 CONTROLLER = "TrainController"
