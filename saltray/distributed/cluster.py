@@ -222,7 +222,7 @@ def _connect(failed: Callable[[str], SaltrayError], **settings: Any) -> None:
 
     reread_uv_setting()
     reread_skipped_messages()
-    before = signal.getsignal(signal.SIGTERM)
+    before, terminated = signal.getsignal(signal.SIGTERM), False
     try:
         ray.init(log_to_driver=False, logging_level=logging.ERROR, job_config=JobConfig(), **settings)
     except Exception as error:  # Ray raises some of every kind here, none of which the caller can tell apart
@@ -230,9 +230,13 @@ def _connect(failed: Callable[[str], SaltrayError], **settings: Any) -> None:
         # Of Ray or of Python, told in several lines.
         reason = " ".join(lines) if lines[0].startswith("Version mismatch") else lines[0]
         raise failed(reason.rstrip(".")) from error
+    except SystemExit:  # by Ray's handler
+        terminated = True
     finally:
         if threading.current_thread() is threading.main_thread():  # elsewhere Ray sets none either
             signal.signal(signal.SIGTERM, before)
+    if terminated:
+        signal.raise_signal(signal.SIGTERM)
 
 
 def live_nodes() -> list[LiveNode]:

@@ -28,7 +28,7 @@ from saltray.runs.records import FoldResult
 
 POLL_S = 0.5
 LAST_POLLS = 3
-"""Attempts to read the records of a fold that has ended; each lasts until the store's own deadline."""
+"""Attempts to read the records of a fold that has finished; each lasts until the store's own deadline."""
 WAITING_S = 300.0
 """Time without a record after which a fold may be waiting for its nodes, and interval between two reports of it."""
 
@@ -81,8 +81,10 @@ def train_folds(
                     if watcher.is_quiet and pool.is_short():
                         watcher.tell_that_it_waits()
                 continue
-            running.pop(ended.job.name).finish()
+            watcher = running.pop(ended.job.name)
             outcomes.append(outcome := _outcome(ended))
+            # A store that has just taken a result is away for a moment only.
+            watcher.poll(attempts=LAST_POLLS if outcome.result is not None else 1)
             if outcome.fault is not None:
                 queued.clear()
             observer(_ending(outcome, len(queued)))
@@ -125,26 +127,21 @@ class _FoldWatcher:
         """The fold's job starts."""
         self._last_sign = self._told = time.monotonic()
 
-    def poll(self) -> bool:
-        """Report what is new; False where the store cannot be read now, which does not stop the folds."""
-        try:
-            records = read_history(self._job.home)
-        except StorageError:
-            return False
-        for record in records:
-            if record.at not in self._reported:
-                self._reported.add(record.at)
-                self._last_sign = self._told = time.monotonic()
-                self._observer(self._event(record))
-        return True
-
-    def finish(self) -> None:
-        """Report what is new for the last time."""
-        for attempt in range(LAST_POLLS):
+    def poll(self, attempts: int = 1) -> None:
+        """Report what is new; a store that cannot be read now does not stop the folds."""
+        for attempt in range(attempts):
             if attempt:
                 time.sleep(POLL_S)
-            if self.poll():
-                return
+            try:
+                records = read_history(self._job.home)
+            except StorageError:
+                continue
+            for record in records:
+                if record.at not in self._reported:
+                    self._reported.add(record.at)
+                    self._last_sign = self._told = time.monotonic()
+                    self._observer(self._event(record))
+            return
 
     @property
     def is_quiet(self) -> bool:
