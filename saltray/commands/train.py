@@ -18,6 +18,7 @@ from saltray.ensemble.threshold import ThresholdChoice, choose_threshold
 from saltray.errors import FoldsFailedError
 from saltray.progress import (
     CapacityFound,
+    DataNote,
     FoldsFinishedBefore,
     LockTakenOver,
     Observer,
@@ -90,6 +91,8 @@ def train(config: Config, *, from_search: str | None = None, observer: Observer 
     with RunLock(home, f"run {config.run}") as lock:
         if lock.taken_from is not None:
             observer(LockTakenOver(lock.taken_from))
+        for note in prepared.dataset.notes:
+            observer(DataNote(note))
         manifest = create_run(
             home,
             config,

@@ -12,6 +12,7 @@ from saltray.distributed.preflight import preflight
 from saltray.errors import SearchFailedError
 from saltray.progress import (
     CapacityFound,
+    DataNote,
     LockTakenOver,
     Observer,
     SearchPlanned,
@@ -91,6 +92,8 @@ def tune(config: Config, search: SearchConfig | None = None, *, observer: Observ
         if lock.taken_from is not None:
             observer(LockTakenOver(lock.taken_from))
         create_search(home, spec, prepared.dataset, prepared.initial_digest)
+        for note in prepared.dataset.notes:
+            observer(DataNote(note))
         observer(_planned(spec, prepared))
         known = load_trials(home, spec.config.train.epochs)
         check_values(home, known, spec.settings.space)
