@@ -19,6 +19,7 @@ from saltray.data.raw import read_tiles
 from saltray.errors import ConfigError, FoldsFailedError, ResourceError, RunLockedError, StorageError
 from saltray.progress import (
     CapacityFound,
+    DataNote,
     FoldEpoch,
     FoldFailed,
     FoldFinished,
@@ -36,7 +37,7 @@ from saltray.storage.base import Store
 from saltray.storage.lock import RunLock
 from saltray.storage.uri import open_store
 
-from .conftest import check_resumed, killed_once
+from .conftest import check_resumed, killed_once, note_something
 
 Finished = Recorded[saltray.TrainResult]
 Small = Callable[..., Config]
@@ -124,6 +125,11 @@ def test_the_default_observer_logs_under_saltray(copied: Config, caplog: pytest.
 def test_the_lock_of_a_process_that_died_is_taken_over(copied: Config, stale_lock: Callable[[Store], str]) -> None:
     owner = stale_lock(open_store(f"{copied.store}/runs/r1"))
     assert record(saltray.train, copied).events[0] == LockTakenOver(owner)
+
+
+def test_what_is_unusual_of_the_data_set_is_told(copied: Config) -> None:
+    note_something(open_store(copied.store))
+    assert record(saltray.train, copied).events[0] == DataNote("something")
 
 
 def test_a_second_process_is_refused(copied: Config) -> None:
