@@ -32,7 +32,7 @@ ENVIRONMENT = {
     "RAY_gcs_server_port_wait_time_s": "120",
     # Messages of Ray's that a user cannot act on: many worker processes are intended, and where one died saltray tells
     # the consequence.
-    "RAY_DATA_LOG_LEVEL": "ERROR",
+    "RAY_DATA_LOG_LEVEL": "CRITICAL",
     "RAY_DEDUP_LOGS_SKIP_REGEX": "worker processes have been started|A worker died or was killed",
     # A single machine is not preempted, and one helper process per job is saved.
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
