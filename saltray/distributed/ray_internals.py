@@ -5,6 +5,7 @@
 
 import os
 import re
+import secrets
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -32,6 +33,17 @@ CONTROLLER = "TrainController"
 """Class of the actor that runs a job of Ray Train."""
 RANK = "RayTrainWorker"
 """Class of the actor that is one rank of it."""
+
+
+class JobConfig(ray.job_config.JobConfig):
+    """A job whose workers do not get the folder of the driver's script and the current one on their import path.
+
+    Ray puts both first, and a user's `random.py` there would take the place of Python's. It leaves them out when a
+    working directory is uploaded. Workers need neither: they import what is installed.
+    """
+
+    def _runtime_env_has_working_dir(self) -> bool:
+        return True
 
 
 class Trainer(TorchTrainer):
@@ -79,6 +91,43 @@ def remove_orphaned_placement_groups() -> None:
         orphaned = group.creator_actor_dead and not ray.ActorID(group.creator_actor_id).is_nil()
         if orphaned and group.creator_job_id == job and group.state != table_data.REMOVED:
             remove_placement_group(PlacementGroup(ray.PlacementGroupID(group.placement_group_id)))
+
+
+@contextmanager
+def own_token() -> Iterator[None]:
+    """Give a Ray that starts in this block a token by the environment, unless the caller has given one.
+
+    Ray would save one in ~/.ray, and not everybody has a home that can be written. It caches what it has read.
+    """
+    core: Any = ray._raylet
+    loader = core.AuthenticationTokenLoader.instance()
+    given = os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH")
+    if given:
+        yield
+        return
+    os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+    loader.reset_cache()
+    try:
+        yield
+    finally:
+        del os.environ["RAY_AUTH_TOKEN"]
+        loader.reset_cache()
+
+
+def head_address() -> str:
+    """`host:port` of the head of the cluster that RAY_ADDRESS names; "auto" is one that runs on this machine.
+
+    Raises:
+        OSError, ValueError: there is none, or that is no address.
+    """
+    services: Any = ray._private.services
+    return str(services.canonicalize_bootstrap_address("auto"))
+
+
+def node_here() -> bool:
+    """Whether a node of some cluster runs on this machine: a driver connects through one."""
+    services: Any = ray._private.services
+    return bool(services.find_node_ids())
 
 
 def reread_uv_setting() -> None:

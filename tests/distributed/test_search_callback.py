@@ -164,3 +164,32 @@ def test_what_stopped_trials_had_reserved_is_freed_once_a_second(
     for now in (100.0, 100.5, 101.5, 102.0):  # noqa: B007
         search.callback.on_step_end(1, [])
     assert calls == [100.0, 101.5]
+
+
+def test_a_gcs_that_is_away_for_a_moment_does_not_end_the_search(
+    make_search: MakeSearch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away() -> None:
+        raise RuntimeError("RpcError: the GCS is away")
+
+    monkeypatch.setattr(module, "remove_orphaned_placement_groups", away)
+    search = make_search()
+    search.callback.on_step_end(1, [])
+    assert search.callback.errors == []
+
+
+def test_what_the_observer_raises_is_kept_for_the_caller(make_search: MakeSearch) -> None:
+    search = make_search()
+    broken = BrokenPipeError("the terminal is closed")
+
+    def observer(event: Event) -> None:
+        raise broken
+
+    search.callback._observer = observer
+    with pytest.raises(BrokenPipeError):
+        search.start()
+    search.epoch(1)
+    search.complete()
+    search.error()  # as Ray Tune does with a trial whose hook has failed
+    assert search.callback.errors == [broken]
+    assert search.result() is None

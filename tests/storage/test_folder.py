@@ -114,33 +114,6 @@ def test_a_killed_writer_leaves_no_object(root: Path, tmp_path: Path) -> None:
     assert not store.exists("a/file")
 
 
-def test_put_new_succeeds_although_the_network_mount_lost_the_reply(
-    root: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    link = os.link
-
-    def twice(source: Path, target: Path) -> None:
-        link(source, target)
-        link(source, target)  # raises FileExistsError, as a repeated request does
-
-    store = open_store(str(root))
-    assert store.put_new("other", b"1") is True
-    monkeypatch.setattr(os, "link", twice)
-    assert store.put_new("a", b"1") is True
-    assert store.put_new("other", b"1") is False
-    assert names(root) == ["a", "other"]
-
-
-def test_a_file_system_without_hard_links_is_refused(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def no_link(source: Path, target: Path) -> None:
-        raise OSError(errno.EPERM, "Operation not permitted")
-
-    monkeypatch.setattr(os, "link", no_link)
-    with pytest.raises(StorageError, match="no hard links"):
-        open_store(str(root)).put_new("a", b"1")
-    assert names(root) == []
-
-
 def test_a_stale_mount_is_retried(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = open_store(str(root))
     store.put("a", b"1")
@@ -178,6 +151,24 @@ def test_a_link_that_leads_nowhere_is_listed_so_that_it_is_missed(root: Path) ->
         store.get("a/dangling")
     with pytest.raises(StorageError, match="a/loop: Too many levels of symbolic links"):
         store.get("a/loop")
+
+
+def test_what_nfs_keeps_of_deleted_files_is_no_object(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = open_store(str(root))
+    store.put("a/object", b"1")
+    (root / "a" / ".nfs000000000001").write_bytes(b"still open somewhere")
+    assert [entry.key for entry in store.list()] == ["a/object"]
+    unlink = os.unlink
+
+    def busy(path: str, **where: int) -> None:
+        if str(path).startswith(".nfs"):
+            raise OSError(errno.EBUSY, os.strerror(errno.EBUSY), path)
+        unlink(path, **where)
+
+    monkeypatch.setattr(os, "unlink", busy)
+    store.delete_prefix("a")
+    assert store.folders() == []
+    assert names(root / "a") == [".nfs000000000001"]
 
 
 def test_permissions_of_objects_follow_the_umask(root: Path) -> None:

@@ -25,6 +25,8 @@ from .faulty_s3 import BUCKET, FOREVER, Fault, FaultProxy, refused
         (400, "XAmzContentSHA256Mismatch"),
         (409, "ConditionalRequestConflict"),
         (429, "TooManyRequests"),
+        (408, "Timeout"),
+        (520, "Cloudflare"),
     ],
 )
 def test_transient_replies_are_retried(status: int, code: str, s3: Store, proxy: FaultProxy) -> None:
@@ -48,6 +50,8 @@ def test_transient_replies_are_retried(status: int, code: str, s3: Store, proxy:
         (404, "NoSuchBucket", "create it, or correct the URI"),
         (400, "AuthorizationHeaderMalformed", "set AWS_DEFAULT_REGION to the bucket's region"),
         (403, "QuotaExceeded", "delete objects that are no longer needed"),
+        (403, "InvalidObjectState", "restore it to a storage class"),
+        (507, "XMinioStorageFull", "the store is full; free some space"),
         (418, "Teapot", "look up Teapot in the store's documentation"),
     ],
 )
@@ -133,3 +137,30 @@ def test_a_checksum_that_botocore_rejects_is_an_integrity_error() -> None:
 
 def test_an_exception_that_is_not_botocores_is_not_explained() -> None:
     assert explain("s3://b/k", KeyError("a")) is None
+
+
+def test_an_endpoint_that_redirects_is_named(s3: Store, proxy: FaultProxy) -> None:
+    """As most servers answer http:// when they want https://."""
+    page = b"<html><head><title>301 Moved Permanently</title></head><body/></html>"
+    to = {"Location": "https://minio.example/"}
+    proxy.faults = [
+        Fault(method, status=301, body=page, headers=to, times=FOREVER) for method in ("GET", "PUT", "HEAD")
+    ]
+    for call in (lambda: s3.put("a", b""), lambda: s3.get("a"), lambda: s3.exists("a"), lambda: list(s3.list())):
+        assert "the endpoint redirects to https://minio.example/; correct AWS_ENDPOINT_URL_S3" in refused(call)
+
+
+@pytest.mark.parametrize("status", [301, 307])
+def test_a_bucket_of_another_region_without_its_name_is_explained(status: int, s3: Store, proxy: FaultProxy) -> None:
+    proxy.faults = [Fault(method, status=status, code="PermanentRedirect", times=FOREVER) for method in ("GET", "PUT")]
+    for call in (lambda: s3.put("a", b""), lambda: s3.get("a"), lambda: list(s3.list())):
+        assert "set AWS_DEFAULT_REGION to the bucket's region" in refused(call)
+
+
+def test_an_endpoint_without_tls_is_explained_at_once(
+    s3: Store, proxy: FaultProxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", proxy.endpoint.replace("http:", "https:"))
+    message = refused(lambda: open_store(s3.uri).get("a"))
+    assert "gave up" not in message
+    assert "start AWS_ENDPOINT_URL_S3 with http://" in message
