@@ -1,7 +1,7 @@
 """Paths on a cluster: which are lost with a job, and which all nodes see."""
 
+import os
 from collections.abc import Callable
-from pathlib import Path
 
 from saltray.data.source import Source
 from saltray.distributed.cluster import joins_cluster, live_nodes
@@ -21,7 +21,8 @@ def check_kept(what: str, uri: str) -> None:
     Raises:
         ConfigError: it is such a path.
     """
-    if joins_cluster() and "://" not in uri and not Path(uri).expanduser().is_absolute():
+    absolute = os.path.isabs(os.path.expanduser(uri))  # noqa: PTH111, PTH117  (Path raises for a user who is not there)
+    if joins_cluster() and "://" not in uri and not absolute:
         raise ConfigError(
             f"{what} {uri} is in the working directory of this one job of the cluster, which is lost with it; use "
             "s3://, or an absolute path"

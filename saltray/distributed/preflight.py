@@ -120,8 +120,8 @@ def check_cluster(cluster: ClusterConfig, home: Store, *, jobs: int, sharing: in
         # A node that joins later checks for itself, before it trains.
         if len(present) > 1 and (faults := ask_nodes(live_nodes(), _fault_seen, home)):
             raise ConfigError(
-                f"{home.uri} is not the same folder on every node ({faults_in_words(faults)}); use s3://, or a folder that all "
-                "nodes share"
+                f"{home.uri} is not the same folder on every node ({faults_in_words(faults)}); use s3://, or a folder "
+                "that all nodes share"
             )
         if len(possible) > len(present):
             observer(StoreMustBeShared(home.uri))
