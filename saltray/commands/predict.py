@@ -18,7 +18,7 @@ from saltray.data.sample import SAMPLE, check_against_sample
 from saltray.data.source import Source
 from saltray.data.tile_reader import TileReader
 from saltray.distributed.cluster import ray_cluster
-from saltray.distributed.every_node import check_inputs_seen, check_kept
+from saltray.distributed.paths import check_inputs_seen, check_kept
 from saltray.ensemble.load import Ensemble
 from saltray.ensemble.versions import read_manifest, resolve
 from saltray.errors import ConfigError, EnsembleError

@@ -43,7 +43,7 @@ ENVIRONMENT = {
     "RAY_OBJECT_STORE_ALLOW_SLOW_STORAGE": "1",
     # Messages of Ray's that a user cannot act on: many worker processes are intended, and where one died saltray tells
     # the consequence.
-    "RAY_DATA_LOG_LEVEL": "ERROR",
+    "RAY_DATA_LOG_LEVEL": "CRITICAL",
     "RAY_DEDUP_LOGS_SKIP_REGEX": "worker processes have been started|A worker died or was killed",
     # A single machine is not preempted, and one helper process per job is saved.
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
