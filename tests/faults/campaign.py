@@ -250,7 +250,7 @@ class Campaign:
         steps = []
         for _ in range(draw.randint(3, 6)):
             name = draw.choice(["SIGKILL", "SIGKILL", "SIGKILL", "SIGTERM", "SIGINT", "SIGHUP"])
-            number, file = draw.randint(1, 12), draw.choice(FILES)
+            number, file = draw.randint(1, 8), draw.choice(FILES)
             if proxy is not None:
                 inject = partial(signal_at_request, proxy, SIGNALS[name], number)
             else:

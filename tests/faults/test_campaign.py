@@ -1,4 +1,4 @@
-"""A short campaign: a training on a faulty S3 loses a rank, is told to end, and resumes; and what the long one counts."""
+"""A short campaign: a training on a faulty S3 loses a rank, is told to end, resumes; and what the long one counts."""
 
 import json
 import uuid
