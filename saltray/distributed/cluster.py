@@ -47,6 +47,8 @@ ENVIRONMENT = {
     "RAY_DEDUP_LOGS_SKIP_REGEX": "worker processes have been started|A worker died or was killed",
     # A single machine is not preempted, and one helper process per job is saved.
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
+    # Ranks connect to each other, without authentication, where the name of the machine leads to.
+    "GLOO_SOCKET_IFNAME": "lo",
     # Ctrl-C ends a search at once, as it ends training; saltray writes its own records of the trials.
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
@@ -60,7 +62,7 @@ HTTP2 = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
 """What a client of gRPC says first: the preface of HTTP/2, and its settings."""
 SETTINGS = b"\4"
 """The kind of frame that the server of such a client says first."""
-SINGLE_MACHINE_ONLY = {"RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"}
+SINGLE_MACHINE_ONLY = {"RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "GLOO_SOCKET_IFNAME"}
 
 
 class LiveNode(TypedDict):

@@ -36,7 +36,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import boto3
 from bench.stored import compared, content, download
 from command import s3_environment, upload
-from faults.disturb import SIGNALS, Attempt, Disk, Step, send
+from faults.disturb import SIGNALS, Attempt, Disk, Step, attempts, send
 from faults.s3_proxy import OUTAGE, SeededProxy, running
 from moto_server import moto_server
 from storage.faulty_s3 import FOREVER, Fault
@@ -65,8 +65,6 @@ COUNTED = ("survived", "epochs", "repeated", "objects", "bytes", "lost")
 PUBLISHED = ("ensembles/", "runs/r1/oof.parquet", "runs/r1/report.html")
 """What a training writes after its folds."""
 STORES = ("folder", "s3")
-ATTEMPTS_MORE = 3
-"""Attempts beyond one for each fault that ends the command."""
 KINDS = ("process", "signal", "network", "disk")
 
 
@@ -252,7 +250,7 @@ class Campaign:
         steps = []
         for _ in range(draw.randint(3, 6)):
             name = draw.choice(["SIGKILL", "SIGKILL", "SIGKILL", "SIGTERM", "SIGINT", "SIGHUP"])
-            number, file = draw.randint(1, 12), draw.choice(FILES)
+            number, file = draw.randint(1, 8), draw.choice(FILES)
             if proxy is not None:
                 inject = partial(signal_at_request, proxy, SIGNALS[name], number)
             else:
@@ -262,22 +260,13 @@ class Campaign:
 
     def _attempts(self, unit: Unit, steps: list[Step], proxy: SeededProxy | None) -> None:
         """Run the command until it is complete."""
-        for _ in range(len(steps) + ATTEMPTS_MORE):
-            attempt = Attempt(self.command(unit), self.work)
+        for attempt in attempts(self.command(unit), self.work, steps, proxy):
             unit.attempts.append(attempt)
-            before = proxy.injected.copy() if proxy is not None else Counter()
-            attempt.run([step for step in steps if not step.done])
-            if proxy is not None:
-                drawn = proxy.injected - before
-                attempt.injected += [f"S3 {kind}" for kind in drawn.elements() if kind != OUTAGE]
-            attempt.judge()
+            unit.injected.update(attempt.injected)
+            unit.wrong += attempt.faults
             print(f"    {attempt.seconds:5.0f} s  code {attempt.code:4}  {summary(attempt.injected)}", flush=True)
             if attempt.last_line:
                 print(f"             {attempt.last_line[:300]}", flush=True)
-            unit.injected.update(attempt.injected)
-            unit.wrong += attempt.faults
-            if attempt.code == 0:
-                break
         for attempt in unit.attempts:
             if left := attempt.left():
                 unit.wrong.append(f"left running: {', '.join(sorted(left))[:500]}")

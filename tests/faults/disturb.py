@@ -7,16 +7,20 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import monotonic, sleep
 
 from command import Live
+from faults.s3_proxy import OUTAGE, SeededProxy
 
 LIMIT_S = 240.0
 """No attempt may take longer: it hangs."""
+ATTEMPTS_MORE = 3
+"""Attempts beyond one for each step."""
 SIGNALS = {"SIGKILL": signal.SIGKILL, "SIGTERM": signal.SIGTERM, "SIGINT": signal.SIGINT, "SIGHUP": signal.SIGHUP}
 PROCESSES = {
     "rank": r"^ray::(RayTrainWorker|_RayTrainWorker)",
@@ -60,6 +64,8 @@ class Attempt:
     faults: list[str] = field(default_factory=list)
     """What of this attempt was not in order."""
     code: int = 0
+    lines: list[str] = field(default_factory=list)
+    """Its standard output, so far."""
     errors: str = ""
     """Its standard error."""
     last_line: str = ""
@@ -70,6 +76,7 @@ class Attempt:
     def run(self, steps: list[Step]) -> None:
         """Start the command, let the steps happen in turn, and wait for its end."""
         self.live = Live(*self.args, home=self.work)
+        self.lines = self.live.seen
         errors: list[str] = []
         reader = threading.Thread(target=lambda: errors.extend(self.live.process.stderr or ()), daemon=True)
         reader.start()
@@ -90,10 +97,6 @@ class Attempt:
         self.seconds = monotonic() - self.began
         reader.join(timeout=10)
         self.errors = "".join(errors)
-
-    @property
-    def lines(self) -> list[str]:
-        return self.live.seen
 
     def since_step(self) -> float:
         """Seconds since the last step, or the start."""
@@ -135,6 +138,23 @@ class Attempt:
         return self.live.left(
             *(AGENTS if self.code == -signal.SIGKILL or {"SIGKILL raylet"} & {*self.injected} else ())
         )
+
+
+def attempts(
+    args: tuple[str, ...], work: Path, steps: list[Step], proxy: SeededProxy | None = None
+) -> Iterator[Attempt]:
+    """Run a command again and again, with the steps that are still to come, until it is complete."""
+    for _ in range(len(steps) + ATTEMPTS_MORE):
+        attempt = Attempt(args, work)
+        before = proxy.injected.copy() if proxy is not None else Counter()
+        attempt.run([step for step in steps if not step.done])
+        if proxy is not None:
+            drawn = proxy.injected - before
+            attempt.injected += [f"S3 {kind}" for kind in drawn.elements() if kind != OUTAGE]
+        attempt.judge()
+        yield attempt
+        if attempt.code == 0:
+            return
 
 
 def stack(pid: int) -> str:
