@@ -165,8 +165,8 @@ class FolderStore(Store):
             found = []
             with suppress(FileNotFoundError, NotADirectoryError), os.scandir(self._folder / start) as items:
                 for item in items:
-                    with suppress(FileNotFoundError):  # deleted since the scan began, or a broken symbolic link
-                        found.append((item.name, item.stat()))
+                    with suppress(FileNotFoundError):  # deleted since the scan began
+                        found.append((item.name, _status(item)))
             return sorted(found, key=_sort_key)
 
         return [(name, status) for name, status in self._attempt(start, scan) if _is_listed(name, status)]
@@ -174,6 +174,16 @@ class FolderStore(Store):
 
 def _entry(key: str, status: os.stat_result) -> Entry:
     return Entry(key, status.st_size, f"{status.st_size}-{status.st_mtime_ns}")
+
+
+def _status(item: "os.DirEntry[str]") -> os.stat_result:
+    """Of the file that an entry links to; of the link itself if it leads nowhere, so that reading it tells that."""
+    try:
+        return item.stat()
+    except OSError as error:
+        if error.errno not in (errno.ENOENT, errno.ELOOP):
+            raise
+        return item.stat(follow_symlinks=False)
 
 
 def _sort_key(item: tuple[str, os.stat_result]) -> str:
@@ -184,7 +194,8 @@ def _sort_key(item: tuple[str, os.stat_result]) -> str:
 def _is_listed(name: str, status: os.stat_result) -> bool:
     if stat.S_ISDIR(status.st_mode):
         return True
-    return stat.S_ISREG(status.st_mode) and not name.startswith((TEMP_PREFIX, _SILLY_RENAME))
+    kept = stat.S_ISREG(status.st_mode) or stat.S_ISLNK(status.st_mode)
+    return kept and not name.startswith((TEMP_PREFIX, _SILLY_RENAME))
 
 
 def _holds_files(path: Path) -> bool:

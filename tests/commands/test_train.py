@@ -19,6 +19,7 @@ from saltray.data.raw import read_tiles
 from saltray.errors import ConfigError, FoldsFailedError, ResourceError, RunLockedError, StorageError
 from saltray.progress import (
     CapacityFound,
+    DataNote,
     FoldEpoch,
     FoldFailed,
     FoldFinished,
@@ -36,7 +37,7 @@ from saltray.storage.base import Store
 from saltray.storage.lock import RunLock
 from saltray.storage.uri import open_store
 
-from .conftest import check_resumed, killed_once
+from .conftest import check_resumed, killed_once, note_something
 
 Finished = Recorded[saltray.TrainResult]
 Small = Callable[..., Config]
@@ -126,6 +127,11 @@ def test_the_lock_of_a_process_that_died_is_taken_over(copied: Config, stale_loc
     assert record(saltray.train, copied).events[0] == LockTakenOver(owner)
 
 
+def test_what_is_unusual_of_the_data_set_is_told(copied: Config) -> None:
+    note_something(open_store(copied.store))
+    assert record(saltray.train, copied).events[0] == DataNote("something")
+
+
 def test_a_second_process_is_refused(copied: Config) -> None:
     home = open_store(f"{copied.store}/runs/r1")
     before = {entry.key: entry.tag for entry in home.list() if not entry.key.startswith("lock/")}
@@ -138,6 +144,7 @@ def test_more_than_the_cluster_has_is_refused_before_training(small: Small, tile
     config = small(tiles_folder, tmp_path, cluster=ClusterConfig(gpus_per_worker=1))
     with pytest.raises(ResourceError, match="1 rank of 1 GPU and 1 CPU, but the cluster has"):
         saltray.train(config)
+    assert not [*tmp_path.rglob("*.*")]
 
 
 def test_a_broken_fold_leaves_the_other_and_is_mended_alone(small: Small, tiles_folder: Path, tmp_path: Path) -> None:

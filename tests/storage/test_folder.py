@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from saltray.errors import ConfigError, StorageError
+from saltray.errors import ConfigError, NotFoundError, StorageError
 from saltray.storage.files import TEMP_PREFIX
 from saltray.storage.uri import open_store
 
@@ -134,7 +134,6 @@ def test_only_objects_are_listed(root: Path) -> None:
     store = open_store(str(root))
     store.put("a/object", b"1")
     (root / "empty").mkdir()
-    (root / "a" / "dangling").symlink_to("nowhere")
     os.mkfifo(root / "a" / "pipe")
     (root / "linked").symlink_to("a")
     assert [entry.key for entry in store.list()] == ["a/object", "linked/object"]
@@ -210,6 +209,19 @@ def test_what_nfs_keeps_of_deleted_files_is_no_object(root: Path, monkeypatch: p
     store.delete_prefix("a")
     assert store.folders() == []
     assert names(root / "a") == [".nfs000000000001"]
+
+
+def test_a_link_that_leads_nowhere_is_listed_so_that_it_is_missed(root: Path) -> None:
+    store = open_store(str(root))
+    store.put("a/object", b"1")
+    (root / "a" / "dangling").symlink_to("nowhere")
+    (root / "a" / "loop").symlink_to("loop")
+    assert [entry.key for entry in store.list()] == ["a/dangling", "a/loop", "a/object"]
+    assert not store.exists("a/dangling")
+    with pytest.raises(NotFoundError, match="a/dangling: there is no such object"):
+        store.get("a/dangling")
+    with pytest.raises(StorageError, match="a/loop: Too many levels of symbolic links"):
+        store.get("a/loop")
 
 
 def test_permissions_of_objects_follow_the_umask(root: Path) -> None:
