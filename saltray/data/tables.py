@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.csv as pc
 
-from saltray.data.images import Mask
+from saltray.data.images import Mask, check_bytes
 from saltray.data.names import id_problem, normal_id
 from saltray.data.problems import Problem, and_more, quoted
 from saltray.data.rle import decode_rle
@@ -19,8 +19,6 @@ from saltray.data.source import Source
 from saltray.errors import DataError
 from saltray.storage.base import Entry
 
-MAX_BYTES = 256 * 2**20
-"""Largest table."""
 _BOMS = {codecs.BOM_UTF8: "utf-8", codecs.BOM_UTF32_LE: "utf-32-le", codecs.BOM_UTF32_BE: "utf-32-be"} | {
     codecs.BOM_UTF16_LE: "utf-16-le",  # after UTF-32's, of which it is the start
     codecs.BOM_UTF16_BE: "utf-16-be",
@@ -42,8 +40,7 @@ def read_table(source: Source, entry: Entry) -> bytes:
     Raises:
         DataError: it cannot be read, or is too large. The message does not name the file.
     """
-    if entry.size > MAX_BYTES:
-        raise DataError(f"the file has {entry.size:,} bytes; the limit is {MAX_BYTES:,}")
+    check_bytes(entry.size)
     return source.read(entry.key)
 
 

@@ -6,11 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from saltray.data.images import Mask
+from saltray.data.images import MAX_BYTES, Mask
 from saltray.data.problems import Problem
 from saltray.data.rle import encode_rle
 from saltray.data.source import Source
-from saltray.data.tables import MAX_BYTES, check_masks_table, read_depths, read_ids, read_table
+from saltray.data.tables import check_masks_table, read_depths, read_ids, read_table
 from saltray.errors import DataError
 
 from .mini import Mini
@@ -158,7 +158,7 @@ def test_a_table_that_is_too_large_is_refused_before_it_is_read(folder: Path) ->
         file.truncate(MAX_BYTES + 1)
     source = Source(str(folder))
     (entry,) = [entry for entry in source.list() if entry.key == "train.csv"]
-    with pytest.raises(DataError, match="268,435,457 bytes; the limit is 268,435,456"):
+    with pytest.raises(DataError, match="67,108,865 bytes; the limit is 67,108,864"):
         read_table(source, entry)
     assert read_ids(source, entry) == set()
 
