@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import saltray.data.tables
 from saltray.data.images import MAX_BYTES, Mask
 from saltray.data.problems import Problem
 from saltray.data.rle import encode_rle
@@ -127,6 +128,19 @@ def test_problem_of_the_whole_file(data: bytes, problem: str) -> None:
     assert problem in problems[0]
     assert problems[0].startswith("train.csv: ")
     assert "\n" not in problems[0]
+
+
+def test_rows_are_limited(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(saltray.data.tables, "MAX_ROWS", 4)
+    assert check_table(TEXT.encode()) == ([], [])  # the first row counts
+    assert check_table(TEXT.encode() + b"x,1 1\n")[0] == ["train.csv: 5 rows; the limit is 4: keep those of the tiles"]
+
+
+def test_rows_of_another_length_are_limited(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(saltray.data.tables, "MAX_BAD_ROWS", 3)
+    problems, _ = check_table(TEXT.encode() + b"a,b,c\n" * 1000)
+    assert len(problems) == 4
+    assert problems[-1].startswith("train.csv: not a CSV table (CSV parse error")
 
 
 def test_depths() -> None:
