@@ -144,7 +144,7 @@ def _decode(data: bytes) -> _Decoded:
                 header.verify()  # the checksums of the pixel chunks, which decoding ignores
         with plugin(io.BytesIO(data)) as image:
             if kind == "PNG" and data[_DEPTH] in _DEEP:
-                return _Decoded(kind, image.mode, _deep_channels(data, image.mode), np.zeros((0, 3), np.uint8))
+                return _Decoded(kind, image.mode, _deep_grey(data, image.mode), np.zeros((0, 3), np.uint8))
             pixels = np.asarray(image)
             palette = np.array(image.getpalette() if image.mode == "P" else [], np.uint8).reshape(-1, 3)
             if image.mode == "P" and pixels.max() >= len(palette):
@@ -184,11 +184,11 @@ def _check_tiff(image: TiffImagePlugin.TiffImageFile) -> None:
         raise DataError("a TIFF of several channels of 16 bits; save it as 16-bit grey")
 
 
-def _deep_channels(data: bytes, mode: str) -> NDArray[np.uint16]:
-    """A PNG of 16-bit channels, which Pillow reads as 8 bits: once for the high bytes, once for the low ones."""
+def _deep_grey(data: bytes, mode: str) -> NDArray[np.uint16]:
+    """Grey from a PNG of 16-bit channels, which Pillow reads as 8 bits: once the high bytes, once the low ones."""
     halves = []
     for order in ("16B", "16L"):
         with PngImagePlugin.PngImageFile(io.BytesIO(data)) as image:
             image.tile = [image.tile[0]._replace(args=f"{mode};{order}")]
-            halves.append(np.asarray(image).astype(np.uint16))
+            halves.append(_grey(np.asarray(image)).astype(np.uint16))
     return halves[0] * np.uint16(256) + halves[1]

@@ -17,7 +17,7 @@ from saltray.data.raw_layout import RawLayout, find_layout
 from saltray.data.source import Source
 from saltray.data.tables import check_masks_table, read_depths, read_table
 from saltray.data.tiles import LabelledTiles
-from saltray.errors import DataError
+from saltray.errors import DataError, NotFoundError
 from saltray.storage.base import Entry
 
 T = TypeVar("T")
@@ -121,6 +121,8 @@ def decode_all(
     def attempt(entry: Entry) -> T | DataError:
         try:
             return decode(source.read(entry.key))
+        except NotFoundError:
+            return DataError("a link that leads nowhere, or a file that was deleted meanwhile; restore or remove it")
         except DataError as error:
             return error
 

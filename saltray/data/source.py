@@ -92,8 +92,7 @@ class Source:
 
     def zips(self) -> builtins.list[str]:
         """Names of the zips on top."""
-        top = [entry.key for entry in self._top()] if self._is_local and not self._is_zip else []
-        return sorted(name for name in top if name.lower().endswith(".zip"))
+        return [entry.key for entry in self.list() if "/" not in entry.key and entry.key.lower().endswith(".zip")]
 
     def read(self, name: str) -> bytes:
         """The content of a file.

@@ -2,6 +2,7 @@
 
 import codecs
 import io
+import itertools
 import math
 import re
 from collections.abc import Iterator, Mapping, Set
@@ -11,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.csv as pc
 
-from saltray.data.images import Mask
+from saltray.data.images import Mask, check_bytes
 from saltray.data.names import id_problem, normal_id
 from saltray.data.problems import Problem, and_more, quoted
 from saltray.data.rle import decode_rle
@@ -19,8 +20,10 @@ from saltray.data.source import Source
 from saltray.errors import DataError
 from saltray.storage.base import Entry
 
-MAX_BYTES = 256 * 2**20
-"""Largest table."""
+MAX_ROWS = 1_000_000
+"""Most rows of a table; each takes about 300 bytes of memory."""
+MAX_BAD_ROWS = 1000
+"""Most rows of another length before the file counts as no table."""
 _BOMS = {codecs.BOM_UTF8: "utf-8", codecs.BOM_UTF32_LE: "utf-32-le", codecs.BOM_UTF32_BE: "utf-32-be"} | {
     codecs.BOM_UTF16_LE: "utf-16-le",  # after UTF-32's, of which it is the start
     codecs.BOM_UTF16_BE: "utf-16-be",
@@ -42,8 +45,7 @@ def read_table(source: Source, entry: Entry) -> bytes:
     Raises:
         DataError: it cannot be read, or is too large. The message does not name the file.
     """
-    if entry.size > MAX_BYTES:
-        raise DataError(f"the file has {entry.size:,} bytes; the limit is {MAX_BYTES:,}")
+    check_bytes(entry.size)
     return source.read(entry.key)
 
 
@@ -158,7 +160,11 @@ def _parse(file: str, data: bytes, problems: list[Problem]) -> list[list[str]]:
     first = text.lstrip("\r\n").partition("\n")[0]
     delimiter = next((mark for mark in ",;\t" if mark in first), ",")
 
+    bad = itertools.count(1)
+
     def skip(row: pc.InvalidRow) -> str:
+        if next(bad) > MAX_BAD_ROWS:
+            return "error"
         what = f"{row.actual_columns} columns in {quoted(row.text)}, not {row.expected_columns}; correct the row"
         problems.append(Problem(f"{file}: row {row.number}", what))
         return "skip"
@@ -175,6 +181,8 @@ def _parse(file: str, data: bytes, problems: list[Problem]) -> list[list[str]]:
         )
     except (pa.ArrowException, OSError) as error:
         raise DataError(f"not a CSV table ({' '.join(str(error).split())[:200]}); save it as CSV in UTF-8") from error
+    if table.num_rows > MAX_ROWS:
+        raise DataError(f"{table.num_rows:,} rows; the limit is {MAX_ROWS:,}: keep those of the tiles")
     columns = [[str(cell) for cell in column.to_pylist()] for column in table.columns]
     return [[column[0] for column in columns], *(column[1:] for column in columns)]
 

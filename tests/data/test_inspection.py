@@ -111,6 +111,10 @@ PROBLEMS: dict[str, tuple[Callable[[Path, Mini], object], dict[str, str]]] = {
         lambda f, m: put(f / "test/images/ffffff0000.png", m.test_images[0].astype(np.uint16)),
         {"test/images/ffffff0000.png": "a 16-bit image, but the training images have 8 bits"},
     ),
+    "broken link": (
+        lambda f, m: (image(f, m, 0).unlink(), image(f, m, 0).symlink_to("nowhere")),
+        {"train/images/{0}.png": "a link that leads nowhere"},
+    ),
     "JPEG mask": (
         lambda f, m: (mask(f, m, 0).unlink(), Image.new("L", (WIDTH, HEIGHT)).save(mask(f, m, 0).with_suffix(".jpg"))),
         {"train/masks/{0}.jpg": "a JPEG, which changes the values"},

@@ -160,7 +160,8 @@ FINDS: list[Callable[[Source], object]] = [
         ("nowhere", "does not exist; check the path"),
         ("nowhere/data.zip", "does not exist; check the path"),
         ("file", "is a file; name a folder"),
-        ("zips", r"but a\.zip, b\.zip; name the zip that has the tiles"),
+        ("zips/of-zips.zip", r"but train\.zip; name the zip that has the tiles, or unpack it"),
+        ("zips", r"but a\.zip, b\.zip, of-zips\.zip; name the zip that has the tiles"),
     ],
 )
 def test_no_images_is_one_line_with_the_remedy(
@@ -171,6 +172,7 @@ def test_no_images_is_one_line_with_the_remedy(
     Path("zips").mkdir()
     for name in ("a.zip", "b.zip"):
         Path("zips", name).touch()
+    zip_members([("salt/train.zip", b"")], Path("zips/of-zips.zip"))
     with pytest.raises(DataError, match=remedy) as caught:
         find(Source(uri))
     assert str(tmp_path) in str(caught.value)

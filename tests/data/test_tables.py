@@ -6,11 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from saltray.data.images import Mask
+import saltray.data.tables
+from saltray.data.images import MAX_BYTES, Mask
 from saltray.data.problems import Problem
 from saltray.data.rle import encode_rle
 from saltray.data.source import Source
-from saltray.data.tables import MAX_BYTES, check_masks_table, read_depths, read_ids, read_table
+from saltray.data.tables import check_masks_table, read_depths, read_ids, read_table
 from saltray.errors import DataError
 
 from .mini import Mini
@@ -129,6 +130,19 @@ def test_problem_of_the_whole_file(data: bytes, problem: str) -> None:
     assert "\n" not in problems[0]
 
 
+def test_rows_are_limited(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(saltray.data.tables, "MAX_ROWS", 4)
+    assert check_table(TEXT.encode()) == ([], [])  # the first row counts
+    assert check_table(TEXT.encode() + b"x,1 1\n")[0] == ["train.csv: 5 rows; the limit is 4: keep those of the tiles"]
+
+
+def test_rows_of_another_length_are_limited(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(saltray.data.tables, "MAX_BAD_ROWS", 3)
+    problems, _ = check_table(TEXT.encode() + b"a,b,c\n" * 1000)
+    assert len(problems) == 4
+    assert problems[-1].startswith("train.csv: not a CSV table (CSV parse error")
+
+
 def test_depths() -> None:
     problems: list[Problem] = []
     assert read_depths(b"id,z\na,306\nb,1e2\n", problems) == {"a": 306, "b": 100}
@@ -158,7 +172,7 @@ def test_a_table_that_is_too_large_is_refused_before_it_is_read(folder: Path) ->
         file.truncate(MAX_BYTES + 1)
     source = Source(str(folder))
     (entry,) = [entry for entry in source.list() if entry.key == "train.csv"]
-    with pytest.raises(DataError, match="268,435,457 bytes; the limit is 268,435,456"):
+    with pytest.raises(DataError, match="67,108,865 bytes; the limit is 67,108,864"):
         read_table(source, entry)
     assert read_ids(source, entry) == set()
 
