@@ -1,6 +1,5 @@
 """What the tests of the commands share: copies of a finished run, stores on S3, and ranks that are killed."""
 
-import hashlib
 import os
 import shutil
 import signal
@@ -16,16 +15,13 @@ import pytest
 from ray_session import Recorded
 
 import saltray
-from saltray.config import Config, FoldConfig, ModelConfig, TrainConfig
-from saltray.data.pixel_range import PixelRange
-from saltray.ensemble.manifest import EnsembleManifest, Member
+from saltray.config import Config
 from saltray.records import parse_record
 from saltray.runs.history import EpochRecord, ResumeRecord, epochs_of, read_history
 from saltray.runs.layout import CHECKPOINT_MANIFEST, checkpoint_folder
 from saltray.runs.records import CheckpointManifest
 from saltray.storage.base import Store
 from saltray.storage.lock import Owner
-from saltray.storage.uri import open_store
 
 FIRST_CHECKPOINT = f"{checkpoint_folder(1)}/{CHECKPOINT_MANIFEST}"
 
@@ -39,50 +35,6 @@ def copied(
     shutil.copytree(original, tmp_path / "store")
     config = small(tiles_folder, original)
     return replace(config, store=str(tmp_path / "store"))
-
-
-@pytest.fixture(scope="session")
-def untrained(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """URI of an ensemble of two thin, untrained networks for tiles of 101x101 pixels; not to be changed."""
-    import torch
-    from safetensors.torch import save
-
-    from saltray.models.build import build_model
-
-    config = Config(
-        data="unused",
-        folds=FoldConfig(count=2),
-        model=ModelConfig(encoder_width=4, num_filters=2),
-        train=TrainConfig(precision="fp32"),
-    )
-    store = open_store(str(tmp_path_factory.mktemp("untrained")))
-    home = store.sub("ensembles/r1/v1")
-    members = []
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        for fold in range(2):
-            data = save(build_model(config.model).state_dict())
-            home.put(f"fold-{fold}.safetensors", data)
-            digest = hashlib.sha256(data).hexdigest()
-            members.append(Member(fold=fold, key=f"fold-{fold}.safetensors", sha256=digest, score=0.7))
-    manifest = EnsembleManifest(
-        name="r1",
-        version="v1",
-        members=tuple(members),
-        height=101,
-        width=101,
-        threshold=0.5,
-        score=0.7,
-        score_at_threshold=0.7,
-        baseline=0.4,
-        run="r1",
-        dataset="0" * 64,
-        pixel_range=PixelRange(bits=8, maximum=255),
-        config=config,
-        provenance={},
-    )
-    home.put_record("manifest.json", manifest)
-    return home.uri
 
 
 @pytest.fixture
