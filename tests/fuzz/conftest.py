@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, Phase, settings
 
 SECONDS = 10.0
 MEGABYTES = 500
-CAMPAIGN = 10
+CAMPAIGN = 20
 """How many times as many inputs a campaign has."""
 
 inputs: dict[str, int] = {}
