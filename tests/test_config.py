@@ -182,3 +182,38 @@ def test_a_script_that_gives_another_type_is_refused(make: Callable[[], object],
 
 def test_an_integer_may_stand_for_any_number() -> None:
     assert OptimConfig(clip_norm=1).clip_norm == 1
+
+
+@pytest.mark.parametrize(
+    ("section", "name", "most"),
+    [
+        (FoldConfig, "count", 999),
+        (FoldConfig, "seed", 2**63 - 1),
+        (ModelConfig, "num_filters", 1024),
+        (ModelConfig, "encoder_width", 1024),
+        (TrainConfig, "epochs", 10_000),
+        (TrainConfig, "batch_size", 2**20),
+        (TrainConfig, "input_size", 2**14),
+        (TrainConfig, "checkpoint_every", 10**9),
+        (TrainConfig, "seed", 2**63 - 1),
+        (ClusterConfig, "workers_per_fold", 10_000),
+        (ClusterConfig, "max_failures", 10**6),
+        (SearchConfig, "trials", 10_000),
+        (SearchConfig, "epochs", 10_000),
+    ],
+)
+def test_a_number_has_a_limit(section: Any, name: str, most: float) -> None:
+    assert getattr(section(**{name: most}), name) == most
+    with pytest.raises(ConfigError, match=rf"\.{name} is {most + 1}; use {most} or less"):
+        section(**{name: most + 1})
+
+
+@pytest.mark.parametrize("name", ["bce", "dice", "checkpoint_every"])
+def test_no_setting_is_infinite(name: str) -> None:
+    with pytest.raises(ConfigError):
+        TrainConfig(**{name: math.inf})  # a manifest could not be written
+
+
+def test_a_choice_of_too_many_values() -> None:
+    with pytest.raises(ConfigError, match="a choice has 1001 values; use 1000 or fewer"):
+        Choice(tuple(range(1001)))

@@ -5,7 +5,7 @@ import json
 import math
 import warnings
 from dataclasses import dataclass, field, fields
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import pytest
 from pydantic import Field
@@ -14,12 +14,23 @@ from samples import STORED_CONFIG, STORED_EPOCH
 from saltray.config import Config, OptimConfig, SearchConfig, Values
 from saltray.errors import ConfigError
 from saltray.records import (
+    MAX_EPOCHS,
+    RECORD_BYTES,
+    Count,
+    Epoch,
+    Fold,
+    Fraction,
+    Pixels,
+    Rate,
     RecordError,
+    Seconds,
+    Sha256,
     digest,
     excerpt,
     field_types,
     fits,
     from_record,
+    parse_json,
     parse_record,
     parse_word,
     replace_fields,
@@ -223,6 +234,80 @@ def test_deep_nesting_is_refused(depth: int, make: Any) -> None:
     assert fault(Whole, {"score": value}).startswith(("not JSON: recursion limit", "nested too deeply"))
     with pytest.raises(RecordError, match="recursion limit"):
         parse_record(Whole, "[" * depth)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (b'{"score": 1, "score": 2}', "not JSON: score is there twice"),
+        (b'{"score": 1, "first": {"name": "x", "size": 1, "size": 1}}', "not JSON: size is there twice"),
+        (b'\xef\xbb\xbf{"score": 1}', "not JSON: "),
+        (b'{"score": 1, "kind": "\xff"}', "not JSON: 'utf-8' codec"),
+        ('{"score": 1}'.encode("utf-16"), "not JSON: 'utf-8' codec"),
+        (b'{"score": 1, "limit": ' + b"9" * 5000 + b"}", "not JSON: number out of range"),
+        (b'{"score": 1}' + b" " * RECORD_BYTES, "it has more than 1,048,576 bytes"),
+        (b'{"score": 1, "a\\nb\\u001b": 2}', '"a\\nb\\u001b" is unknown'),
+        (b'{"score": 1, "' + b"x" * 1000 + b'": 2}', f'"{"x" * 79}... is unknown'),
+    ],
+)
+def test_a_text_that_another_reader_would_take_otherwise_is_refused(text: bytes, expected: str) -> None:
+    with pytest.raises(RecordError) as caught:
+        parse_record(Whole, text)
+    assert str(caught.value).startswith(expected)
+    assert "\n" not in str(caught.value)
+    if "unknown" not in expected and "more than" not in expected and "number" not in expected:
+        with pytest.raises(RecordError, match="^not JSON: "):
+            parse_json(text)
+
+
+def test_a_kind_has_its_own_limit_of_bytes() -> None:
+    @dataclass(frozen=True, kw_only=True)
+    class Long:
+        MAX_BYTES: ClassVar[int] = 2 * RECORD_BYTES
+        text: str
+
+    text = json.dumps({"text": "x" * RECORD_BYTES})
+    assert len(parse_record(Long, text).text) == RECORD_BYTES
+    with pytest.raises(RecordError, match="more than 2,097,152 bytes"):
+        parse_record(Long, text + " " * RECORD_BYTES)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limited:
+    count: Count = 0
+    fold: Fold = 0
+    epoch: Epoch = 0
+    side: Pixels = 1
+    share: Fraction = 0.0
+    seconds: Seconds = 0.0
+    rate: Rate = 0.0
+    sha256: Sha256 = "0" * 64
+
+
+@pytest.mark.parametrize(
+    ("name", "good", "bad"),
+    [
+        ("count", [0, 10**12], [-1, 10**13]),
+        ("fold", [0, 999], [-1, 1000]),
+        ("epoch", [0, MAX_EPOCHS], [-1, MAX_EPOCHS + 1, 10**400]),
+        ("side", [1, 65536], [0, -1, 65537]),
+        ("share", [0, 0.5, 1], [-0.1, 1.1, math.nan, math.inf]),
+        ("seconds", [0, 1.8e9], [-1, math.nan, 1e12, math.inf]),
+        ("rate", [0, 1e-5], [-1, math.nan, math.inf]),
+        ("sha256", ["a" * 64], ["A" * 64, "a" * 63, "a" * 65, "a" * 64 + "\n", "../" + "a" * 61]),
+    ],
+)
+def test_numbers_and_digests_have_limits(name: str, good: list[Any], bad: list[Any]) -> None:
+    for value in good:
+        assert getattr(from_record(Limited, {name: value}), name) == value
+    for value in bad:
+        with pytest.raises(RecordError):
+            from_record(Limited, {name: value})
+
+
+@pytest.mark.parametrize("record", [{1: {dt.date(2026, 1, 1): 2}}, {"limit": 10**5000}, {(1, 2): 3}])
+def test_what_json_cannot_say_is_refused(record: Any) -> None:
+    assert fault(Whole, record)
 
 
 # Fields by dotted name

@@ -247,7 +247,7 @@ def _read_shards(manifest: DatasetManifest, folder: Store) -> LabelledTiles:
     """Read every shard and check all digests."""
     height, width = manifest.height, manifest.width
     with _damage_explained(folder):
-        tables = [folder.get_table(shard.key, sha256=shard.sha256) for shard in manifest.shards]
+        tables = [folder.get_table(shard.key, sha256=shard.sha256, rows=shard.tiles) for shard in manifest.shards]
         ids = [tile for table in tables for tile in table["id"].to_pylist()]
         images = np.concatenate([_matrix(table["image"], height * width) for table in tables])
         bits = np.concatenate([_matrix(table["mask"], -(-height * width // 8)) for table in tables])

@@ -5,6 +5,7 @@ import os
 import re
 import signal
 import socket
+import sys
 import tempfile
 import threading
 import time
@@ -48,7 +49,7 @@ ENVIRONMENT = {
     # A single machine is not preempted, and one helper process per job is saved.
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
     # Ranks connect to each other, without authentication, where the name of the machine leads to.
-    "GLOO_SOCKET_IFNAME": "lo",
+    "GLOO_SOCKET_IFNAME": "lo0" if sys.platform == "darwin" else "lo",
     # Ctrl-C ends a search at once, as it ends training; saltray writes its own records of the trials.
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",

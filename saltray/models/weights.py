@@ -185,4 +185,4 @@ def _download(name: str, backbone: str) -> Mapping[Any, Any]:
 
 
 def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
+    return (str(error).splitlines() or [type(error).__name__])[0][:300]  # a parser may quote the whole file

@@ -154,7 +154,8 @@ def out_of_fold(home: Store, results: list[FoldResult], tiles: LabelledTiles) ->
     row_of = {tile: index for index, tile in enumerate(tiles.ids)}
     probabilities = np.full(tiles.images.shape, np.nan, dtype=np.float16)
     for result in results:
-        table = home.get_table(f"{fold_folder(result.fold)}/{OOF}", sha256=result.oof_sha256, schema=schema)
+        key = f"{fold_folder(result.fold)}/{OOF}"
+        table = home.get_table(key, sha256=result.oof_sha256, schema=schema, rows=result.tiles)
         try:
             for tile, row in zip(table["id"].to_pylist(), table["probability"].to_pylist(), strict=True):
                 probabilities[row_of[tile]] = np.frombuffer(row, dtype=np.float16).reshape(tiles.images.shape[1:])

@@ -241,6 +241,7 @@ class Store(ABC):
         sha256: str | None = None,
         columns: builtins.list[str] | None = None,
         schema: "pa.Schema | None" = None,
+        rows: int | None = None,
     ) -> "pa.Table":
         """A Parquet table. The digest is checked before the bytes are parsed.
 
@@ -249,12 +250,13 @@ class Store(ABC):
             sha256: as for `get`.
             columns: those to read; by default all.
             schema: columns that it must have, of these types and without nulls.
+            rows: number of rows that it must have.
 
         Raises:
             NotFoundError: the key does not exist.
-            IntegrityError: the digest differs, or the object is not Parquet, or has no such columns.
+            IntegrityError: the digest differs, or the object is not Parquet, or has no such columns and rows.
         """
-        return self._decode(key, self.get(key, sha256=sha256), lambda data: decode_table(data, columns, schema))
+        return self._decode(key, self.get(key, sha256=sha256), lambda data: decode_table(data, columns, schema, rows))
 
     def _where(self, key: str) -> str:
         """An object's full name, for messages."""

@@ -57,23 +57,29 @@ def encode_table(table: "pa.Table") -> bytes:
     return data
 
 
-def decode_table(data: bytes, columns: list[str] | None = None, schema: "pa.Schema | None" = None) -> "pa.Table":
+def decode_table(
+    data: bytes, columns: list[str] | None = None, schema: "pa.Schema | None" = None, rows: int | None = None
+) -> "pa.Table":
     """A table from Parquet.
 
     Args:
         data: the file.
         columns: those to read; by default all.
         schema: columns that it must have, of these types and without nulls.
+        rows: number of rows that it must have.
 
     Raises:
-        FormatError: not Parquet, or without such columns.
+        FormatError: not Parquet, or without such columns and rows.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
         with pq.ParquetFile(pa.BufferReader(data)) as file:
-            for field in schema or ():  # before anything is decoded
+            # First, as little of a file can decode to more than the memory.
+            if rows is not None and file.metadata.num_rows != rows:
+                raise FormatError(f"it has {file.metadata.num_rows} rows instead of {rows}")
+            for field in schema or ():
                 place = file.schema_arrow.get_field_index(field.name)
                 if place < 0 or file.schema_arrow.field(place).type != field.type:
                     raise FormatError(f"it has no column {field.name} of {field.type}")

@@ -21,7 +21,7 @@ from saltray.config import (
     loguniform,
     uniform,
 )
-from saltray.errors import ConfigError, NotFoundError
+from saltray.errors import ConfigError, NotFoundError, SaltrayError
 from saltray.records import to_record
 from saltray.storage.uri import open_store
 
@@ -272,3 +272,26 @@ def test_a_file_that_does_not_exist(tmp_path: Path) -> None:
     for uri in ("none.toml", f"{tmp_path}/none.toml"):
         with pytest.raises(NotFoundError, match=f"{tmp_path}/none.toml"):
             load_both(uri)
+
+
+def test_a_byte_order_mark_is_no_part_of_a_file() -> None:
+    assert load_both(write(b"\xef\xbb\xbf" + JOB.encode()))[0] == CONFIG
+    assert saltray.load_config(write(b'\xef\xbb\xbf{"data": "d"}', "job.json")) == Config(data="d")
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "fault"),
+    [
+        ("a." * 300 + "a = 1", "job.toml", "not TOML: line 2 has more than 200 dots"),
+        ("a = " + "[" * 10_000, "job.toml", "not TOML: "),
+        ("a = " + "{a = " * 10_000, "job.toml", "not TOML: "),
+        ("[" * 10_000, "job.json", "not JSON: nested too deeply"),
+        ("#" * 300_000, "job.toml", "more than 262,144 bytes"),
+        ("[search]\nspace = " + "[" * 150 + "]" * 150, "job.toml", "search.space is "),
+    ],
+)
+def test_a_file_beyond_all_limits_is_refused(text: str, name: str, fault: str) -> None:
+    with pytest.raises(SaltrayError, match=fault) as caught:
+        load_both(write(f'data = "d"\n{text}' if name == "job.toml" else text, name))
+    assert name in str(caught.value)
+    assert "\n" not in str(caught.value)

@@ -1,6 +1,7 @@
 """Checkpoints of a job: uploaded through the store, and found again, complete and uncorrupted."""
 
 import resource
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -154,3 +155,56 @@ def test_a_state_that_is_no_plain_data_is_never_unpickled(folder_store: Store, t
     folder_store.put_record("checkpoints/epoch-00001/manifest.json", manifest)
     with pytest.raises(IntegrityError, match=r"epoch-00001/state.pt cannot be read: more than tensors$"):
         load(folder_store, "checkpoints/epoch-00001")
+
+
+@pytest.mark.parametrize(
+    ("content", "fault"),
+    [
+        (b"", "cannot be read: File is not a zip file"),
+        ({"other": []}, "has no list of states"),
+        ([1, 2], "has no list of states"),
+        ({"folds": [3]}, "has no list of states"),
+    ],
+)
+def test_a_state_of_another_form_is_skipped(folder_store: Store, tmp_path: Path, content: Any, fault: str) -> None:
+    save(folder_store, tmp_path, 1)
+    put_state(folder_store, tmp_path, 2, content)
+    found, (line,) = newest(folder_store)
+    assert found.manifest.epoch == 1
+    assert line.startswith("checkpoint epoch-00002 is skipped: ")
+    assert fault in line
+
+
+def put_state(run: Store, folder: Path, epoch: int, content: Any) -> None:
+    """A checkpoint of anything, with the right digest."""
+    path = folder / "state.pt"
+    path.write_bytes(content) if isinstance(content, bytes) else torch.save(content, path)
+    key = f"fold-0/checkpoints/epoch-{epoch:05d}"
+    digest = run.put_file(f"{key}/state.pt", path)
+    run.put_record(f"{key}/manifest.json", CheckpointManifest(epoch=epoch, sha256=digest, history=()))
+
+
+def test_a_compressed_state_is_not_unpacked(folder_store: Store, tmp_path: Path) -> None:
+    save(folder_store, tmp_path, 1)
+    torch.save({"folds": [state_after(2)]}, tmp_path / "plain.pt")
+    with zipfile.ZipFile(tmp_path / "plain.pt") as plain, zipfile.ZipFile(tmp_path / "state.pt", "w", 8) as packed:
+        for name in plain.namelist():
+            packed.writestr(name, plain.read(name))
+    put_state(folder_store, tmp_path, 2, (tmp_path / "state.pt").read_bytes())
+    found, (line,) = newest(folder_store)
+    assert found.manifest.epoch == 1
+    assert line.endswith("is compressed")
+
+
+def test_the_newest_that_fits_is_taken(folder_store: Store, tmp_path: Path) -> None:
+    for epoch in (1, 2):
+        save(folder_store, tmp_path, epoch)
+    folder_store.put(
+        "fold-0/checkpoints/epoch-00003/manifest.json", folder_store.get("fold-0/checkpoints/epoch-00002/manifest.json")
+    )
+    home = folder_store.sub("fold-0")
+    found, lines = checkpoints.newest(home, lambda states: "too new" if states[0]["epoch"] > 1 else None)
+    assert found is not None
+    assert found.manifest.epoch == 1
+    assert "epoch is 2, which is of another checkpoint" in lines[0]
+    assert lines[1] == "checkpoint epoch-00002 is skipped: too new"

@@ -76,3 +76,38 @@ def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
     (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\xfd")
     with pytest.raises(ConfigError, match="it is not text; name a cluster.yaml"):
         cluster_nodes(tmp_path / "binary.yaml")
+
+
+BOMB = "a0: &a0 [x, x]\n" + "".join(f"a{n}: &a{n} [*a{n - 1}, *a{n - 1}]\n" for n in range(1, 64))
+MERGES = "a0: &a0 {x: 1}\n" + "".join(f"a{n}: &a{n} {{<<: [*a{n - 1}, *a{n - 1}]}}\n" for n in range(1, 64))
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        (BOMB, "more than 100,000 values"),
+        (MERGES, "more than 100,000 values"),
+        ("a: &a [*a]", "more than 100,000 values"),
+        ("a: " + "[" * 10_000, "not YAML: maximum recursion"),
+        ("#" * 2**20 + "\na: 1", "more than 1,048,576 bytes"),
+        (yaml.safe_dump(FILE | {"max_workers": float("inf")}), "max_workers is Infinity"),
+        (yaml.safe_dump(FILE | {"max_workers": -1}), "max_workers is -1"),
+        (yaml.safe_dump(FILE | {"available_node_types": {"head": 7}}), "available_node_types.head is 7"),
+        (yaml.safe_dump(FILE | {"head_node_type": "a\nb"}), "no node type"),
+    ],
+)
+def test_a_file_beyond_all_limits_is_refused(tmp_path: Path, text: str, named: str) -> None:
+    with pytest.raises(ConfigError, match=named) as caught:
+        cluster_nodes(write(tmp_path, text))
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 1000
+
+
+def test_aliases_are_read(tmp_path: Path) -> None:
+    text = yaml.safe_dump(FILE).replace("GPU: 1", "GPU: &one 1") + "other: *one\n"
+    assert cluster_nodes(write(tmp_path, text)) == cluster_nodes(write(tmp_path, FILE))
+
+
+def test_a_cluster_has_no_more_nodes_than_there_can_be(tmp_path: Path) -> None:
+    types = {"head": {"resources": {"CPU": 0}}, "one": {"resources": {"GPU": 1}}}
+    assert len(cluster_nodes(write(tmp_path, FILE | {"available_node_types": types, "max_workers": 10**12}))) == 10_001

@@ -99,3 +99,14 @@ def test_everything_lies_inside(points: list[tuple[float, float | None]], intege
     if lowest < highest:
         assert texts[0] <= lowest + 1e-9
         assert texts[-1] >= highest - 1e-9
+
+
+@given(st.lists(st.tuples(st.integers(0, 10**4), st.floats()), min_size=1, max_size=20))
+def test_any_float_is_drawn_or_left_out(points: list[tuple[float, float]]) -> None:
+    chart = line_chart([Line("a", points)], x_label="x", y_label="y", integer_x=True)
+    shown = [y for _, y in points if abs(y) <= 1e15]
+    assert (chart is None) == (not shown)
+    if chart is not None:
+        assert 1 <= len(chart.y_ticks) <= 14
+        assert all(len(tick.text) < 40 for tick in chart.y_ticks)
+        assert all(TOP - 1 <= y <= HEIGHT - BOTTOM + 1 for _, y in corners(chart.paths[0].d))

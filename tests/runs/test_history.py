@@ -166,3 +166,23 @@ def test_a_corrupted_history_is_named_with_its_fault(store: Store, line: str, fa
     ) as caught:
         read_history(store)
     assert "\n" not in str(caught.value)
+
+
+def test_a_last_line_that_was_cut_off_is_left_out(store: Store) -> None:
+    with History(store) as history:
+        history.append(metrics(1))
+        history.append(metrics(2))
+    whole = store.get(KEY)
+    first = whole.index(b"\n") + 1
+    for end in (first, first + 1, len(whole) - 2):
+        store.put(KEY, whole[:end])
+        assert read_history(store) == tuple(history.records[:1])
+    store.put(KEY, whole[:-1])
+    assert read_history(store) == tuple(history.records)
+
+
+def test_a_history_beyond_its_limit_is_not_read(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("saltray.runs.history.HISTORY_BYTES", 100)
+    store.put(KEY, b'{"at": 1.0, "note": "x"}\n' * 5)
+    with pytest.raises(IntegrityError, match=f"{KEY}: it has more than 100 bytes"):
+        read_history(store)

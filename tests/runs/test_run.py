@@ -237,7 +237,8 @@ def test_tiles_without_a_prediction_are_refused(store: Store, tiles: LabelledTil
     results = [put_fold(store, 0, ["a", "c"], truth[[0, 2]]), put_fold(store, 1, ["b"], truth[[1]])]
     for some in (results, results[:1], []):
         with pytest.raises(
-            IntegrityError, match="some tiles have no out-of-fold prediction; train again under another"
+            IntegrityError,
+            match="some tiles have no out-of-fold prediction, or one beyond 0..1; train again under another",
         ):
             out_of_fold(store, some, tiles)
 

@@ -275,3 +275,27 @@ def test_an_error_counts_for_more_than_recent_records_and_a_result_for_more_than
     failed, done = folds_of(store)
     assert (failed.state, failed.error, failed.result) == ("failed", "no reason was recorded", None)
     assert (done.state, done.error, done.result, done.at) == ("done", None, result, result.finished)
+
+
+def test_what_is_corrupted_is_named_and_the_rest_is_shown(store: Store) -> None:
+    run = create(store, folds=3)
+    own(run, released=True)
+    for fold in range(3):
+        train(run, fold, metrics(1))
+    result = finish(run, 2)
+    finish(run, 1)
+    run.put("fold-0/history.jsonl", b"{}\n")
+    run.put("fold-1/result.json", b"{")
+    (lock,) = [entry.key for entry in run.list("lock")]
+    run.put(lock, b"[]")
+    status = run_status(store, "r1")
+    first, second, third = status.folds
+    assert (first.state, first.epochs) == ("not started", ())
+    assert (second.state, len(second.epochs), second.result) == ("corrupted", 1, None)
+    assert (third.state, third.result) == ("done", result)
+    assert [fault.partition(": ")[0] for fault in status.faults] == [
+        f"{run.uri}/{lock}",
+        f"{run.uri}/fold-0/history.jsonl is corrupted in line 1",
+        f"{run.uri}/fold-1/result.json",
+    ]
+    assert run_summaries(store)[0].faults == status.faults[:1]

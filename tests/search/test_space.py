@@ -1,10 +1,12 @@
 """What may be searched, how it is written, and which values are tried."""
 
+import itertools
 import math
 from collections import Counter
 from itertools import pairwise
 from typing import Any
 
+import numpy as np
 import pytest
 
 from saltray.config import Choice, Config, ModelConfig, Range, Space, Values, choice, loguniform, uniform
@@ -216,3 +218,21 @@ def test_a_value_near_the_end_of_its_range_is_recognised() -> None:
     assert [end_near(values, value) for value in (1.2e-4, 1e-2, 0.9)] == ["lower", None, "upper"]
     assert [end_near(uniform(0, 1), value) for value in (0.04, 0.06, 0.94, 0.96)] == ["lower", None, None, "upper"]
     assert end_near(Range(0, 1, log=False), 0.01) == "lower"
+
+
+def test_a_grid_has_a_limit() -> None:
+    values = choice([number / 1000 for number in range(101)])
+    space = {f"augment.{name}": values for name in ("scale", "shift", "contrast")}
+    with pytest.raises(ConfigError, match="search.space is a grid of 1030301 combinations; search fewer"):
+        check_space(space, CONFIG)
+
+
+def test_a_large_grid_has_the_order_of_its_permutation() -> None:
+    space = {"train.batch_size": choice([4, 8, 16]), "augment.flip": choice([0.0, 0.5]), "train.seed": choice([1, 2])}
+    fields = sorted(space)
+    grid = list(itertools.product(*(space[field].values for field in fields)))
+    order = np.random.default_rng(5).permutation(len(grid))
+    assert [draw_values(space, 5, index) for index in range(13)] == [
+        *(dict(zip(fields, grid[place], strict=True)) for place in order),
+        None,
+    ]

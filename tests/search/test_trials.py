@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from samples import DIGEST, STORED_CONFIG, STORED_EPOCH, STORED_PROVENANCE, dataset, metrics
 
-from saltray.config import Config, TrainConfig, loguniform
+from saltray.config import Config, TrainConfig, choice, loguniform
 from saltray.ensemble.manifest import provenance
 from saltray.errors import ConfigError, IntegrityError
 from saltray.progress import TrialState
@@ -20,6 +20,7 @@ from saltray.search.trials import (
     Trial,
     TrialResult,
     TrialValues,
+    check_values,
     clear_checkpoints,
     create_search,
     create_trial,
@@ -339,3 +340,30 @@ def test_a_corrupted_trial_is_named(home: Store, name: str, record: Any, fault: 
     home.put_json(f"trial-000/{name}", record)
     with pytest.raises(IntegrityError, match=f"trial-000/{fault}"):
         load_trials(home, 9)
+
+
+def test_a_trial_in_the_folder_of_another_is_named(home: Store) -> None:
+    home.put_record("trial-003/trial.json", TrialValues(index=2, values={}))
+    with pytest.raises(IntegrityError, match=r"trial-003/trial.json: index is 2, which is of trial-002; delete this"):
+        load_trials(home, 9)
+
+
+@pytest.mark.parametrize(
+    ("values", "fault"),
+    [
+        ({"optim.lr": 1e-3, "train.batch_size": 8}, None),
+        ({"optim.lr": 1, "train.batch_size": 8}, "values.optim.lr is 1, which is not in the search's space"),
+        ({"optim.lr": "fast", "train.batch_size": 8}, 'values.optim.lr is "fast"'),
+        ({"optim.lr": 1e-3, "train.batch_size": 2**62}, "values.train.batch_size is"),
+        ({"optim.lr": 1e-3}, "it has values for optim.lr, not for the searched fields"),
+        ({}, "it has values for nothing"),
+    ],
+)
+def test_values_that_the_search_cannot_have_drawn_are_named(home: Store, values: Any, fault: str | None) -> None:
+    space = {"optim.lr": loguniform(1e-5, 1e-2), "train.batch_size": choice([4, 8])}
+    trial = Trial(index=7, values=values)
+    if fault is None:
+        check_values(home, [trial], space)
+    else:
+        with pytest.raises(IntegrityError, match=f"trial-007/trial.json: {fault}"):
+            check_values(home, [trial], space)

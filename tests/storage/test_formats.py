@@ -92,3 +92,28 @@ def test_corrupted_bytes(decode: Callable[[bytes], Any], fault: str, data: bytes
         decode(data)
     assert str(caught.value).startswith(fault)
     assert "\n" not in str(caught.value)
+
+
+SCHEMA = pa.schema([("id", pa.string()), ("image", pa.binary())])
+
+
+@pytest.mark.parametrize(
+    ("table", "fault"),
+    [
+        (pa.table({"id": ["a", "b"]}), "no column image of binary"),
+        (pa.table({"id": ["a", "b"], "image": ["a", "b"]}), "no column image of binary"),
+        (pa.table({"id": [1, 2], "image": [b"a", b"b"]}), "no column id of string"),
+        (pa.table({"id": ["a", None], "image": [b"a", b"b"]}), "column id has nulls"),
+        (pa.table({"id": ["a"], "image": [b"a"]}), "it has 1 rows instead of 2"),
+        (pa.table({"id": ["a"] * 10**6, "image": [b"\0" * 100] * 10**6}), "it has 1000000 rows instead of 2"),
+    ],
+)
+def test_a_table_of_other_columns_or_rows(table: pa.Table, fault: str) -> None:
+    with pytest.raises(FormatError, match=fault):
+        decode_table(encode_table(table), schema=SCHEMA, rows=2)
+
+
+def test_text_of_a_table_is_utf8() -> None:
+    text = pa.Array.from_buffers(pa.string(), 1, pa.array([b"\xff"], pa.binary()).buffers())
+    with pytest.raises(FormatError, match="not Parquet: .*UTF8"):
+        decode_table(encode_table(pa.table({"id": text})))

@@ -1,10 +1,12 @@
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from saltray.errors import StorageError
+from saltray.records import RecordError, from_record
 from saltray.storage.base import Store
-from saltray.storage.keys import check_key, is_key
+from saltray.storage.keys import Key, check_key, is_key
 
 BAD_KEYS = ["", "/a", "a/", "a//b", ".", "a/../b", "..", "a/./b", "a\nb", "a\0b"]
 GOOD_KEYS = ["a", "a/b.c", ".hidden", "..a/b", "grüß/塩.png", "with blank"]
@@ -38,3 +40,16 @@ def test_a_good_key_names_an_object(key: str, store: Store) -> None:
     store.put(key, b"1")
     assert [entry.key for entry in store.list()] == [key]
     assert store.get(key) == b"1"
+
+
+@dataclass(frozen=True)
+class Named:
+    key: Key
+
+
+def test_a_key_in_a_record_stays_in_the_store() -> None:
+    for key in GOOD_KEYS:
+        assert from_record(Named, {"key": key}) == Named(key)
+    for key in BAD_KEYS:
+        with pytest.raises(RecordError, match="^key is .*; it should be relative names separated by '/'"):
+            from_record(Named, {"key": key})

@@ -116,3 +116,42 @@ def tensors_in(state: Any) -> list[torch.Tensor]:
         return [state]
     parts = state.values() if isinstance(state, dict) else state if isinstance(state, list | tuple) else ()
     return [tensor for part in parts for tensor in tensors_in(part)]
+
+
+def replaced(state: dict[str, Any], path: tuple[Any, ...], value: Any) -> dict[str, Any]:
+    """A copy with another value at a path; without it, if the value is None."""
+    changed = copy.deepcopy(state)
+    *before, last = path
+    inner: Any = changed
+    for key in before:
+        inner = inner[key]
+    if value is None:
+        del inner[last]
+    else:
+        inner[last] = value
+    return changed
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "fault"),
+    [
+        (("model",), None, "KeyError"),
+        (("model", "final.weight"), None, "its model has other tensors"),
+        (("ema", "final.weight"), torch.zeros(3), "its ema has other tensors"),
+        (("ema", "final.weight"), 7, "AttributeError"),
+        (("optimizer",), [], "TypeError"),
+        (("optimizer", "param_groups", 0, "params"), [0], "its optimizer is another one"),
+        (("optimizer", "param_groups", 0, "lr"), None, "its optimizer is another one"),
+        (("optimizer", "state", 0), {"exp_avg": torch.zeros(2)}, "moments of other shapes"),
+        (("optimizer", "state", 10**6), {"exp_avg": torch.zeros(2)}, "IndexError"),
+        (("epoch",), "1", "its epoch or step is no count"),
+        (("step",), -1, "its epoch or step is no count"),
+    ],
+)
+def test_a_state_that_does_not_fit_is_told_before_it_is_loaded(
+    make_config: ConfigMaker, single: ProcessGroup, path: tuple[Any, ...], value: Any, fault: str
+) -> None:
+    state = FitState.create(make_config(), single)
+    saved = state.snapshot()
+    assert state.misfit(saved) is None
+    assert fault in str(state.misfit(replaced(saved, path, value)))
