@@ -3,7 +3,6 @@
 import os
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Annotated, Literal
 
 from rich.console import Console
@@ -35,7 +34,7 @@ def demo(*, tiles: int = 240) -> None:
     Args:
         tiles: Number of synthetic training tiles.
     """
-    done = saltray.demo(Path("saltray-demo"), picture=Path("demo.png"), tiles=tiles, observer=observer)
+    done = saltray.demo("saltray-demo", picture="demo.png", tiles=tiles, observer=observer)
     tables.print_train(console, done.train)
     test = done.prediction
     console.print(f"wrote {test.out}: {test.tiles} test tiles, {test.empty} of them without salt")
@@ -43,7 +42,7 @@ def demo(*, tiles: int = 240) -> None:
 
 
 def synth(
-    directory: Positional[Path],
+    directory: Positional[str],
     /,
     *,
     tiles: int = 400,
@@ -54,14 +53,14 @@ def synth(
     """Write a synthetic data set in the Kaggle layout.
 
     Args:
-        directory: Folder to make.
+        directory: Folder to make, or s3://bucket/prefix.
         tiles: Number of training tiles, with masks.
         test_tiles: Number of test tiles, without; a quarter of the training tiles unless given.
         seed: The same seed gives the same tiles.
         noise: How much hides the salt: 1 is as in the field, 0 is nothing.
     """
-    path = saltray.synth(directory, tiles=tiles, seed=seed, test_tiles=test_tiles, noise=noise)
-    console.print(f"wrote {tiles} training tiles to {path}")
+    written = saltray.synth(directory, tiles=tiles, seed=seed, test_tiles=test_tiles, noise=noise)
+    console.print(f"wrote {tiles} training tiles to {written}")
 
 
 def check(data: Positional[str], /) -> None:
@@ -133,7 +132,7 @@ def run(
 def plan(
     flags: Annotated[TrainFlags, arg(name="")],
     *,
-    on: Path | None = None,
+    on: str | None = None,
     images_per_second: float | None = None,
     like: str | None = None,
     price: float | None = None,
@@ -170,10 +169,10 @@ def predict(
     *,
     ensemble: str,
     data: str,
-    out: Path = Path("submission.csv"),
+    out: str = "submission.csv",
     part: Literal["test", "train"] = "test",
-    masks: Path | None = None,
-    probabilities: Path | None = None,
+    masks: str | None = None,
+    probabilities: str | None = None,
     tta: bool = True,
     workers: int | None = None,
 ) -> None:
@@ -182,7 +181,7 @@ def predict(
     Args:
         ensemble: STORE/ensembles/NAME, with /latest or /v3 at the end if you like.
         data: A folder, a zip or s3://bucket/prefix.
-        out: Kaggle submission to write: id,rle_mask.
+        out: Kaggle submission to write: id,rle_mask. It is a path or s3://bucket/key, as are the next two.
         part: Which images of the data set.
         masks: Folder for PNG masks.
         probabilities: Parquet file for the probabilities of every pixel.

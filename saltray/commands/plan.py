@@ -1,10 +1,10 @@
 """`saltray plan`: what a run would take, and on what, before anything is started."""
 
 import math
+import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from saltray.commands.prepare import check_inputs, initial_weights
 from saltray.config import Config
@@ -18,7 +18,7 @@ from saltray.runs.layout import MANIFEST, SPLIT, fold_folder
 from saltray.runs.records import RunManifest, Split
 from saltray.runs.run import find_run
 from saltray.storage.base import Store
-from saltray.storage.uri import open_store
+from saltray.storage.uri import local_path, open_store
 
 FLOAT_BYTES = 4
 
@@ -97,7 +97,11 @@ class RunPlan:
 
 
 def plan(
-    config: Config, *, on: str | Path | None = None, images_per_second: float | None = None, like: str | None = None
+    config: Config,
+    *,
+    on: str | os.PathLike[str] | None = None,
+    images_per_second: float | None = None,
+    like: str | None = None,
 ) -> RunPlan:
     """What `train` with this configuration would take. Nothing is started, packed or written.
 
@@ -125,7 +129,7 @@ def plan(
     speed, source = images_per_second, "as given"
     if like is not None:
         speed, source = _speed_of(store, like), f"as in run {like}"
-    file = cluster_nodes(Path(on)) if on is not None else []
+    file = cluster_nodes(local_path(on)) if on is not None else []
     tiles = check_inputs(config, store)
     initial_weights(config)
     folds = config.folds.count

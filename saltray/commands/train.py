@@ -18,6 +18,7 @@ from saltray.ensemble.threshold import ThresholdChoice, choose_threshold
 from saltray.errors import FoldsFailedError, RunLockedError, StorageError
 from saltray.progress import (
     CapacityFound,
+    DataNote,
     FoldsFinishedBefore,
     LockTakenOver,
     Observer,
@@ -94,6 +95,8 @@ def train(config: Config, *, from_search: str | None = None, observer: Observer 
         if lock.taken_from is not None:
             observer(LockTakenOver(lock.taken_from))
         home, store = lock.guard(home), lock.guard(store)
+        for note in prepared.dataset.notes:
+            observer(DataNote(note))
         manifest = create_run(
             home,
             config,

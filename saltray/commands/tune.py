@@ -12,6 +12,7 @@ from saltray.distributed.preflight import check_cluster, preflight
 from saltray.errors import SearchFailedError
 from saltray.progress import (
     CapacityFound,
+    DataNote,
     LockTakenOver,
     Observer,
     SearchPlanned,
@@ -96,6 +97,8 @@ def tune(config: Config, search: SearchConfig | None = None, *, observer: Observ
             observer(LockTakenOver(lock.taken_from))
         home = lock.guard(home)
         create_search(home, spec, prepared.dataset, prepared.initial_digest)
+        for note in prepared.dataset.notes:
+            observer(DataNote(note))
         observer(_planned(spec, prepared))
         known = load_trials(home, spec.config.train.epochs)
         check_values(home, known, spec.settings.space)

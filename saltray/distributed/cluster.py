@@ -43,10 +43,12 @@ ENVIRONMENT = {
     "RAY_OBJECT_STORE_ALLOW_SLOW_STORAGE": "1",
     # Messages of Ray's that a user cannot act on: many worker processes are intended, and where one died saltray tells
     # the consequence.
-    "RAY_DATA_LOG_LEVEL": "ERROR",
+    "RAY_DATA_LOG_LEVEL": "CRITICAL",
     "RAY_DEDUP_LOGS_SKIP_REGEX": "worker processes have been started|A worker died or was killed",
     # A single machine is not preempted, and one helper process per job is saved.
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
+    # Ranks connect to each other, without authentication, where the name of the machine leads to.
+    "GLOO_SOCKET_IFNAME": "lo",
     # Ctrl-C ends a search at once, as it ends training; saltray writes its own records of the trials.
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
@@ -60,7 +62,7 @@ HTTP2 = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
 """What a client of gRPC says first: the preface of HTTP/2, and its settings."""
 SETTINGS = b"\4"
 """The kind of frame that the server of such a client says first."""
-SINGLE_MACHINE_ONLY = {"RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"}
+SINGLE_MACHINE_ONLY = {"RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "GLOO_SOCKET_IFNAME"}
 
 
 class LiveNode(TypedDict):
@@ -125,7 +127,7 @@ def _connected(num_cpus: int | None) -> Iterator[str]:
     if ray.is_initialized():
         yield where
         return
-    from saltray.distributed.ray_internals import own_token, shut_down
+    from saltray.distributed.ray_internals import on_loopback, own_token, shut_down
 
     if joins_cluster():
         try:
@@ -136,7 +138,7 @@ def _connected(num_cpus: int | None) -> Iterator[str]:
             shut_down()
         return
     base, machine = _short_folder(), this_machine()
-    with fork_server(base) as python, own_token():
+    with fork_server(base) as python, own_token(), on_loopback():
         try:
             _connect(
                 lambda reason: ResourceError(

@@ -80,7 +80,7 @@ def preflight(cluster: ClusterConfig, *, jobs: int, sharing: int, planned: Seque
         faults = _gpu_faults(cluster, [])
     if faults:
         raise ResourceError(
-            f"{_told(faults)}; install a torch that fits (https://pytorch.org/get-started), or give "
+            f"{faults_in_words(faults)}; install a torch that fits (https://pytorch.org/get-started), or give "
             "--gpus-per-worker 0 to train on CPUs"
         )
     return Preflight(
@@ -93,7 +93,7 @@ def _gpu_faults(cluster: ClusterConfig, nodes: Sequence[LiveNode]) -> dict[str, 
     if cluster.gpus_per_worker == 0:
         return {}
     if len(nodes) > 1:
-        return _ask_nodes([node for node in nodes if node["Resources"].get("GPU", 0)], _gpu_fault_of_node)
+        return ask_nodes([node for node in nodes if node["Resources"].get("GPU", 0)], _gpu_fault_of_node)
     fault = gpu_fault()
     return {} if fault is None else {"this machine": fault}
 
@@ -126,17 +126,17 @@ def check_cluster(cluster: ClusterConfig, home: Store, *, jobs: int, sharing: in
     present, possible = nodes_present(), nodes_possible()
     if not home.uri.startswith("s3://"):
         # A node that joins later checks for itself, before it trains.
-        if len(present) > 1 and (faults := _ask_nodes(live_nodes(), _fault_seen, home)):
+        if len(present) > 1 and (faults := ask_nodes(live_nodes(), _fault_seen, home)):
             raise ConfigError(
-                f"{home.uri} is not the same folder on every node ({_told(faults)}); use s3://, or a folder that all "
-                "nodes share"
+                f"{home.uri} is not the same folder on every node ({faults_in_words(faults)}); use s3://, or a folder "
+                "that all nodes share"
             )
         if len(possible) > len(present):
             observer(StoreMustBeShared(home.uri))
     return capacity_of(cluster, present, possible or present, jobs=jobs, sharing=sharing)
 
 
-def _ask_nodes(nodes: Sequence[LiveNode], check: Callable[..., str | None], *args: object) -> dict[str, str]:
+def ask_nodes(nodes: Sequence[LiveNode], check: Callable[..., str | None], *args: object) -> dict[str, str]:
     """What a check finds wrong on each node, by the node's address; without those where it finds nothing."""
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -161,7 +161,8 @@ def _ask_nodes(nodes: Sequence[LiveNode], check: Callable[..., str | None], *arg
     return faults
 
 
-def _told(faults: Mapping[str, str]) -> str:
+def faults_in_words(faults: Mapping[str, str]) -> str:
+    """What `ask_nodes` returned, on one line."""
     return "; ".join(f"{where}: {fault}" for where, fault in sorted(faults.items()))
 
 

@@ -14,6 +14,13 @@ from contextlib import contextmanager
 from typing import Any
 
 import ray
+from ray.train.backend import Backend
+from ray.train.torch.config import (
+    TorchConfig,
+    _set_torch_distributed_env_vars,
+    _setup_torch_process_group,
+    _TorchBackend,
+)
 from ray.train.v2.api.callback import UserCallback
 from ray.train.v2.api.config import CheckpointConfig, FailureConfig, LoggingConfig, RunConfig, ScalingConfig
 from ray.train.v2.api.exceptions import ControllerError, WorkerGroupError
@@ -24,6 +31,7 @@ from ray.util.annotations import RayDeprecationWarning
 __all__ = [
     "CheckpointConfig",
     "FailureConfig",
+    "LocalTorchConfig",
     "LoggingConfig",
     "RunConfig",
     "ScalingConfig",
@@ -73,6 +81,43 @@ class Trainer(TorchTrainer):
         return [callback for callback in callbacks if type(callback).__name__ != PLACEMENT_GROUP_CLEANER]
 
 
+class LocalTorchConfig(TorchConfig):
+    """Lets the ranks of a job on one machine find each other by a file.
+
+    PyTorch's server for that listens on all interfaces, and whoever writes to it can place himself among the ranks.
+    """
+
+    @property
+    def backend_cls(self) -> type[Backend]:
+        return _LocalTorchBackend
+
+
+class _LocalTorchBackend(_TorchBackend):
+    def on_start(self, worker_group: Any, backend_config: Any) -> None:
+        ranks = range(len(worker_group))
+        url = f"file://{worker_group.execute_single(0, _new_file)}"
+        worker_group.execute(_set_torch_distributed_env_vars)
+        joining = [
+            worker_group.execute_single_async(
+                rank,
+                _setup_torch_process_group,
+                backend=backend_config.backend,
+                world_rank=rank,
+                world_size=len(ranks),
+                init_method=url,
+                timeout_s=backend_config.timeout_s,
+            )
+            for rank in ranks
+        ]
+        ray.get(joining)
+
+
+def _new_file() -> str:
+    """The path of a file that does not exist, in Ray's own folder, whose path is short and plain."""
+    node: Any = ray._private.worker._global_node
+    return f"{node.get_session_dir_path()}/ranks-{secrets.token_hex(8)}"
+
+
 def live_actors(*classes: str) -> list[str]:
     """Ids of the live actors of these classes that belong to the Ray job of this process.
 
@@ -106,6 +151,26 @@ def remove_orphaned_placement_groups() -> None:
         orphaned = group.creator_actor_dead and not ray.ActorID(group.creator_actor_id).is_nil()
         if orphaned and group.creator_job_id == job and group.state != table_data.REMOVED:
             remove_placement_group(PlacementGroup(ray.PlacementGroupID(group.placement_group_id)))
+
+
+@contextmanager
+def on_loopback() -> Iterator[None]:
+    """Let a Ray that starts in this block, and all its processes, listen on 127.0.0.1 alone, as it does on macOS.
+
+    On Linux it listens on all interfaces; given 127.0.0.1 as the node's address, it looks for another one.
+    """
+    constants: Any = ray._private.ray_constants
+    before = constants.ENABLE_RAY_CLUSTER
+    constants.ENABLE_RAY_CLUSTER = False
+    try:
+        yield
+    finally:
+        constants.ENABLE_RAY_CLUSTER = before
+
+
+def is_on_loopback() -> bool:
+    """Whether the Ray that this process is connected to is such a one, so that all ranks are on this machine."""
+    return str(ray.util.get_node_ip_address()) == "127.0.0.1"  # type: ignore[no-untyped-call]
 
 
 @contextmanager

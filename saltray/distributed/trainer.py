@@ -9,11 +9,13 @@ from saltray.distributed.jobs import Job, LoopConfig
 from saltray.distributed.ray_internals import (
     CheckpointConfig,
     FailureConfig,
+    LocalTorchConfig,
     LoggingConfig,
     RunConfig,
     ScalingConfig,
     Trainer,
     UserCallback,
+    is_on_loopback,
     raised_by_rank,
 )
 from saltray.errors import RunLockedError, StorageError
@@ -53,6 +55,8 @@ def run_job(train_loop: TrainLoop, job: Job, resources: JobResources, callbacks:
     trainer = Trainer(
         untyped,
         train_loop_config={"job": job},
+        # NCCL has sockets of its own, which are the network's to guard.
+        torch_config=LocalTorchConfig() if is_on_loopback() and resources.gpus == 0 else None,
         scaling_config=ScalingConfig(
             num_workers=resources.ranks, use_gpu=resources.gpus > 0, resources_per_worker=resources.bundle
         ),

@@ -95,6 +95,7 @@ def publish(
         baseline=baseline,
         run=config.run,
         dataset=dataset.digest,
+        pixel_range=dataset.pixel_range,
         config=config,
         provenance=provenance(),
         search_provenance=search_provenance,

@@ -11,6 +11,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
+from saltray.errors import ConfigError
 from saltray.storage.base import Entry, Opened, Store
 from saltray.storage.create import create_from
 from saltray.storage.files import TEMP_PREFIX, read_chunks, sync, temporary_file
@@ -40,8 +41,12 @@ class FolderStore(Store):
     """Objects are files below a folder. Each is written under a temporary name, then renamed or linked to its own."""
 
     def __init__(self, folder: str) -> None:
-        # Symbolic links are not resolved: they may differ between nodes.
-        super().__init__(os.path.abspath(os.path.expanduser(folder)))  # noqa: PTH100, PTH111
+        try:
+            # Symbolic links are not resolved: they may differ between nodes.
+            path = os.path.abspath(os.path.expanduser(folder))  # noqa: PTH100, PTH111
+        except OSError as error:
+            raise ConfigError(f"store {folder!r}: the current folder was deleted; change to another one") from error
+        super().__init__(path)
         self._folder = Path(self.uri)
 
     def __reduce__(self) -> tuple[type["FolderStore"], tuple[str]]:
@@ -160,8 +165,8 @@ class FolderStore(Store):
             found = []
             with suppress(FileNotFoundError, NotADirectoryError), os.scandir(self._folder / start) as items:
                 for item in items:
-                    with suppress(FileNotFoundError):  # deleted since the scan began, or a broken symbolic link
-                        found.append((item.name, item.stat()))
+                    with suppress(FileNotFoundError):  # deleted since the scan began
+                        found.append((item.name, _status(item)))
             return sorted(found, key=_sort_key)
 
         return [(name, status) for name, status in self._attempt(start, scan) if _is_listed(name, status)]
@@ -169,6 +174,16 @@ class FolderStore(Store):
 
 def _entry(key: str, status: os.stat_result) -> Entry:
     return Entry(key, status.st_size, f"{status.st_size}-{status.st_mtime_ns}")
+
+
+def _status(item: "os.DirEntry[str]") -> os.stat_result:
+    """Of the file that an entry links to; of the link itself if it leads nowhere, so that reading it tells that."""
+    try:
+        return item.stat()
+    except OSError as error:
+        if error.errno not in (errno.ENOENT, errno.ELOOP):
+            raise
+        return item.stat(follow_symlinks=False)
 
 
 def _sort_key(item: tuple[str, os.stat_result]) -> str:
@@ -179,7 +194,8 @@ def _sort_key(item: tuple[str, os.stat_result]) -> str:
 def _is_listed(name: str, status: os.stat_result) -> bool:
     if stat.S_ISDIR(status.st_mode):
         return True
-    return stat.S_ISREG(status.st_mode) and not name.startswith((TEMP_PREFIX, _SILLY_RENAME))
+    kept = stat.S_ISREG(status.st_mode) or stat.S_ISLNK(status.st_mode)
+    return kept and not name.startswith((TEMP_PREFIX, _SILLY_RENAME))
 
 
 def _holds_files(path: Path) -> bool:
