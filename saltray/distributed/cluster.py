@@ -128,16 +128,16 @@ def _connected(num_cpus: int | None) -> Iterator[str]:
     if ray.is_initialized():
         yield where
         return
+    from saltray.distributed.ray_internals import on_loopback, own_token, shut_down
+
     if joins_cluster():
         try:
             _check_cluster(os.environ["RAY_ADDRESS"])
             _connect(_no_cluster)
             yield where
         finally:
-            ray.shutdown()
+            shut_down()
         return
-    from saltray.distributed.ray_internals import on_loopback, own_token
-
     base, machine = _short_folder(), this_machine()
     with fork_server(base) as python, own_token(), on_loopback():
         try:
@@ -154,7 +154,7 @@ def _connected(num_cpus: int | None) -> Iterator[str]:
             )
             yield where
         finally:
-            ray.shutdown()
+            shut_down()
 
 
 def _no_cluster(reason: str) -> ConfigError:

@@ -6,6 +6,8 @@
 import os
 import re
 import secrets
+import signal
+import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -218,6 +220,32 @@ def reread_skipped_messages() -> None:
     """Let RAY_DEDUP_LOGS_SKIP_REGEX count: what Ray prints of its raylets, in spite of `log_to_driver=False`."""
     skipped = re.compile(os.environ["RAY_DEDUP_LOGS_SKIP_REGEX"])
     ray._private.ray_logging.stdout_deduplicator.skip_re = skipped
+
+
+def shut_down() -> None:
+    """`ray.shutdown`, but SIGTERM keeps its handler.
+
+    Ray's core sets it to what ends the process at once, behind Python's back, long before its processes have ended.
+    """
+    from ray._private.state import state
+
+    untyped: Any = state
+    handler, disconnect = signal.getsignal(signal.SIGTERM), untyped.disconnect
+
+    def restore() -> None:
+        if handler is not None and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, handler)
+
+    def restore_first() -> None:  # Ray calls this next
+        restore()
+        disconnect()
+
+    untyped.disconnect = restore_first
+    try:
+        ray.shutdown()
+    finally:
+        untyped.disconnect = disconnect
+        restore()
 
 
 @contextmanager

@@ -24,11 +24,22 @@ from saltray.errors import ConfigError
 
 DRIVER = """
 import ray  # before saltray: Ray has read its environment then
-import signal
+import os, signal
+from ray._private.state import state
 from saltray.distributed.cluster import ray_cluster
+
+disconnect = state.disconnect
+def terminate_first():
+    os.kill(os.getpid(), signal.SIGTERM)
+    disconnect()
+
+signal.signal(signal.SIGTERM, lambda number, frame: print("SIGTERM"))
 with ray_cluster(num_cpus=1):
     print(ray.get_runtime_context().runtime_env["py_executable"])
-    print(signal.getsignal(signal.SIGTERM) is signal.SIG_DFL, ray.cluster_resources()["CPU"])
+    os.kill(os.getpid(), signal.SIGTERM)
+    print(ray.cluster_resources()["CPU"])
+    state.disconnect = terminate_first  # in the midst of `ray.shutdown`
+os.kill(os.getpid(), signal.SIGTERM)
 print(ray.is_initialized())
 """
 GROWABLE = {
@@ -54,9 +65,10 @@ def test_a_ray_of_our_own_forks_its_workers_also_under_uv_run(tmp_path: Path) ->
         check=False,
     )
     assert (done.returncode, done.stderr) == (0, "")
-    executable, handler_and_cpus, connected = done.stdout.splitlines()
+    executable, *lines = done.stdout.splitlines()
     assert "fork_server.py ask" in executable
-    assert (handler_and_cpus, connected) == ("True 1.0", "False")
+    # The caller's handler of SIGTERM stays, while Ray ends and afterwards.
+    assert lines == ["SIGTERM", "1.0", "SIGTERM", "SIGTERM", "False"]
 
 
 @pytest.mark.parametrize("address", ["", "10.0.0.1:6379"])
