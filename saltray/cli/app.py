@@ -1,5 +1,6 @@
 """The verbs: each parses its flags, calls one function, draws its result. Flags follow from the configuration."""
 
+import io
 import os
 import signal
 import sys
@@ -264,6 +265,8 @@ def make_app(words: Sequence[str]) -> SubcommandApp:
 
 def main() -> None:
     """Entry point. Exit codes: 0 done, 1 some folds or all trials failed, 2 the user can fix it, 130 interrupted."""
+    if isinstance(sys.stdout, io.TextIOWrapper):  # no letter that its encoding lacks ends a command
+        sys.stdout.reconfigure(errors="replace")
     errors = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
     signal.signal(signal.SIGTERM, _interrupt)  # what `ray job stop` sends
     words = sys.argv[1:]
