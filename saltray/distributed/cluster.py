@@ -61,6 +61,9 @@ SETTINGS = b"\4"
 """The kind of frame that the server of such a client says first."""
 SINGLE_MACHINE_ONLY = {"RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"}
 
+_one_thread = threading.RLock()
+"""Held by the thread that uses Ray: a process connects to one Ray at a time, and whoever ends it ends it for all."""
+
 
 class LiveNode(TypedDict):
     """A node as Ray describes it."""
@@ -109,10 +112,6 @@ def ray_cluster(*, num_cpus: int | None = None) -> Iterator[str]:
             yield where
     finally:
         _one_thread.release()
-
-
-_one_thread = threading.RLock()
-"""Held by the thread that uses Ray: a process connects to one Ray at a time, and whoever ends it ends it for all."""
 
 
 @contextmanager
