@@ -1,5 +1,6 @@
 """The verbs: each parses its flags, calls one function, draws its result. Flags follow from the configuration."""
 
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -265,6 +266,8 @@ def main() -> None:
 
     Exit codes: 0 done, 1 some folds or all trials failed, 2 the user can fix it, 129 hung up, 130 interrupted.
     """
+    if isinstance(sys.stdout, io.TextIOWrapper):  # no letter that its encoding lacks ends a command
+        sys.stdout.reconfigure(errors="replace")
     errors = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
     if sys.platform == "win32":
         errors.print("saltray: it runs on Linux and macOS; on Windows, use it in WSL 2")

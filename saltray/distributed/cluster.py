@@ -65,6 +65,9 @@ SETTINGS = b"\4"
 """The kind of frame that the server of such a client says first."""
 SINGLE_MACHINE_ONLY = {"RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "GLOO_SOCKET_IFNAME"}
 
+_one_thread = threading.RLock()
+"""Held by the thread that uses Ray: a process connects to one Ray at a time, and whoever ends it ends it for all."""
+
 
 class LiveNode(TypedDict):
     """A node as Ray describes it."""
@@ -115,10 +118,6 @@ def ray_cluster(*, num_cpus: int | None = None) -> Iterator[str]:
         _one_thread.release()
 
 
-_one_thread = threading.RLock()
-"""Held by the thread that uses Ray: a process connects to one Ray at a time, and whoever ends it ends it for all."""
-
-
 @contextmanager
 def _connected(num_cpus: int | None) -> Iterator[str]:
     set_environment()
@@ -138,7 +137,7 @@ def _connected(num_cpus: int | None) -> Iterator[str]:
         finally:
             shut_down()
         return
-    base, machine = _short_folder(), this_machine()
+    base, machine = short_folder(), this_machine()
     with fork_server(base) as python, own_token(), on_loopback():
         try:
             _connect(
@@ -175,16 +174,16 @@ def _check_cluster(address: str) -> None:
         )
     try:
         head = head_address()
-        answers = _answers(head)
+        found = answers(head)
     except (OSError, ValueError, OverflowError) as error:
-        raise _no_cluster(f"{error}".splitlines()[0].rstrip(".")) from error
-    if not answers:
+        raise _no_cluster(str(error).partition(". ")[0]) from error
+    if not found:
         raise _no_cluster(f"what answers at {head} is not the head of a Ray cluster")
     if not node_here():
         raise _no_cluster("no Ray node runs on this machine; submit this command as a job, or `ray start` a node here")
 
 
-def _answers(address: str) -> bool:
+def answers(address: str) -> bool:
     """Whether a server of gRPC answers there. Ray's own client of it waits for 40 s and more for one that does not."""
     host, _, port = address.rpartition(":")
     with socket.create_connection((host.strip("[]"), int(port)), timeout=ANSWER_S) as connection:
@@ -194,7 +193,7 @@ def _answers(address: str) -> bool:
         return connection.recv(9)[3:4] == SETTINGS
 
 
-def _short_folder() -> Path:
+def short_folder() -> Path:
     """Where Ray's files and sockets go: the folder for temporary files, if Ray can start in it."""
     named = [Path(os.environ[name]).absolute() for name in ("RAY_TMPDIR", "TMPDIR") if os.environ.get(name)]
     for folder in [*named, Path("/tmp"), Path("/var/tmp"), Path("/dev/shm")]:

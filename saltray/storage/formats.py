@@ -3,6 +3,7 @@
 import json
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from saltray.errors import ConfigError
 from saltray.records import RecordError, parse_json, parse_record
 from saltray.storage.retry import one_line
 
@@ -17,8 +18,17 @@ class FormatError(ValueError):
 
 
 def encode_json(value: Any) -> bytes:
-    """Canonical JSON: sorted keys, indented by 2, no NaN. Equal values give equal bytes."""
-    return (json.dumps(value, indent=2, sort_keys=True, allow_nan=False, ensure_ascii=False) + "\n").encode()
+    """Canonical JSON: sorted keys, indented by 2, no NaN. Equal values give equal bytes.
+
+    Raises:
+        ConfigError: a path has bytes that are no letters in the locale's encoding, as all beyond ASCII in some.
+    """
+    text = json.dumps(value, indent=2, sort_keys=True, allow_nan=False, ensure_ascii=False) + "\n"
+    try:
+        return text.encode()
+    except UnicodeEncodeError as error:
+        line = ascii(text[: error.start].rpartition("\n")[2] + text[error.start :].partition("\n")[0])
+        raise ConfigError(f"{line} is not text in this locale; set LC_ALL=C.UTF-8, or rename the file") from error
 
 
 def decode_json(data: bytes) -> Any:

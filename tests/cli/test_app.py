@@ -227,6 +227,18 @@ def test_the_command_itself(tmp_path: Path) -> None:
     check_refusal(Answer(done.returncode, done.stdout, done.stderr), str(tmp_path / "none"))
 
 
+@pytest.mark.parametrize("locale", [{"PYTHONIOENCODING": "ascii"}, {"LC_ALL": "C", "PYTHONUTF8": "0"}])
+def test_letters_that_the_output_lacks_end_no_command(
+    locale: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in {**locale, "PYTHONCOERCECLOCALE": "0"}.items():
+        monkeypatch.setenv(name, value)
+    for words in (["--help"], ["synth", "t\u00efles", "--tiles", "4"], ["check", "t\u00efles"], ["check", "n\u00f6"]):
+        done = run(COMMAND, *words, folder=tmp_path)
+        assert "Traceback" not in done.stderr
+        assert done.returncode == (2 if words[-1] == "n\u00f6" else 0)
+
+
 @pytest.mark.parametrize("words", [["ensemble", "list", "nowhere"], ["--help"]])
 def test_nobody_reads_the_output_to_its_end(tmp_path: Path, words: list[str]) -> None:
     read, write = os.pipe()

@@ -1,6 +1,7 @@
 """Each name of Ray's that is not public does what saltray relies on; a test fails when Ray changes it."""
 
 import io
+import os
 import time
 import warnings
 from collections.abc import Callable
@@ -22,8 +23,11 @@ from saltray.distributed.ray_internals import (
     PLACEMENT_GROUP_CLEANER,
     ScalingConfig,
     Trainer,
+    head_address,
     kill_actor,
     live_actors,
+    node_here,
+    own_token,
     remote_args_allowed,
     remove_orphaned_placement_groups,
     reread_skipped_messages,
@@ -160,3 +164,41 @@ def test_the_warning_of_remote_options_is_silenced_where_it_is_allowed() -> None
             rows.map_batches(Same, compute=pool, **options)
         with pytest.raises(RayDeprecationWarning):  # the filters are as before
             rows.map_batches(Same, compute=pool, **options)
+
+
+@pytest.mark.usefixtures("ray_here")
+def test_workers_get_no_folder_of_the_drivers_on_their_import_path() -> None:
+    worker: Any = ray._private.worker.global_worker
+    assert list(worker.core_worker.get_job_config().py_driver_sys_path) == []
+    assert not ray.job_config.JobConfig()._runtime_env_has_working_dir()
+
+
+@pytest.mark.parametrize("given", ["", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"])
+def test_a_ray_has_a_token_of_its_own_unless_one_is_given(given: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
+        monkeypatch.delenv(name, raising=False)
+    if given:
+        monkeypatch.setenv(given, "mine")
+    before = os.environ.copy()
+    with own_token():
+        token = os.environ.get("RAY_AUTH_TOKEN", "")
+        assert (os.environ == before) == bool(given)
+        assert given or len(token) == 64
+    assert os.environ == before
+
+
+def test_the_head_that_ray_address_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "10.1.2.3:6379")
+    assert head_address() == "10.1.2.3:6379"
+    monkeypatch.setenv("RAY_ADDRESS", "auto")
+    monkeypatch.setattr("ray._private.services.find_gcs_addresses", lambda: {"10.4.5.6:1"})
+    monkeypatch.setattr("ray._private.services.find_bootstrap_address", lambda _: None)
+    assert head_address() == "10.4.5.6:1"
+    monkeypatch.setattr("ray._private.services.find_gcs_addresses", set)
+    with pytest.raises(OSError, match="Could not find any running Ray instance"):
+        head_address()
+
+
+def test_a_node_is_known_by_its_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("psutil.process_iter", lambda _: [])
+    assert not node_here()

@@ -44,6 +44,13 @@ def test_json_is_canonical() -> None:
     assert decode_json(CANONICAL.encode()) == value == json.loads(CANONICAL)
 
 
+def test_bytes_that_are_no_letters_are_refused_with_their_place() -> None:
+    with pytest.raises(
+        ConfigError, match=r"""^'  "data": "/tiles/\\udcff", *' is not text in this locale; set LC_ALL=C.UTF-8"""
+    ):
+        encode_json({"a": 1, "data": "/tiles/\udcff", "z": 2})
+
+
 def test_nan_is_not_json() -> None:
     with pytest.raises(ValueError, match="JSON"):
         encode_json({"loss": math.nan})
