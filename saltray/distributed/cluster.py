@@ -127,16 +127,16 @@ def _connected(num_cpus: int | None) -> Iterator[str]:
     if ray.is_initialized():
         yield where
         return
+    from saltray.distributed.ray_internals import on_loopback, own_token, shut_down
+
     if joins_cluster():
         try:
             _check_cluster(os.environ["RAY_ADDRESS"])
             _connect(_no_cluster)
             yield where
         finally:
-            ray.shutdown()
+            shut_down()
         return
-    from saltray.distributed.ray_internals import on_loopback, own_token
-
     base, machine = _short_folder(), this_machine()
     with fork_server(base) as python, own_token(), on_loopback():
         try:
@@ -153,7 +153,7 @@ def _connected(num_cpus: int | None) -> Iterator[str]:
             )
             yield where
         finally:
-            ray.shutdown()
+            shut_down()
 
 
 def _no_cluster(reason: str) -> ConfigError:
@@ -224,7 +224,7 @@ def _connect(failed: Callable[[str], SaltrayError], **settings: Any) -> None:
 
     reread_uv_setting()
     reread_skipped_messages()
-    before = signal.getsignal(signal.SIGTERM)
+    before, terminated = signal.getsignal(signal.SIGTERM), False
     try:
         ray.init(log_to_driver=False, logging_level=logging.ERROR, job_config=JobConfig(), **settings)
     except Exception as error:  # Ray raises some of every kind here, none of which the caller can tell apart
@@ -232,9 +232,13 @@ def _connect(failed: Callable[[str], SaltrayError], **settings: Any) -> None:
         # Of Ray or of Python, told in several lines.
         reason = " ".join(lines) if lines[0].startswith("Version mismatch") else lines[0]
         raise failed(reason.rstrip(".")) from error
+    except SystemExit:  # by Ray's handler
+        terminated = True
     finally:
         if threading.current_thread() is threading.main_thread():  # elsewhere Ray sets none either
             signal.signal(signal.SIGTERM, before)
+    if terminated:
+        signal.raise_signal(signal.SIGTERM)
 
 
 def live_nodes() -> list[LiveNode]:

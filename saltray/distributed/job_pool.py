@@ -7,12 +7,15 @@ import time
 from dataclasses import dataclass
 from typing import Any, Self
 
-import ray
-
 from saltray.distributed.capacity import JobResources
 from saltray.distributed.cluster import kill_trainers
 from saltray.distributed.jobs import Job
-from saltray.distributed.ray_internals import RANK, live_actors, remove_orphaned_placement_groups
+from saltray.distributed.ray_internals import (
+    RANK,
+    live_actors,
+    remove_orphaned_placement_groups,
+    shut_down,
+)
 from saltray.distributed.trainer import TrainLoop, run_job
 
 log = logging.getLogger(__name__)
@@ -90,7 +93,7 @@ class JobPool:
                 self._kill_trainers()  # repeatedly: a thread may be about to start one
                 alive[0].join(0.1)
         finally:
-            ray.shutdown()
+            shut_down()
 
     def _kill_trainers(self) -> None:
         try:

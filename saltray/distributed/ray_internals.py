@@ -6,6 +6,8 @@
 import os
 import re
 import secrets
+import signal
+import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,6 +23,7 @@ from ray.train.torch.config import (
 )
 from ray.train.v2.api.callback import UserCallback
 from ray.train.v2.api.config import CheckpointConfig, FailureConfig, LoggingConfig, RunConfig, ScalingConfig
+from ray.train.v2.api.exceptions import ControllerError, WorkerGroupError
 from ray.train.v2.torch.torch_trainer import TorchTrainer
 from ray.util.annotations import RayDeprecationWarning
 
@@ -35,6 +38,18 @@ __all__ = [
     "Trainer",
     "UserCallback",
 ]
+
+
+def raised_by_rank(error: BaseException) -> BaseException:
+    """The exception that a rank or a hook raised, out of those that Ray Train wraps it in; else `error` itself.
+
+    Ray Train has no public name for the wrapper of a rank's exception.
+    """
+    if isinstance(error, WorkerGroupError):
+        return raised_by_rank(next(iter(error.worker_failures.values()), Exception()))
+    inner = error.controller_failure if isinstance(error, ControllerError) else vars(error).get("_base_exc")
+    return raised_by_rank(inner) if isinstance(inner, BaseException) else error
+
 
 PLACEMENT_GROUP_CLEANER = "PlacementGroupCleanerCallback"
 CONTROLLER = "TrainController"
@@ -205,6 +220,32 @@ def reread_skipped_messages() -> None:
     """Let RAY_DEDUP_LOGS_SKIP_REGEX count: what Ray prints of its raylets, in spite of `log_to_driver=False`."""
     skipped = re.compile(os.environ["RAY_DEDUP_LOGS_SKIP_REGEX"])
     ray._private.ray_logging.stdout_deduplicator.skip_re = skipped
+
+
+def shut_down() -> None:
+    """`ray.shutdown`, but SIGTERM keeps its handler.
+
+    Ray's core sets it to what ends the process at once, behind Python's back, long before its processes have ended.
+    """
+    from ray._private.state import state
+
+    untyped: Any = state
+    handler, disconnect = signal.getsignal(signal.SIGTERM), untyped.disconnect
+
+    def restore() -> None:
+        if handler is not None and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, handler)
+
+    def restore_first() -> None:  # Ray calls this next
+        restore()
+        disconnect()
+
+    untyped.disconnect = restore_first
+    try:
+        ray.shutdown()
+    finally:
+        untyped.disconnect = disconnect
+        restore()
 
 
 @contextmanager

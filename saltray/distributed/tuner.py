@@ -6,11 +6,11 @@ from collections.abc import Iterable, Mapping
 from types import SimpleNamespace
 from typing import Any
 
-import ray
 from ray import tune
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler
 
 from saltray.distributed.cluster import driver_resource, wait_for_trainers
+from saltray.distributed.ray_internals import shut_down
 from saltray.distributed.search_callback import SearchCallback
 from saltray.distributed.trial import TrialTemplate, run_trial
 from saltray.distributed.trial_searcher import NotPickled, TrialSearcher
@@ -69,7 +69,7 @@ def run_trials(
             wait_for_trainers(WORKERS_END_S)  # those of a stopped trial may still write a checkpoint
             lock.check()
         except BaseException:  # after Ctrl-C or a lost lock no trial may train unattended
-            ray.shutdown()
+            shut_down()
             raise
 
 

@@ -230,7 +230,9 @@ def test_a_corrupted_manifest(saltray: Saltray, ensemble: str, text: str) -> Non
     Path(ensemble, "v1/manifest.json").write_text(text)
     for verb in ("show", "verify"):
         check_refusal(saltray("ensemble", verb, ensemble), "manifest")
-    assert "incomplete or corrupted" in saltray("ensemble", "list", "store").out
+    listed = saltray("ensemble", "list", "store").out
+    assert "incomplete" not in listed
+    assert listed.splitlines()[-1].startswith(f"corrupted: {ensemble}/v1/manifest.json: ")
 
 
 def test_a_member_that_is_missing(saltray: Saltray, ensemble: str) -> None:

@@ -138,6 +138,7 @@ def test_more_than_the_cluster_has_is_refused_before_training(small: Small, tile
     config = small(tiles_folder, tmp_path, cluster=ClusterConfig(gpus_per_worker=1))
     with pytest.raises(ResourceError, match="1 rank of 1 GPU and 1 CPU, but the cluster has"):
         saltray.train(config)
+    assert not [*tmp_path.rglob("*.*")]
 
 
 def test_a_broken_fold_leaves_the_other_and_is_mended_alone(small: Small, tiles_folder: Path, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """The Ray cluster: which one is joined, what is started here, and what is known of its nodes."""
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -23,11 +24,22 @@ from saltray.errors import ConfigError
 
 DRIVER = """
 import ray  # before saltray: Ray has read its environment then
-import signal
+import os, signal
+from ray._private.state import state
 from saltray.distributed.cluster import ray_cluster
+
+disconnect = state.disconnect
+def terminate_first():
+    os.kill(os.getpid(), signal.SIGTERM)
+    disconnect()
+
+signal.signal(signal.SIGTERM, lambda number, frame: print("SIGTERM"))
 with ray_cluster(num_cpus=1):
     print(ray.get_runtime_context().runtime_env["py_executable"])
-    print(signal.getsignal(signal.SIGTERM) is signal.SIG_DFL, ray.cluster_resources()["CPU"])
+    os.kill(os.getpid(), signal.SIGTERM)
+    print(ray.cluster_resources()["CPU"])
+    state.disconnect = terminate_first  # in the midst of `ray.shutdown`
+os.kill(os.getpid(), signal.SIGTERM)
 print(ray.is_initialized())
 """
 GROWABLE = {
@@ -53,9 +65,10 @@ def test_a_ray_of_our_own_forks_its_workers_also_under_uv_run(tmp_path: Path) ->
         check=False,
     )
     assert (done.returncode, done.stderr) == (0, "")
-    executable, handler_and_cpus, connected = done.stdout.splitlines()
+    executable, *lines = done.stdout.splitlines()
     assert "fork_server.py ask" in executable
-    assert (handler_and_cpus, connected) == ("True 1.0", "False")
+    # The caller's handler of SIGTERM stays, while Ray ends and afterwards.
+    assert lines == ["SIGTERM", "1.0", "SIGTERM", "SIGTERM", "False"]
 
 
 @pytest.mark.parametrize("address", ["", "10.0.0.1:6379"])
@@ -73,6 +86,35 @@ def test_the_address_of_the_jobs_api_is_refused(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setenv("RAY_ADDRESS", "http://127.0.0.1:8265")
     with pytest.raises(ConfigError, match="RAY_ADDRESS is http://127.0.0.1:8265, which is for `ray job submit`"):
         ray_cluster().__enter__()
+
+
+def test_a_signal_while_ray_starts_reaches_the_callers_handler(monkeypatch: pytest.MonkeyPatch) -> None:
+    def init(**settings: object) -> None:
+        signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(1))  # as Ray does
+        signal.raise_signal(signal.SIGTERM)
+
+    received: list[int] = []
+    monkeypatch.setattr("ray.init", init)
+    before = signal.signal(signal.SIGTERM, lambda number, frame: received.append(number))
+    try:
+        cluster._connect(ConfigError)
+        assert received == [signal.SIGTERM]
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def test_other_versions_on_the_cluster_are_told_in_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def init(**settings: object) -> None:
+        raise RuntimeError(
+            "Version mismatch: The cluster was started with:\n    Ray: 2.60.0\n    Python: 3.12.1\n"
+            "This process on 10.0.0.1 was started with:\n    Ray: 2.60.0\n    Python: 3.11.7\n"
+        )
+
+    monkeypatch.setattr("ray.init", init)
+    with pytest.raises(
+        ConfigError, match=r"^Version .* Ray: 2.60.0 Python: 3.12.1 This .* Ray: 2.60.0 Python: 3.11.7$"
+    ):
+        cluster._connect(ConfigError)
 
 
 def test_a_job_on_the_head_node_knows_what_the_cluster_can_grow_to(

@@ -34,7 +34,7 @@ class FakeRay:
         patch.setattr(job_pool, "kill_trainers", self.kill_trainers)
         patch.setattr(job_pool, "remove_orphaned_placement_groups", self.remove)
         patch.setattr(job_pool, "live_actors", self.live_actors)
-        patch.setattr(job_pool.ray, "shutdown", lambda: self.calls.append("shutdown"))
+        patch.setattr(job_pool, "shut_down", lambda: self.calls.append("shutdown"))
 
     def remove(self) -> None:
         self.calls.append("remove")

@@ -7,7 +7,6 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-import ray
 from ray import tune
 from ray.tune import TuneError
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler
@@ -85,7 +84,7 @@ class FakeTune:
         patch.setattr(tune, "Tuner", self.make)
         patch.setattr(tune, "with_parameters", lambda function, **parameters: (function, parameters))
         patch.setattr(tune, "with_resources", lambda trainable, resources: (*trainable, resources))
-        patch.setattr(ray, "shutdown", lambda: self.calls.append("shutdown"))
+        patch.setattr(module, "shut_down", lambda: self.calls.append("shutdown"))
         patch.setattr(module, "driver_resource", lambda: "node:10.0.0.1")
         patch.setattr(module, "wait_for_trainers", lambda seconds: self.calls.append("wait"))
 
