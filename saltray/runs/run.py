@@ -83,6 +83,11 @@ def create_run(
     )
     created = home.put_new_record(MANIFEST, manifest)
     before = manifest if created else home.get_record(MANIFEST, RunManifest)
+    if before.run != config.run:
+        raise ConfigError(
+            f"run {config.run} and run {before.run} are the same folder on this file system, which does not tell "
+            "capitals from small letters; choose another run name"
+        )
     folds = [name for name in home.folders() if name.startswith(FOLD_PREFIX)]
     if before.identity != identity and not any(
         home.exists(f"{fold}/{RESULT}") or has_epochs(home.sub(fold)) for fold in folds

@@ -33,7 +33,7 @@ def open_store(uri: str) -> Store:
         return FolderStore(unquote(rest))
     if separator or not uri or "\0" in uri:
         raise ConfigError(
-            f"store {scheme + separator!r} is unsupported; use a folder, file:///folder or s3://bucket/prefix"
+            f"store {(scheme + separator if separator else uri)!r} is unsupported; use a folder, file:///folder or s3://bucket/prefix"
         )
     return FolderStore(uri)
 
