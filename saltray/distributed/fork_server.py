@@ -164,7 +164,7 @@ def _fork_for_each(listener: socket.socket) -> Worker | None:
                 _import_once(worker.env)
                 if sys.stdin in _ready(selector, timeout=0):  # the driver ended while modules were imported
                     break
-                # Python 3.12 and later warn, in the log, of a second thread: it is jemalloc's, which provides for forks.
+                # Python 3.12 and later log a warning of a second thread: it is jemalloc's, which provides for forks.
                 if os.fork() == 0:
                     if not _wanted(connection):
                         os._exit(0)
