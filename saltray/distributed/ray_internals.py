@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import ray
+from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError
 from ray.train.v2.api.callback import UserCallback
 from ray.train.v2.api.config import CheckpointConfig, FailureConfig, LoggingConfig, RunConfig, ScalingConfig
 from ray.train.v2.torch.torch_trainer import TorchTrainer
@@ -25,6 +26,7 @@ __all__ = [
     "ScalingConfig",
     "Trainer",
     "UserCallback",
+    "WorkerHealthCheckFailedError",
 ]
 
 PLACEMENT_GROUP_CLEANER = "PlacementGroupCleanerCallback"
@@ -79,6 +81,15 @@ def remove_orphaned_placement_groups() -> None:
         orphaned = group.creator_actor_dead and not ray.ActorID(group.creator_actor_id).is_nil()
         if orphaned and group.creator_job_id == job and group.state != table_data.REMOVED:
             remove_placement_group(PlacementGroup(ray.PlacementGroupID(group.placement_group_id)))
+
+
+def logs_folder() -> str:
+    """Where Ray keeps the logs of this node's workers, each as `worker-<worker>-<job>-<process id>.err`.
+
+    Ray's public way to a log asks the dashboard.
+    """
+    node: Any = ray._private.worker._global_node
+    return str(node.get_logs_dir_path())
 
 
 def reread_uv_setting() -> None:
