@@ -21,6 +21,7 @@ from ray.train.torch.config import (
     _setup_torch_process_group,
     _TorchBackend,
 )
+from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError
 from ray.train.v2.api.callback import UserCallback
 from ray.train.v2.api.config import CheckpointConfig, FailureConfig, LoggingConfig, RunConfig, ScalingConfig
 from ray.train.v2.api.exceptions import ControllerError, WorkerGroupError
@@ -37,6 +38,7 @@ __all__ = [
     "ScalingConfig",
     "Trainer",
     "UserCallback",
+    "WorkerHealthCheckFailedError",
 ]
 
 
@@ -208,6 +210,15 @@ def node_here() -> bool:
     """Whether a node of some cluster runs on this machine: a driver connects through one."""
     services: Any = ray._private.services
     return bool(services.find_node_ids())
+
+
+def logs_folder() -> str:
+    """Where Ray keeps the logs of this node's workers, each as `worker-<worker>-<job>-<process id>.err`.
+
+    Ray's public way to a log asks the dashboard.
+    """
+    node: Any = ray._private.worker._global_node
+    return str(node.get_logs_dir_path())
 
 
 def reread_uv_setting() -> None:

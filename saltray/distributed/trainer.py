@@ -6,6 +6,7 @@ from typing import Any
 from saltray.distributed.capacity import JobResources
 from saltray.distributed.cluster import joins_cluster
 from saltray.distributed.jobs import Job, LoopConfig
+from saltray.distributed.process_death import rank_deaths
 from saltray.distributed.ray_internals import (
     CheckpointConfig,
     FailureConfig,
@@ -78,6 +79,8 @@ def run_job(train_loop: TrainLoop, job: Job, resources: JobResources, callbacks:
 def failure_reason(job: Job, error: Exception) -> str:
     """One line for the user; the whole text goes to the store beside the job."""
     text = str(error).strip() or type(error).__name__
+    for rank, death in rank_deaths(error).items():
+        text = f"{text}\n{death.log}\nrank {rank} {death.reason}"
     kept = write_error(job, text)
     return f"{text.splitlines()[-1]} ({kept})"
 

@@ -1,0 +1,191 @@
+"""Whether torch's convolutions on this CPU overwrite memory or give wrong gradients, and what channels_last saves.
+
+`uv run python tests/bench/memory_format.py [--instructions AVX2] [--minutes 10] [--speed]` prints Markdown tables; it
+needs a C compiler. Each case is a training step and an evaluation in a process of its own whose allocator puts
+read-only pages around each tensor and workspace (guard.c). The gradients are compared with float64's, which torch
+computes without oneDNN: their error in channels_last and in the contiguous format, as a share of the norm. bf16 rounds
+in both, so there the two are compared. Small cases come first; those that the minutes do not reach are counted.
+
+Times are of this process's CPU, the two formats in turn: compare ratios.
+"""
+
+import argparse
+import itertools
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from collections import defaultdict
+from pathlib import Path
+from statistics import median
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from saltray.config import ModelConfig
+from saltray.models.build import build_model
+
+ARCHITECTURES = ("albunet", "ternausnet11", "ternausnet16", "unet")
+WIDTHS = ((4, 8), (8, 16), (16, 32), (32, 64))
+"""num_filters and encoder_width: of the demo and the tests, and the published ones."""
+FORMATS = (torch.channels_last, torch.contiguous_format)
+FP32_ERROR = 0.01
+"""Greatest error of a gradient; ReLU and max pooling choose otherwise here and there than in float64."""
+
+
+class Case(NamedTuple):
+    """One network on one input."""
+
+    architecture: Any
+    width: tuple[int, int]
+    size: int
+    batch: int
+    precision: Literal["fp32", "bf16"]
+    threads: int
+
+    @property
+    def work(self) -> int:
+        """Roughly in proportion to the time of a step."""
+        return self.size**2 * self.batch * self.width[1] * (4 if self.architecture != "albunet" else 1)
+
+
+def cases() -> list[Case]:
+    """All cases, the small ones first."""
+    sizes = (32, 64, 128, 192, 256, 512)
+    every = itertools.starmap(
+        Case, itertools.product(ARCHITECTURES, WIDTHS, sizes, (1, 2, 4, 8, 16), ("fp32", "bf16"), (1, 2))
+    )
+    # AlbuNet needs multiples of 64.
+    return sorted((case for case in every if case.architecture != "albunet" or case.size >= 64), key=lambda c: c.work)
+
+
+def network_of(case: Case, memory_format: torch.memory_format) -> nn.Module:
+    """The case's network, with the same weights in each format."""
+    torch.manual_seed(0)
+    filters, encoder = case.width
+    config = ModelConfig(architecture=case.architecture, num_filters=filters, encoder_width=encoder)
+    return build_model(config).to(memory_format=memory_format).train()
+
+
+def step(network: nn.Module, images: Tensor, *, bf16: bool) -> Tensor:
+    """All gradients of a training step, float64, one after the other."""
+    network.zero_grad()
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=bf16):
+        scores = network(images)
+    scores.float().square().mean().backward()  # type: ignore[no-untyped-call]  # untyped in torch
+    return torch.cat([p.grad.flatten().double() for p in network.parameters() if p.grad is not None])
+
+
+def check(case: Case) -> tuple[float, float]:
+    """The gradients' errors in channels_last and in the contiguous format."""
+    torch.set_num_threads(case.threads)
+    torch.manual_seed(1)
+    images = torch.rand(case.batch, 1, case.size, case.size)
+    networks = [network_of(case, memory_format) for memory_format in FORMATS]
+    gradients = [step(network, images, bf16=case.precision == "bf16") for network in networks]
+    for network in networks:
+        with torch.inference_mode(), torch.autocast("cpu", dtype=torch.bfloat16, enabled=case.precision == "bf16"):
+            network.eval()(images)
+    with torch.backends.mkldnn.flags(enabled=False):
+        exact = step(network_of(case, torch.contiguous_format).double(), images.double(), bf16=False)
+    ours, contiguous = (float((gradient - exact).norm() / exact.norm()) for gradient in gradients)
+    return ours, contiguous
+
+
+def verdict(case: Case) -> tuple[str, float, float]:
+    """ "right", "wrong" or how the case's process ended, and the errors."""
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.close(reader)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+        os.write(writer, "{} {}".format(*check(case)).encode())
+        os._exit(0)
+    os.close(writer)
+    with os.fdopen(reader) as pipe:
+        told = pipe.read()
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    if code or not told:
+        return f"ended by {code}", 0.0, 0.0
+    ours, contiguous = map(float, told.split())
+    right = ours <= (FP32_ERROR if case.precision == "fp32" else 1.5 * contiguous + FP32_ERROR)
+    return "right" if right else "wrong", ours, contiguous
+
+
+def check_all(minutes: float) -> bool:
+    """Print a row for each network, width and precision; whether all cases were right."""
+    found: dict[tuple[str, tuple[int, int], str], list[tuple[Case, str, float, float]]] = defaultdict(list)
+    ends = time.monotonic() + 60 * minutes
+    everything = cases()
+    for case in everything:
+        if time.monotonic() < ends:
+            found[case.architecture, case.width, case.precision].append((case, *verdict(case)))
+    print("| network | width | precision | cases | largest size | largest batch | error | contiguous | faults |")
+    print("|---|---|---|---|---|---|---|---|---|")
+    faults = 0
+    for (architecture, width, precision), rows in sorted(found.items()):
+        bad = [f"{c.batch}x{c.size} {c.threads}t {how} {error:.2g}" for c, how, error, _ in rows if how != "right"]
+        faults += len(bad)
+        size, batch = (max(getattr(row[0], name) for row in rows) for name in ("size", "batch"))
+        ours, contiguous = (max(row[place] for row in rows) for place in (2, 3))
+        print(
+            f"| {architecture} | {width[0]}/{width[1]} | {precision} | {len(rows)} | {size} | {batch} | {ours:.1e} "
+            f"| {contiguous:.1e} | {'; '.join(bad) or 'none'} |"
+        )
+    print(f"\n{sum(map(len, found.values()))} of {len(everything)} cases, {faults} faults\n", flush=True)
+    return not faults
+
+
+def print_speed() -> None:
+    """Time of a training step in the contiguous format as a multiple of that in channels_last."""
+    torch.set_num_threads(1)
+    print("| network | width | precision | size | contiguous / channels_last |\n|---|---|---|---|---|")
+    for architecture, width, precision, size in itertools.product(
+        ARCHITECTURES, (WIDTHS[0], WIDTHS[-1]), ("fp32", "bf16"), (128, 256)
+    ):
+        case = Case(architecture, width, size, 2, precision, 1)
+        images = torch.rand(case.batch, 1, size, size)
+        networks = [network_of(case, memory_format) for memory_format in FORMATS]
+        ratios = []
+        for _ in range(6 if width == WIDTHS[0] else 4):
+            times = []
+            for network in networks:
+                started = time.process_time()
+                step(network, images, bf16=precision == "bf16")
+                times.append(time.process_time() - started)
+            ratios.append(times[1] / times[0])
+        ratio = median(ratios[1:])
+        print(f"| {architecture} | {width[0]}/{width[1]} | {precision} | {size} | {ratio:.2f} |", flush=True)
+
+
+def main() -> None:
+    """Check under the guarding allocator, which means in another process, then measure."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--instructions", default="DEFAULT", help="oneDNN's ONEDNN_MAX_CPU_ISA, e.g. AVX2")
+    parser.add_argument("--minutes", type=float, default=10, help="time for the checks")
+    parser.add_argument("--speed", action="store_true", help="also measure what channels_last saves")
+    parser.add_argument("--guarded", action="store_true", help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.guarded:
+        sys.exit(0 if check_all(args.minutes) else 1)
+    print(f"torch {torch.__version__}, {platform.machine()}, {torch.backends.cpu.get_cpu_capability()}\n", flush=True)
+    with tempfile.TemporaryDirectory(prefix="saltray-") as folder:
+        guard = Path(folder) / "guard.so"
+        source = Path(__file__).with_name("guard.c")
+        subprocess.run(["cc", "-O2", "-shared", "-fPIC", "-o", guard, source], check=True)
+        ended = subprocess.run(
+            [sys.executable, __file__, "--guarded", "--minutes", str(args.minutes)],
+            env=os.environ
+            | {"LD_PRELOAD": str(guard), "ONEDNN_MAX_CPU_ISA": args.instructions, "OMP_WAIT_POLICY": "passive"},
+            check=False,
+        )
+    if args.speed:
+        print_speed()
+    sys.exit(ended.returncode)
+
+
+if __name__ == "__main__":
+    main()
