@@ -49,6 +49,7 @@ with ray_cluster(num_cpus=1):
     os.kill(os.getpid(), signal.SIGTERM)
     print(ray.cluster_resources()["CPU"])
     state.disconnect = terminate_first  # in the midst of `ray.shutdown`
+state.disconnect = disconnect
 os.kill(os.getpid(), signal.SIGTERM)
 print(ray.is_initialized())
 """
