@@ -61,6 +61,16 @@ class TilesWritten(Event):
 
 
 @dataclass(frozen=True)
+class DataNote(Event):
+    """Something of the data set that was read in another way than the most usual one."""
+
+    text: str
+
+    def __str__(self) -> str:
+        return f"data set: {self.text}"
+
+
+@dataclass(frozen=True)
 class LockTakenOver(Event):
     """The last process that worked on this run or search died without releasing its lock."""
 

@@ -247,6 +247,8 @@ def _describe(error: ValidationError, kind: type[Any]) -> str:
             return f"{name} is unknown" + (f"; did you mean {meant}?" if meant else "")
         case "json_invalid":
             return f"not JSON: {fault['msg'].removeprefix('Invalid JSON: ')}"
+        case "value_error":
+            return f"{name} is {excerpt(fault['input'])}; {fault['ctx']['error']}"
     return f"{name} is {excerpt(fault['input'])}; {fault['msg'].replace('Input', 'it', 1)}"
 
 

@@ -5,18 +5,16 @@
 
 import hashlib
 import signal
-import socket
-import subprocess
 import sys
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from time import monotonic, sleep
 
 import boto3
 import pytest
 from ceph import Ceph, missing
 from command import Answer, Live, Saltray, point_to, require, s3_environment
+from moto_server import moto_server
 
 from saltray.cli import app
 from saltray.config import Config, FoldConfig, ModelConfig, TrainConfig
@@ -31,33 +29,10 @@ BUCKET = "saltray-test"
 @pytest.fixture(scope="session")
 def s3_server() -> Iterator[str]:
     """Endpoint of an S3 server with an empty bucket `saltray-test`; the AWS_* variables point to it from here on."""
-    # A process of its own: in this one, each use of moto's mocks would empty the bucket.
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
-    endpoint = f"http://127.0.0.1:{port}"
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as server:
-        try:
-            wait_until_open(port)
-            with pytest.MonkeyPatch.context() as patch:
-                point_to(patch, s3_environment(endpoint, "test-access-key", "test-secret-key"))
-                boto3.session.Session().client("s3").create_bucket(Bucket=BUCKET)
-                yield endpoint
-        finally:
-            server.terminate()
-
-
-def wait_until_open(port: int, seconds: float = 60) -> None:
-    """Wait until a server of this machine takes connections."""
-    end = monotonic() + seconds
-    while True:
-        try:
-            socket.create_connection(("127.0.0.1", port), timeout=1).close()
-        except OSError:
-            assert monotonic() < end, f"no server at port {port} after {seconds:g} s"
-            sleep(0.05)
-        else:
-            return
+    with moto_server() as endpoint, pytest.MonkeyPatch.context() as patch:
+        point_to(patch, s3_environment(endpoint, "test-access-key", "test-secret-key"))
+        boto3.session.Session().client("s3").create_bucket(Bucket=BUCKET)
+        yield endpoint
 
 
 @pytest.fixture(scope="session")

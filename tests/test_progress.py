@@ -10,6 +10,7 @@ from saltray import progress
 from saltray.data.folds import FoldBalance
 from saltray.progress import (
     CapacityFound,
+    DataNote,
     Event,
     FoldEpoch,
     FoldFailed,
@@ -81,6 +82,7 @@ PREDICTION = PredictionPlanned(tiles=18, ensemble="r1 v2", where="2 CPUs", worke
 
 TEXTS = [
     (TilesWritten(240, "demo/tiles"), "wrote 240 synthetic tiles to demo/tiles"),
+    (DataNote("12-bit range"), "data set: 12-bit range"),
     (LockTakenOver("process 7 on h"), "took over the stale lock of process 7 on h"),
     (
         SearchValuesTaken("s3://b/searches/s1", "trial-003", {"optim.lr": 0.5, "train.batch_size": 16}),

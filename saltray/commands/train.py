@@ -15,9 +15,10 @@ from saltray.ensemble.layout import version_prefix
 from saltray.ensemble.manifest import SearchProvenance, provenance
 from saltray.ensemble.publishing import FoldModel, publish
 from saltray.ensemble.threshold import ThresholdChoice, choose_threshold
-from saltray.errors import FoldsFailedError
+from saltray.errors import FoldsFailedError, RunLockedError, StorageError
 from saltray.progress import (
     CapacityFound,
+    DataNote,
     FoldsFinishedBefore,
     LockTakenOver,
     Observer,
@@ -93,6 +94,9 @@ def train(config: Config, *, from_search: str | None = None, observer: Observer 
     with RunLock(home, f"run {config.run}") as lock:
         if lock.taken_from is not None:
             observer(LockTakenOver(lock.taken_from))
+        home, store = lock.guard(home), lock.guard(store)
+        for note in prepared.dataset.notes:
+            observer(DataNote(note))
         manifest = create_run(
             home,
             config,
@@ -153,6 +157,11 @@ def _train_missing(
         template = share(prepared, config, home)
         jobs = [replace(template, name=fold_folder(fold), folds=(fold,)) for fold in missing]
         outcomes = train_folds(jobs, capacity, lock.check, observer)
+    for fault in (outcome.fault for outcome in outcomes if outcome.fault is not None):
+        if isinstance(fault, RunLockedError):
+            raise fault
+        finished = len(done) + sum(outcome.result is not None for outcome in outcomes)
+        raise StorageError(f"{fault}; {finished} of {count} folds are finished, and the same command trains the others")
     failures = {outcome.fold: outcome.failure for outcome in outcomes if outcome.failure is not None}
     if failures:
         numbers = ", ".join(map(str, sorted(failures)))

@@ -12,6 +12,7 @@ from saltray.distributed.preflight import check_cluster, preflight
 from saltray.errors import SearchFailedError
 from saltray.progress import (
     CapacityFound,
+    DataNote,
     LockTakenOver,
     Observer,
     SearchPlanned,
@@ -26,7 +27,7 @@ from saltray.search.results import trials_frame, write_best, write_table
 from saltray.search.samplers import import_optuna
 from saltray.search.space import apply_values
 from saltray.search.spec import SearchSpec
-from saltray.search.trials import Trial, clear_checkpoints, create_search, is_complete, load_trials
+from saltray.search.trials import Trial, check_values, clear_checkpoints, create_search, is_complete, load_trials
 from saltray.storage.base import Store
 from saltray.storage.lock import RunLock
 
@@ -94,9 +95,13 @@ def tune(config: Config, search: SearchConfig | None = None, *, observer: Observ
     with RunLock(home, f"search {spec.name}") as lock:
         if lock.taken_from is not None:
             observer(LockTakenOver(lock.taken_from))
+        home = lock.guard(home)
         create_search(home, spec, prepared.dataset, prepared.initial_digest)
+        for note in prepared.dataset.notes:
+            observer(DataNote(note))
         observer(_planned(spec, prepared))
-        known = load_trials(home, spec)
+        known = load_trials(home, spec.config.train.epochs)
+        check_values(home, known, spec.settings.space)
         trials = _run_missing(spec, home, known, prepared, lock, observer)
         return _write_results(config, spec, home, trials)
 

@@ -6,6 +6,7 @@ say, not its name.
 """
 
 import io
+import warnings
 from typing import Any, NamedTuple, cast
 
 import numpy as np
@@ -33,6 +34,11 @@ _EXIF_ORIENTATION = 0x0112
 _BITS, _PHOTOMETRIC, _TILE_WIDTH, _TILE_LENGTH = 258, 262, 322, 323  # of a TIFF
 _DEPTH = slice(24, 26)  # a PNG's bits per channel, and its colour type
 _DEEP, _DEEP_GREY_ALPHA = (b"\x10\x02", b"\x10\x06"), b"\x10\x04"
+
+
+# Remarks on a file's metadata, which would be lines between the program's own; what is wrong with pixels is raised. The
+# filter is not set around each decoding, because threads share it.
+warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 
 
 class Mask(NamedTuple):
@@ -127,7 +133,8 @@ def _decode(data: bytes) -> _Decoded:
     check_bytes(len(data))
     kind, plugin = next((found for start, found in _KINDS.items() if data.startswith(start)), ("", None))
     if plugin is None:
-        raise DataError("no PNG, TIFF or JPEG; convert it to PNG" if data else "an empty file; save it again")
+        found = "it is no PNG, TIFF or JPEG; convert it to PNG" if data else "it is empty; save it again"
+        raise DataError(f"cannot be decoded: {found}")
     try:
         with plugin(io.BytesIO(data)) as header:
             _check_header(kind, header)

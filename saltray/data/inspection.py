@@ -67,8 +67,7 @@ def inspect(source: Source, *, test: bool) -> Inspected:
     problems: list[Problem] = []
     layout = find_layout(source, problems)
     images = decode_all(source, layout.images, decode_image, problems)
-    check_depths({layout.images[tile].key: image for tile, image in images.items()}, problems)
-    scale = range_of(images.values())
+    scale = common_range({layout.images[tile].key: image for tile, image in images.items()}, problems)
     masks = decode_all(source, layout.masks, decode_mask, problems)
     tests = decode_all(source, layout.test if test else {}, lambda data: _summarise(data, scale), problems)
     _check_pairs(layout, images, masks, problems)
@@ -100,18 +99,18 @@ def _labelled_tiles(images: dict[str, GreyValues], masks: dict[str, Mask], scale
     return LabelledTiles(ids, scaled, np.stack([masks[tile].salt for tile in ids]))
 
 
-def check_depths(images: Mapping[str, GreyValues], problems: list[Problem]) -> None:
-    """Add to `problems` the images whose bits per pixel are not those of most.
+def common_range(images: Mapping[str, GreyValues], problems: list[Problem]) -> PixelRange:
+    """The range of a data set's images; those whose bits per pixel are not those of most are added to `problems`.
 
     Args:
         images: by file name.
         problems: receives one problem per image.
     """
     bits = Counter(8 * image.itemsize for image in images.values())
-    if len(bits) == 2:
-        usual = max(bits, key=lambda depth: (bits[depth], -depth))
-        what = f"{24 - usual} bits per pixel, but most images have {usual}; save all with the same, and the same range"
-        problems += [Problem(name, what) for name, image in images.items() if 8 * image.itemsize != usual]
+    usual = max(bits, key=lambda depth: (bits[depth], -depth), default=8)
+    what = f"{24 - usual} bits per pixel, but most images have {usual}; save all with the same, and the same range"
+    problems += [Problem(name, what) for name, image in images.items() if 8 * image.itemsize != usual]
+    return range_of(image for image in images.values() if 8 * image.itemsize == usual)
 
 
 def decode_all(

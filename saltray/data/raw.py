@@ -7,8 +7,8 @@ from typing import Literal, overload
 import numpy as np
 
 from saltray.data.images import decode_image
-from saltray.data.inspection import check_depths, check_sizes, decode_all, inspect
-from saltray.data.pixel_range import PixelRange, ScaledImage, range_of, scale_as_before
+from saltray.data.inspection import check_sizes, common_range, decode_all, inspect
+from saltray.data.pixel_range import PixelRange, ScaledImage, scale_as_before
 from saltray.data.problems import Problem, raise_problems
 from saltray.data.raw_layout import Part, find_images
 from saltray.data.source import Source
@@ -39,11 +39,18 @@ def read_tiles(uri: str, *, part: Part = "train", scale: PixelRange | None = Non
     entries = find_images(source, part)
     images = decode_all(source, entries, decode_image, problems)
     named = {entries[tile].key: image for tile, image in images.items()}
-    check_depths(named, problems)
+    own = common_range(named, problems)
     check_sizes([(name, image.shape) for name, image in named.items()], [], problems)
     raise_problems(source.uri, problems)
-    scale = scale or range_of(images.values())
-    return Tiles(tuple(images), np.stack([scale.scale(image).pixels for image in images.values()]))
+    scale = scale or own
+    scaled = []
+    for name, image in named.items():
+        try:
+            scaled.append(scale.scale(image).pixels)
+        except DataError as error:
+            problems.append(Problem(name, str(error)))
+    raise_problems(source.uri, problems)
+    return Tiles(tuple(images), np.stack(scaled))
 
 
 def list_images(uri: str, part: Part = "test") -> list[str]:

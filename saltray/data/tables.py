@@ -194,8 +194,8 @@ def _decoded(data: bytes) -> str:
                     f"not {encoding.upper()} at byte {len(mark) + error.start}, though its first bytes say so; "
                     "save it as CSV in UTF-8"
                 ) from error
-    if b"\0" in data[:1000]:
-        raise DataError(
-            f"a NUL at byte {data.index(0)}: no text, or UTF-16 without a byte-order mark; save it as CSV in UTF-8"
-        )
+    if (at := data.find(0)) >= 0:
+        row = data.count(b"\n", 0, at) + 1
+        guess = "it looks like UTF-16 without a byte-order mark" if at < 4 else "the file is damaged"
+        raise DataError(f"a NUL at byte {at} in row {row}, so {guess}; save it as CSV in UTF-8")
     return data.removeprefix(codecs.BOM_UTF8).decode(errors="replace")

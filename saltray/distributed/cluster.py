@@ -47,6 +47,8 @@ ENVIRONMENT = {
     "RAY_DEDUP_LOGS_SKIP_REGEX": "worker processes have been started|A worker died or was killed",
     # A single machine is not preempted, and one helper process per job is saved.
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
+    # Ranks connect to each other, without authentication, where the name of the machine leads to.
+    "GLOO_SOCKET_IFNAME": "lo",
     # Ctrl-C ends a search at once, as it ends training; saltray writes its own records of the trials.
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
@@ -60,7 +62,7 @@ HTTP2 = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
 """What a client of gRPC says first: the preface of HTTP/2, and its settings."""
 SETTINGS = b"\4"
 """The kind of frame that the server of such a client says first."""
-SINGLE_MACHINE_ONLY = {"RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"}
+SINGLE_MACHINE_ONLY = {"RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "GLOO_SOCKET_IFNAME"}
 
 
 class LiveNode(TypedDict):
@@ -133,10 +135,10 @@ def _connected(num_cpus: int | None) -> Iterator[str]:
         finally:
             ray.shutdown()
         return
-    from saltray.distributed.ray_internals import own_token
+    from saltray.distributed.ray_internals import on_loopback, own_token
 
     base, machine = _short_folder(), this_machine()
-    with fork_server(base) as python, own_token():
+    with fork_server(base) as python, own_token(), on_loopback():
         try:
             _connect(
                 lambda reason: ResourceError(
@@ -222,7 +224,7 @@ def _connect(failed: Callable[[str], SaltrayError], **settings: Any) -> None:
 
     reread_uv_setting()
     reread_skipped_messages()
-    before = signal.getsignal(signal.SIGTERM)
+    before, terminated = signal.getsignal(signal.SIGTERM), False
     try:
         ray.init(log_to_driver=False, logging_level=logging.ERROR, job_config=JobConfig(), **settings)
     except Exception as error:  # Ray raises some of every kind here, none of which the caller can tell apart
@@ -230,9 +232,13 @@ def _connect(failed: Callable[[str], SaltrayError], **settings: Any) -> None:
         # Of Ray or of Python, told in several lines.
         reason = " ".join(lines) if lines[0].startswith("Version mismatch") else lines[0]
         raise failed(reason.rstrip(".")) from error
+    except SystemExit:  # by Ray's handler
+        terminated = True
     finally:
         if threading.current_thread() is threading.main_thread():  # elsewhere Ray sets none either
             signal.signal(signal.SIGTERM, before)
+    if terminated:
+        signal.raise_signal(signal.SIGTERM)
 
 
 def live_nodes() -> list[LiveNode]:

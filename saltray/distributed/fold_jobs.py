@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from saltray.distributed.capacity import Capacity
 from saltray.distributed.job_pool import JobOutcome, JobPool
 from saltray.distributed.jobs import Job, PermanentFailure
-from saltray.distributed.trainer import failure_reason, write_error
+from saltray.distributed.trainer import failure_reason, store_fault, write_error
 from saltray.distributed.worker import train_fold
-from saltray.errors import IntegrityError, StorageError
+from saltray.errors import IntegrityError, RunLockedError, StorageError
 from saltray.progress import (
     FoldEpoch,
     FoldFailed,
@@ -28,7 +28,7 @@ from saltray.runs.records import FoldResult
 
 POLL_S = 0.5
 LAST_POLLS = 3
-"""Attempts to read the records of a fold that has ended; each lasts until the store's own deadline."""
+"""Attempts to read the records of a fold that has finished; each lasts until the store's own deadline."""
 WAITING_S = 300.0
 """Time without a record after which a fold may be waiting for its nodes, and interval between two reports of it."""
 
@@ -42,12 +42,14 @@ class FoldOutcome:
     failure: str | None = None
     retryable: bool = True
     """Whether a retry with the same settings may succeed."""
+    fault: StorageError | RunLockedError | None = None
+    """What is wrong with the store, where that was the reason; the other folds would meet it too."""
 
 
 def train_folds(
     jobs: list[Job], capacity: Capacity, check_lock: Callable[[], None], observer: Observer
 ) -> list[FoldOutcome]:
-    """Train the folds; one that fails leaves the others running.
+    """Train the folds; one that fails leaves the others running, but no more are started if it was the store's fault.
 
     Args:
         jobs: one per fold.
@@ -79,8 +81,12 @@ def train_folds(
                     if watcher.is_quiet and pool.is_short():
                         watcher.tell_that_it_waits()
                 continue
-            running.pop(ended.job.name).finish()
+            watcher = running.pop(ended.job.name)
             outcomes.append(outcome := _outcome(ended))
+            # A store that has just taken a result is away for a moment only.
+            watcher.poll(attempts=LAST_POLLS if outcome.result is not None else 1)
+            if outcome.fault is not None:
+                queued.clear()
             observer(_ending(outcome, len(queued)))
     return outcomes
 
@@ -94,7 +100,7 @@ def _outcome(ended: JobOutcome) -> FoldOutcome:
             write_error(ended.job, text)
             return FoldOutcome(fold, failure=text, retryable=False)
         case Exception() as error:
-            return FoldOutcome(fold, failure=failure_reason(ended.job, error))
+            return FoldOutcome(fold, failure=failure_reason(ended.job, error), fault=store_fault(error))
         case other:
             return FoldOutcome(fold, failure=f"rank 0 returned {other!r} instead of a result; please report this")
 
@@ -121,26 +127,21 @@ class _FoldWatcher:
         """The fold's job starts."""
         self._last_sign = self._told = time.monotonic()
 
-    def poll(self) -> bool:
-        """Report what is new; False where the store cannot be read now, which does not stop the folds."""
-        try:
-            records = read_history(self._job.home)
-        except StorageError:
-            return False
-        for record in records:
-            if record.at not in self._reported:
-                self._reported.add(record.at)
-                self._last_sign = self._told = time.monotonic()
-                self._observer(self._event(record))
-        return True
-
-    def finish(self) -> None:
-        """Report what is new for the last time."""
-        for attempt in range(LAST_POLLS):
+    def poll(self, attempts: int = 1) -> None:
+        """Report what is new; a store that cannot be read now does not stop the folds."""
+        for attempt in range(attempts):
             if attempt:
                 time.sleep(POLL_S)
-            if self.poll():
-                return
+            try:
+                records = read_history(self._job.home)
+            except StorageError:
+                continue
+            for record in records:
+                if record.at not in self._reported:
+                    self._reported.add(record.at)
+                    self._last_sign = self._told = time.monotonic()
+                    self._observer(self._event(record))
+            return
 
     @property
     def is_quiet(self) -> bool:

@@ -100,7 +100,7 @@ def _started(address: str, log: Path) -> subprocess.Popen[bytes]:
         listener.listen(QUEUE)
         # In a group of its own, which Ctrl-C in a terminal does not reach: ending it is the driver's to do.
         return subprocess.Popen(
-            [sys.executable, "-P", __file__, "serve", str(listener.fileno())],
+            [sys.executable, "-P", "-m", "saltray.distributed.fork_server", "serve", str(listener.fileno())],
             stdin=subprocess.PIPE,
             stdout=output,
             stderr=output,

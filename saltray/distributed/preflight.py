@@ -72,14 +72,12 @@ def preflight(cluster: ClusterConfig, *, jobs: int, sharing: int, planned: Seque
     if joins_cluster() or ray.is_initialized():
         with ray_cluster() as where:
             present, possible = nodes_present(), planned or nodes_possible()
-            with_gpu = [node for node in live_nodes() if node["Resources"].get("GPU", 0)]
-            faults = {} if cluster.gpus_per_worker == 0 else ask_nodes(with_gpu, _gpu_fault_of_node)
+            faults = _gpu_faults(cluster, live_nodes())
     elif planned:
         where, present, possible, faults = "no cluster is connected", [], planned, {}
     else:
         where, present, possible = "this machine", [this_machine()], []
-        fault = None if cluster.gpus_per_worker == 0 else gpu_fault()
-        faults = {} if fault is None else {where: fault}
+        faults = _gpu_faults(cluster, [])
     if faults:
         raise ResourceError(
             f"{faults_in_words(faults)}; install a torch that fits (https://pytorch.org/get-started), or give "
@@ -88,6 +86,16 @@ def preflight(cluster: ClusterConfig, *, jobs: int, sharing: int, planned: Seque
     return Preflight(
         where, present, possible, capacity_of(cluster, present, possible or present, jobs=jobs, sharing=sharing)
     )
+
+
+def _gpu_faults(cluster: ClusterConfig, nodes: Sequence[LiveNode]) -> dict[str, str]:
+    """Where torch cannot use GPUs, and why; on the only node of a cluster as on a machine without one."""
+    if cluster.gpus_per_worker == 0:
+        return {}
+    if len(nodes) > 1:
+        return ask_nodes([node for node in nodes if node["Resources"].get("GPU", 0)], _gpu_fault_of_node)
+    fault = gpu_fault()
+    return {} if fault is None else {"this machine": fault}
 
 
 def check_environment() -> None:

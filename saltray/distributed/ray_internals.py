@@ -12,8 +12,16 @@ from contextlib import contextmanager
 from typing import Any
 
 import ray
+from ray.train.backend import Backend
+from ray.train.torch.config import (
+    TorchConfig,
+    _set_torch_distributed_env_vars,
+    _setup_torch_process_group,
+    _TorchBackend,
+)
 from ray.train.v2.api.callback import UserCallback
 from ray.train.v2.api.config import CheckpointConfig, FailureConfig, LoggingConfig, RunConfig, ScalingConfig
+from ray.train.v2.api.exceptions import ControllerError, WorkerGroupError
 from ray.train.v2.torch.torch_trainer import TorchTrainer
 from ray.util.annotations import RayDeprecationWarning
 
@@ -21,12 +29,25 @@ from ray.util.annotations import RayDeprecationWarning
 __all__ = [
     "CheckpointConfig",
     "FailureConfig",
+    "LocalTorchConfig",
     "LoggingConfig",
     "RunConfig",
     "ScalingConfig",
     "Trainer",
     "UserCallback",
 ]
+
+
+def raised_by_rank(error: BaseException) -> BaseException:
+    """The exception that a rank or a hook raised, out of those that Ray Train wraps it in; else `error` itself.
+
+    Ray Train has no public name for the wrapper of a rank's exception.
+    """
+    if isinstance(error, WorkerGroupError):
+        return raised_by_rank(next(iter(error.worker_failures.values()), Exception()))
+    inner = error.controller_failure if isinstance(error, ControllerError) else vars(error).get("_base_exc")
+    return raised_by_rank(inner) if isinstance(inner, BaseException) else error
+
 
 PLACEMENT_GROUP_CLEANER = "PlacementGroupCleanerCallback"
 CONTROLLER = "TrainController"
@@ -56,6 +77,43 @@ class Trainer(TorchTrainer):
     def _create_default_callbacks(self) -> Any:
         callbacks = super()._create_default_callbacks()
         return [callback for callback in callbacks if type(callback).__name__ != PLACEMENT_GROUP_CLEANER]
+
+
+class LocalTorchConfig(TorchConfig):
+    """Lets the ranks of a job on one machine find each other by a file.
+
+    PyTorch's server for that listens on all interfaces, and whoever writes to it can place himself among the ranks.
+    """
+
+    @property
+    def backend_cls(self) -> type[Backend]:
+        return _LocalTorchBackend
+
+
+class _LocalTorchBackend(_TorchBackend):
+    def on_start(self, worker_group: Any, backend_config: Any) -> None:
+        ranks = range(len(worker_group))
+        url = f"file://{worker_group.execute_single(0, _new_file)}"
+        worker_group.execute(_set_torch_distributed_env_vars)
+        joining = [
+            worker_group.execute_single_async(
+                rank,
+                _setup_torch_process_group,
+                backend=backend_config.backend,
+                world_rank=rank,
+                world_size=len(ranks),
+                init_method=url,
+                timeout_s=backend_config.timeout_s,
+            )
+            for rank in ranks
+        ]
+        ray.get(joining)
+
+
+def _new_file() -> str:
+    """The path of a file that does not exist, in Ray's own folder, whose path is short and plain."""
+    node: Any = ray._private.worker._global_node
+    return f"{node.get_session_dir_path()}/ranks-{secrets.token_hex(8)}"
 
 
 def live_actors(*classes: str) -> list[str]:
@@ -91,6 +149,26 @@ def remove_orphaned_placement_groups() -> None:
         orphaned = group.creator_actor_dead and not ray.ActorID(group.creator_actor_id).is_nil()
         if orphaned and group.creator_job_id == job and group.state != table_data.REMOVED:
             remove_placement_group(PlacementGroup(ray.PlacementGroupID(group.placement_group_id)))
+
+
+@contextmanager
+def on_loopback() -> Iterator[None]:
+    """Let a Ray that starts in this block, and all its processes, listen on 127.0.0.1 alone, as it does on macOS.
+
+    On Linux it listens on all interfaces; given 127.0.0.1 as the node's address, it looks for another one.
+    """
+    constants: Any = ray._private.ray_constants
+    before = constants.ENABLE_RAY_CLUSTER
+    constants.ENABLE_RAY_CLUSTER = False
+    try:
+        yield
+    finally:
+        constants.ENABLE_RAY_CLUSTER = before
+
+
+def is_on_loopback() -> bool:
+    """Whether the Ray that this process is connected to is such a one, so that all ranks are on this machine."""
+    return str(ray.util.get_node_ip_address()) == "127.0.0.1"  # type: ignore[no-untyped-call]
 
 
 @contextmanager

@@ -4,6 +4,7 @@ import logging
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import fields, replace
+from pathlib import Path
 from typing import Any
 
 from ray import tune
@@ -95,7 +96,7 @@ class SearchCallback(Hooks, tune.Callback):
     @hook
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """The trial's own process died, and again when it was retried."""
-        self._end(self._known(trial), "failed", "its process on the driver's node died; was it out of memory?")
+        self._end(self._known(trial), "failed", f"its process on the driver's node died: {_last_words(trial)}")
 
     def _known(self, trial: Any) -> Trial:
         parameters = trial.config
@@ -109,3 +110,12 @@ class SearchCallback(Hooks, tune.Callback):
         finish_trial(self._home, ended)
         write_events(self._home, ended)
         self._observer(TrialEnded(ended.state(self._length)))
+
+
+def _last_words(trial: Any) -> str:
+    """The end of what Ray says of the death of a trial's process."""
+    try:
+        lines = Path(trial.error_file).read_text(errors="replace").split("\n")
+    except (OSError, TypeError):  # there is none
+        lines = []
+    return next((line.strip() for line in reversed(lines) if line.strip()), "Ray gives no reason")

@@ -10,7 +10,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any, Self
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from saltray.config import Config, Name, Values
 from saltray.data.pixel_range import PixelRange
@@ -51,13 +51,19 @@ class SearchProvenance:
     """Number of trials."""
 
 
+def _not_empty(members: tuple[Member, ...]) -> tuple[Member, ...]:
+    if not members:
+        raise ValueError("it should have one member or more")
+    return members
+
+
 @dataclass(frozen=True, kw_only=True)
 class EnsembleManifest:
     """The whole of an ensemble: `ensembles/<name>/<version>/manifest.json`, written last and never changed."""
 
     name: Name
     version: Name
-    members: Annotated[Many[Member], Field(min_length=1)]
+    members: Annotated[Many[Member], AfterValidator(_not_empty)]
     """One per fold, in order."""
     height: Pixels
     """Height of a tile in pixels."""

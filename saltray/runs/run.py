@@ -83,6 +83,11 @@ def create_run(
     )
     created = home.put_new_record(MANIFEST, manifest)
     before = manifest if created else home.get_record(MANIFEST, RunManifest)
+    if before.run != config.run:
+        raise ConfigError(
+            f"run {config.run} and run {before.run} are the same folder on this file system, which does not tell "
+            "capitals from small letters; choose another run name"
+        )
     folds = [name for name in home.folders() if name.startswith(FOLD_PREFIX)]
     if before.identity != identity and not any(
         home.exists(f"{fold}/{RESULT}") or has_epochs(home.sub(fold)) for fold in folds
@@ -143,10 +148,13 @@ def out_of_fold(home: Store, results: list[FoldResult], tiles: LabelledTiles) ->
     Raises:
         IntegrityError: the folds' predictions are not those of these tiles.
     """
+    import pyarrow as pa
+
+    schema = pa.schema([("id", pa.string()), ("probability", pa.binary())])
     row_of = {tile: index for index, tile in enumerate(tiles.ids)}
     probabilities = np.full(tiles.images.shape, np.nan, dtype=np.float16)
     for result in results:
-        table = home.get_table(f"{fold_folder(result.fold)}/{OOF}", sha256=result.oof_sha256)
+        table = home.get_table(f"{fold_folder(result.fold)}/{OOF}", sha256=result.oof_sha256, schema=schema)
         try:
             for tile, row in zip(table["id"].to_pylist(), table["probability"].to_pylist(), strict=True):
                 probabilities[row_of[tile]] = np.frombuffer(row, dtype=np.float16).reshape(tiles.images.shape[1:])
@@ -154,6 +162,8 @@ def out_of_fold(home: Store, results: list[FoldResult], tiles: LabelledTiles) ->
             raise IntegrityError(
                 f"predictions of fold {result.fold} are of other tiles ({error}); train again under another run name"
             ) from error
-    if np.isnan(probabilities).any():
-        raise IntegrityError("some tiles have no out-of-fold prediction; train again under another run name")
+    if not ((probabilities >= 0) & (probabilities <= 1)).all():
+        raise IntegrityError(
+            "some tiles have no out-of-fold prediction, or one beyond 0..1; train again under another run name"
+        )
     return probabilities

@@ -9,7 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
-from saltray.config import Config, Name, Values
+from saltray.config import Config, Name, Space, Values
 from saltray.data.packing import DatasetManifest
 from saltray.ensemble.manifest import provenance
 from saltray.errors import ConfigError, IntegrityError, NotFoundError
@@ -25,6 +25,8 @@ from saltray.search.space import has_value
 from saltray.search.spec import SearchSpec
 from saltray.storage.base import Store
 from saltray.training.epoch_metrics import EpochMetrics
+
+_RERUN = "delete this trial, and it is run again"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -191,17 +193,17 @@ def clear_checkpoints(home: Store, trials: Iterable[Trial]) -> None:
             home.delete_prefix(f"{trial.name}/{CHECKPOINTS}")
 
 
-def load_trials(home: Store, spec: SearchSpec) -> list[Trial]:
-    """All trials so far, in order. One that had run all epochs when its driver died is finished now.
+def load_trials(home: Store, epochs: int) -> list[Trial]:
+    """All trials so far, in order.
 
     Args:
         home: the search's part of the store.
-        spec: the search.
+        epochs: those of a whole trial. One that had run them all when its driver died is finished now.
 
     Raises:
         IntegrityError: a trial's records are corrupted.
     """
-    trials = (_load_trial(home, name, spec) for name in _trial_folders(home))
+    trials = (_load_trial(home, name, epochs) for name in _trial_folders(home))
     return sorted(trials, key=lambda trial: trial.index)
 
 
@@ -224,11 +226,27 @@ def _has_progress(home: Store, name: str) -> bool:
     return ended or has_epochs(home.sub(name))
 
 
-def _load_trial(home: Store, name: str, spec: SearchSpec) -> Trial:
-    tried, epochs = home.get_record(f"{name}/{TRIAL}", TrialValues), spec.config.train.epochs
+def check_values(home: Store, trials: Iterable[Trial], space: Space) -> None:
+    """Check that each trial has a possible value for each field that the search varies.
+
+    Raises:
+        IntegrityError: one does not.
+    """
+    for trial in trials:
+        if trial.values.keys() != space.keys():
+            fault = f"it has values for {', '.join(sorted(trial.values)) or 'nothing'}, not for the searched fields"
+        elif wrong := [field for field, value in trial.values.items() if not has_value(space[field], value)]:
+            fault = f"values.{wrong[0]} is {excerpt(trial.values[wrong[0]])}, which is not in the search's space"
+        else:
+            continue
+        raise IntegrityError(f"{home.uri}/{trial.name}/{TRIAL}: {fault}; {_RERUN}")
+
+
+def _load_trial(home: Store, name: str, epochs: int) -> Trial:
+    tried = home.get_record(f"{name}/{TRIAL}", TrialValues)
     trial = Trial(index=tried.index, values=tried.values)
-    if fault := _fault(name, trial, spec):
-        raise IntegrityError(f"{home.uri}/{name}/{TRIAL}: {fault}; delete this trial, and it is run again")
+    if trial.name != name:
+        raise IntegrityError(f"{home.uri}/{name}/{TRIAL}: index is {trial.index}, which is of {trial.name}; {_RERUN}")
     result = _result(home, name)
     if result is None:
         history = epochs_of(read_history(home.sub(name)))
@@ -240,19 +258,6 @@ def _load_trial(home: Store, name: str, spec: SearchSpec) -> Trial:
     # A failed trial resumes from its newest checkpoint, which may be earlier than the epoch that it reached.
     epochs_kept = _checkpointed_epochs(home.sub(name)) if result.status == "failed" else result.epochs
     return replace(trial, status=result.status, reason=result.reason, epochs=epochs_kept)
-
-
-def _fault(name: str, trial: Trial, spec: SearchSpec) -> str | None:
-    """Why this cannot be a trial of the search."""
-    space = spec.settings.space
-    if trial.name != name:
-        return f"index is {trial.index}, which is of {trial.name}"
-    if trial.values.keys() != space.keys():
-        return f"it has values for {', '.join(sorted(trial.values)) or 'nothing'}, and the search varies other fields"
-    wrong = [field for field, value in trial.values.items() if not has_value(space[field], value)]
-    return (
-        f"values.{wrong[0]} is {excerpt(trial.values[wrong[0]])}, which is not in the search's space" if wrong else None
-    )
 
 
 def _checkpointed_epochs(home: Store) -> tuple[EpochRecord, ...]:

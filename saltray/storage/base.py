@@ -235,15 +235,26 @@ class Store(ABC):
         return hashlib.sha256(data).hexdigest()
 
     def get_table(
-        self, key: str, *, sha256: str | None = None, columns: builtins.list[str] | None = None
+        self,
+        key: str,
+        *,
+        sha256: str | None = None,
+        columns: builtins.list[str] | None = None,
+        schema: "pa.Schema | None" = None,
     ) -> "pa.Table":
         """A Parquet table. The digest is checked before the bytes are parsed.
 
+        Args:
+            key: its key.
+            sha256: as for `get`.
+            columns: those to read; by default all.
+            schema: columns that it must have, of these types and without nulls.
+
         Raises:
             NotFoundError: the key does not exist.
-            IntegrityError: the digest differs, or the object is not Parquet.
+            IntegrityError: the digest differs, or the object is not Parquet, or has no such columns.
         """
-        return self._decode(key, self.get(key, sha256=sha256), lambda data: decode_table(data, columns))
+        return self._decode(key, self.get(key, sha256=sha256), lambda data: decode_table(data, columns, schema))
 
     def _where(self, key: str) -> str:
         """An object's full name, for messages."""

@@ -3,6 +3,7 @@
 import errno
 import hashlib
 import os
+import shutil
 import tempfile
 import uuid
 from collections.abc import Iterator
@@ -47,12 +48,19 @@ def scratch_folder() -> Iterator[Path]:
     Raises:
         StorageError: nothing can be written there, because the disk is full for instance.
     """
+    folder = make_scratch_folder()
     try:
-        folder = tempfile.TemporaryDirectory(prefix="saltray-", ignore_cleanup_errors=True)
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def make_scratch_folder() -> Path:
+    """The same for a caller who deletes it."""
+    try:
+        return Path(tempfile.mkdtemp(prefix="saltray-"))
     except OSError as error:
         raise no_scratch(error) from error
-    with folder as path:
-        yield Path(path)
 
 
 def no_scratch(error: Exception) -> StorageError:

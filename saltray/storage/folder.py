@@ -11,6 +11,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
+from saltray.errors import ConfigError
 from saltray.storage.base import Entry, Opened, Store
 from saltray.storage.create import create_from
 from saltray.storage.files import TEMP_PREFIX, read_chunks, sync, temporary_file
@@ -40,8 +41,12 @@ class FolderStore(Store):
     """Objects are files below a folder. Each is written under a temporary name, then renamed or linked to its own."""
 
     def __init__(self, folder: str) -> None:
-        # Symbolic links are not resolved: they may differ between nodes.
-        super().__init__(os.path.abspath(os.path.expanduser(folder)))  # noqa: PTH100, PTH111
+        try:
+            # Symbolic links are not resolved: they may differ between nodes.
+            path = os.path.abspath(os.path.expanduser(folder))  # noqa: PTH100, PTH111
+        except OSError as error:
+            raise ConfigError(f"store {folder!r}: the current folder was deleted; change to another one") from error
+        super().__init__(path)
         self._folder = Path(self.uri)
 
     def __reduce__(self) -> tuple[type["FolderStore"], tuple[str]]:
@@ -189,8 +194,8 @@ def _sort_key(item: tuple[str, os.stat_result]) -> str:
 def _is_listed(name: str, status: os.stat_result) -> bool:
     if stat.S_ISDIR(status.st_mode):
         return True
-    is_file = stat.S_ISREG(status.st_mode) or stat.S_ISLNK(status.st_mode)
-    return is_file and not name.startswith((TEMP_PREFIX, _SILLY_RENAME))
+    kept = stat.S_ISREG(status.st_mode) or stat.S_ISLNK(status.st_mode)
+    return kept and not name.startswith((TEMP_PREFIX, _SILLY_RENAME))
 
 
 def _holds_files(path: Path) -> bool:

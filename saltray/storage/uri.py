@@ -15,13 +15,13 @@ from saltray.storage.folder import FolderStore
 from saltray.storage.keys import is_key
 
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{2,62}")
-_SCHEME = re.compile(r"(?i:(s3|gs|file|https?):|[a-z][a-z0-9+.-]*:/)")
-_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
-_SUPPORTED = "use a path, file:///path or s3://bucket/key"
 _ACCESS_POINT = re.compile(
     r"(arn:[a-z-]+:s3:[a-z0-9-]*:[0-9]{12}:accesspoint[:/][A-Za-z0-9.-]+"
     r"|arn:[a-z-]+:s3-outposts:[a-z0-9-]+:[0-9]{12}:outpost[:/][A-Za-z0-9-]+[:/]accesspoint[:/][A-Za-z0-9-]+)(?:/|$)"
 )
+_SCHEME = re.compile(r"(?i:(s3|gs|file|https?):|[a-z][a-z0-9+.-]*:/)")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+_SUPPORTED = "use a path, file:///path or s3://bucket/key"
 
 
 def open_store(uri: str) -> Store:

@@ -10,6 +10,7 @@ from saltray.cli.observer import LIVE_ROWS, TerminalObserver
 from saltray.data.folds import FoldBalance
 from saltray.progress import (
     CapacityFound,
+    DataNote,
     Event,
     FoldEpoch,
     FoldFailed,
@@ -81,6 +82,7 @@ SEARCH_PLANNED = SearchPlanned(
 )
 LINES: list[Event] = [
     TilesWritten(60, "f"),
+    DataNote("12-bit [range]"),
     LockTakenOver("process 7 on h"),
     SearchValuesTaken("s/searches/s1", "trial-001", {"optim.lr": 0.001}),
     SEARCH_PLANNED,

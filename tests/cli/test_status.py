@@ -197,15 +197,14 @@ def test_the_verb(saltray: Saltray, tmp_path: Path) -> None:
     store = open_store(str(tmp_path / "store"))
     missing = saltray("status", "--store", store.uri)
     assert missing == (0, f"no run in {store.uri} yet; `saltray train` creates one\n", "")
-    manifest = RunManifest(run="r1", identity="", config=Config(data="d"), dataset="", provenance={})
+    manifest = RunManifest(run="r1", identity="1" * 64, config=Config(data="d"), dataset="2" * 64, provenance={})
     store.put_record("runs/r1/manifest.json", manifest)
     store.put_json("runs/r0/manifest.json", {})
     listed = saltray("status", "--store", store.uri)
     assert (listed.code, listed.err) == (0, "")
-    assert [row.split()[:3] for row in listed.out.splitlines()[2:]] == [
-        ["r0", "corrupted", "0/0"],
-        ["r1", "stopped", "0/5"],
-    ]
+    *rows, fault = listed.out.splitlines()[2:]
+    assert [row.split()[:3] for row in rows] == [["r0", "corrupted", "0/0"], ["r1", "stopped", "0/5"]]
+    assert fault == f"corrupted: {store.uri}/runs/r0/manifest.json: run is missing; restore it or write it again"
     shown = saltray("status", "--store", store.uri, "--run", "r1")
     assert shown.out.endswith("folds done: 0 of 5; the same command as before trains the rest\n")
     assert shown.out.count("not started") == 5

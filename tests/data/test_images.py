@@ -1,6 +1,10 @@
 """Untrusted image files: kinds, sizes, bit depths, damage, decompression bombs."""
 
 import io
+import struct
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -174,9 +178,9 @@ def tiff(pixels: np.ndarray, tags: dict[int, int]) -> bytes:
 @pytest.mark.parametrize(
     ("data", "problem"),
     [
-        (b"", "an empty file"),
-        (b"not an image", "no PNG, TIFF or JPEG"),
-        (saved(Image.fromarray(GREY), "GIF"), "no PNG, TIFF or JPEG"),
+        (b"", "cannot be decoded: it is empty"),
+        (b"not an image", "cannot be decoded: it is no PNG, TIFF or JPEG"),
+        (saved(Image.fromarray(GREY), "GIF"), "cannot be decoded: it is no PNG, TIFF or JPEG"),
         (b"\xff\xd8\xff", "cannot be decoded as a JPEG"),
         (b"II*\0", "cannot be decoded as a TIFF"),
         (png(np.stack([GREY, GREY, GREY + np.uint8(1)], axis=2)), "three channels differ"),
@@ -241,3 +245,17 @@ def test_a_flipped_bit_is_refused(bit: int) -> None:
     data = bytearray(WHOLE)
     data[bit // 8] ^= 1 << bit % 8
     assert same_or_refused(bytes(data)) or bit // 8 >= END - 4
+
+
+def test_pillow_remarks_nothing(tmp_path: Path) -> None:
+    data = saved(Image.fromarray(GREY), "TIFF").replace(
+        struct.pack("<HHI", 256, 4, 1), struct.pack("<HHI", 256, 4, 2**20)
+    )
+    (tmp_path / "a.tif").write_bytes(data)
+    program = (
+        "import pathlib; from saltray.data.images import decode_image; decode_image(pathlib.Path('a.tif').read_bytes())"
+    )
+    loud = "import PIL.Image; PIL.Image.open('a.tif')"
+    for text, remark in ((loud, "UserWarning"), (program, "")):
+        done = subprocess.run([sys.executable, "-c", text], cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert ("UserWarning" in done.stderr) == bool(remark)

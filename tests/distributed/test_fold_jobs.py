@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any, Self
 
 import pytest
+from ray.train.v2.api.exceptions import ControllerError
 
 from saltray.config import Config
 from saltray.distributed import fold_jobs
@@ -144,6 +145,17 @@ def test_a_failure_leaves_the_other_folds_running(
     assert outcomes[1].result == result_of(1)
     assert events[2] == FoldFailed(fold=0, reason=failure, queued=0)
     assert (jobs[0].home.get("error.txt") if jobs[0].home.exists("error.txt") else None) == kept
+
+
+def test_no_fold_is_started_after_one_that_the_store_refused(
+    make_job: MakeJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    full = StorageError("/store: No space left on device; free some space there")
+    jobs = [make_job(fold) for fold in range(4)]
+    outcomes, events, _ = train(monkeypatch, jobs, [(0, ControllerError(full)), (1, result_of(1))])
+    assert [(outcome.fold, outcome.fault) for outcome in outcomes] == [(0, full), (1, None)]
+    assert outcomes[0].failure == f"{full} (full text: {jobs[0].home.uri}/error.txt)"
+    assert [event.fold for event in events if isinstance(event, FoldStarted)] == [0, 1]
 
 
 def test_the_error_of_an_earlier_attempt_is_deleted_first(make_job: MakeJob, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -113,7 +113,7 @@ def test_the_gpus_of_a_cluster_are_judged_on_their_nodes(tmp_path: Path, monkeyp
     def ask() -> str | None:
         return module._gpu_fault_of_node()
 
-    nodes = [{**node, "Resources": {**node["Resources"], "GPU": 1.0}} for node in module.live_nodes()]
+    nodes = [{**node, "Resources": {**node["Resources"], "GPU": 1.0}} for node in module.live_nodes()] * 2
     monkeypatch.setattr(module, "live_nodes", lambda: nodes)
     path = f"{tmp_path}:{os.environ['PATH']}"
 

@@ -122,7 +122,7 @@ def uri(store: Store, models: list[FoldModel], publish_run: Publisher) -> str:
 @pytest.fixture(scope="session")
 def manifest() -> EnsembleManifest:
     """The manifest of an ensemble of five folds that is in no store."""
-    members = [Member(fold=k, key=f"fold-{k}.safetensors", sha256=f"{k}" * 64, score=k / 3) for k in range(5)]
+    members = [Member(fold=k, key=f"fold-{k}.safetensors", sha256=f"{k}" * 64, score=k / 5) for k in range(5)]
     return EnsembleManifest(
         name="r1",
         version="v1",

@@ -4,12 +4,14 @@
 """
 
 import random
+import sys
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
+from typing import Any
 
 from storage.faulty_s3 import FOREVER, Fault, FaultProxy
 
@@ -57,6 +59,10 @@ class SeededProxy(FaultProxy):
         self._draw = random.Random(seed)
         self._drawing = threading.Lock()
         self._down_until = 0.0
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        if not isinstance(sys.exception(), OSError):  # a client that was killed
+            super().handle_error(request, client_address)
 
     def outage(self, seconds: float) -> None:
         """From now on, and for so long, every connection is reset."""

@@ -8,8 +8,7 @@ import boto3
 import pytest
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError
-
-from .s3_proxy import FAULTS, SeededProxy, running
+from faults.s3_proxy import FAULTS, SeededProxy, running
 
 BUCKET = "saltray-test"
 BROKEN = (BotoCoreError, HTTPClientError, OSError)

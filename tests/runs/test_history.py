@@ -161,6 +161,8 @@ def test_a_lost_history_raises_unless_worse_happened(
 )
 def test_a_corrupted_history_is_named_with_its_fault(store: Store, line: str, fault: str) -> None:
     store.put(KEY, f'{{"at": 1.0, "note": "x"}}\n{line}\n'.encode())
-    with pytest.raises(IntegrityError, match=f"{store.uri}/{KEY} is corrupted: .*{fault}.*; delete it") as caught:
+    with pytest.raises(
+        IntegrityError, match=f"{store.uri}/{KEY} is corrupted in line 2: .*{fault}.*; delete it"
+    ) as caught:
         read_history(store)
     assert "\n" not in str(caught.value)

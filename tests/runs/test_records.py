@@ -99,7 +99,7 @@ def test_a_manifest_from_before_searches_is_read(store: Store) -> None:
         (RunManifest, MANIFEST | {"search_provenance": None}, "search_provenance is unknown"),
         (RunManifest, MANIFEST | {"config": STORED_CONFIG | {"folds": {"count": 1}}}, "folds.count is 1"),
         (RunManifest, MANIFEST | {"origin": {"search": "s1"}}, "origin.uri is missing"),
-        (Split, SPLIT | {"fold_of": {"a": "0"}}, 'fold_of.a is "0"'),
+        (Split, SPLIT | {"fold_of": {"a": "0"}}, 'fold_of is {"a": "0"}; it should have a fold for each tile'),
         (Split, SPLIT | {"balance": [{"fold": 0}]}, "balance.0.tiles is missing"),
         (FoldResult, {"fold": 0}, "tiles is missing"),
         (FoldResult, RESULT | {"score": "0.4"}, 'score is "0.4"'),

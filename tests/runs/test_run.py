@@ -82,6 +82,15 @@ def test_a_run_is_written_once(store: Store, tiles: LabelledTiles) -> None:
     assert contents(store) == written
 
 
+def test_a_run_whose_name_differs_in_capitals_is_another(store: Store, tiles: LabelledTiles) -> None:
+    """FAT, SMB and macOS have one folder for both."""
+    create(store, tiles)
+    written = contents(store)
+    with pytest.raises(ConfigError, match="run R1 and run r1 are the same folder on this file system"):
+        create(store, tiles, replace(CONFIG, run="R1"))
+    assert contents(store) == written
+
+
 def test_a_creation_that_was_interrupted_is_completed(store: Store, tiles: LabelledTiles) -> None:
     create(store, tiles)
     split = store.get("folds.json")

@@ -1,6 +1,7 @@
 """A proxy in front of an S3 server that simulates faults of the network and the server."""
 
 import http.client
+import re
 import socket
 import struct
 import threading
@@ -33,7 +34,7 @@ class Fault:
             server executes the request, then the connection is closed), truncate (the reply, also one of `status`, has
             half its body), break off (all but its last byte), unframed (half of it, and no length), ignore (status 200
             without execution), unconditional (If-None-Match is removed), short pages (a listing has two names per
-            page).
+            page), reversed (a listing has its names in reverse).
         abrupt: a connection that the fault closes ends with RST, as that of a process that died, not with FIN.
         body: of the reply with `status`, in place of the error's XML.
         headers: of that reply.
@@ -58,6 +59,7 @@ class FaultProxy(ThreadingHTTPServer):
     """Forwards requests to the server at `target`, with `faults`.
 
     For each request, `seen` has 'METHOD target', `ports` the client's port, and `regions` the region in the signature.
+    For each PUT and POST, `encryptions` has 'METHOD target' and the encryption that it asks for.
     """
 
     daemon_threads = True
@@ -70,6 +72,7 @@ class FaultProxy(ThreadingHTTPServer):
         self.seen: list[str] = []
         self.ports: list[int] = []
         self.regions: list[str] = []
+        self.encryptions: list[tuple[str, tuple[str | None, str | None]]] = []
         self.abrupt: set[socket.socket] = set()
         self._lock = threading.Lock()
 
@@ -100,6 +103,10 @@ class FaultHandler(BaseHTTPRequestHandler):
         self.server.ports.append(self.client_address[1])
         # Authorization: AWS4-HMAC-SHA256 Credential=KEY/DAY/REGION/s3/aws4_request, …
         self.server.regions.append(self.headers["Authorization"].split("/")[2])
+        if self.command in ("PUT", "POST"):
+            kind, key = "x-amz-server-side-encryption", "x-amz-server-side-encryption-aws-kms-key-id"
+            asked = self.headers[kind], self.headers[key]
+            self.server.encryptions.append((f"{self.command} {self.path}", asked))
         fault = self.server.fault_for(self.command, self.path) or Fault(self.command, times=0)
         fault.before()
         if fault.abrupt:
@@ -126,6 +133,11 @@ class FaultHandler(BaseHTTPRequestHandler):
             except OSError:  # the server is down
                 self.close_connection = True
                 return
+            if fault.action == "reversed":
+                start, *names = re.split(rb"(?=<Contents>)", reply)
+                *names, last = names or [b""]
+                last, end = last[: last.rfind(b"</Contents>") + 11], last[last.rfind(b"</Contents>") + 11 :]
+                reply = b"".join([start, *reversed([*names, last]), end]) if last else reply
             if fault.action == "lose reply":
                 self.close_connection = True
             else:

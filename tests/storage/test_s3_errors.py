@@ -1,12 +1,15 @@
 """Errors of S3, in replies of a server on this machine and from botocore itself."""
 
 import socket
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from botocore.exceptions import FlexibleChecksumError
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
-from saltray.errors import IntegrityError, NotFoundError
+from saltray.errors import IntegrityError, NotFoundError, StorageError
 from saltray.storage.base import Store
 from saltray.storage.s3_errors import explain
 from saltray.storage.uri import open_store
@@ -137,6 +140,43 @@ def test_a_checksum_that_botocore_rejects_is_an_integrity_error() -> None:
 
 def test_an_exception_that_is_not_botocores_is_not_explained() -> None:
     assert explain("s3://b/k", KeyError("a")) is None
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    status=st.integers(200, 599),
+    body=st.one_of(st.binary(max_size=200), st.sampled_from([b"<Error><Code>X</Code></Error>", b"<a><b/></a>"])),
+    headers=st.dictionaries(
+        st.sampled_from(["ETag", "Last-Modified", "x-amz-meta-saltray-sha256", "Content-Type", "x-amz-bucket-region"]),
+        st.text("abc019-:% ", max_size=12),
+    ),
+    action=st.sampled_from(["", "truncate", "break off", "unframed"]),
+)
+def test_whatever_a_server_answers_is_one_line(
+    status: int, body: bytes, headers: dict[str, str], action: str, s3: Store, proxy: FaultProxy, tmp_path: Path
+) -> None:
+    s3.deadline_s = 0
+    (tmp_path / "file").write_bytes(b"1")
+    fault = Fault("", status=status, body=body, headers=headers, action=action, abrupt=True, times=FOREVER)
+    proxy.faults = [replace(fault, method=method) for method in ("PUT", "GET", "HEAD", "DELETE", "POST")]
+    told = []
+    for call in (
+        lambda: s3.put("a", b""),
+        lambda: s3.put_new("a", b""),
+        lambda: s3.put_file("a", tmp_path / "file"),
+        lambda: s3.get("a"),
+        lambda: s3.get_file("a", tmp_path / "copy"),
+        lambda: s3.exists("a"),
+        lambda: list(s3.list()),
+        s3.folders,
+        lambda: s3.delete("a"),
+        lambda: s3.delete_prefix("a"),
+    ):
+        try:
+            call()
+        except StorageError as error:
+            told.append(str(error))
+    assert all(line.startswith(s3.uri) and "\n" not in line for line in told)
 
 
 def test_an_endpoint_that_redirects_is_named(s3: Store, proxy: FaultProxy) -> None:
