@@ -1,11 +1,9 @@
 """The verbs: each parses its flags, calls one function, draws its result. Flags follow from the configuration."""
 
 import os
-import signal
 import sys
 from collections.abc import Sequence
-from types import FrameType
-from typing import Annotated, Literal, NoReturn
+from typing import Annotated, Literal
 
 from rich.console import Console
 from rich.text import Text
@@ -18,6 +16,7 @@ from saltray.cli import status as status_text
 from saltray.cli import tables
 from saltray.cli.flags import REGISTRY, RunFlags, SearchFlags, TrainFlags, refuse_misused, with_file
 from saltray.cli.observer import TerminalObserver
+from saltray.cli.signals import Interrupted, Interrupter
 from saltray.errors import DataError, EnsembleError, SaltrayError, SearchFailedError
 
 LOG_WIDTH = 1000
@@ -262,9 +261,15 @@ def make_app(words: Sequence[str]) -> SubcommandApp:
 
 
 def main() -> None:
-    """Entry point. Exit codes: 0 done, 1 some folds or all trials failed, 2 the user can fix it, 130 interrupted."""
+    """Entry point.
+
+    Exit codes: 0 done, 1 some folds or all trials failed, 2 the user can fix it, 129 hung up, 130 interrupted.
+    """
     errors = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
-    signal.signal(signal.SIGTERM, _interrupt)  # what `ray job stop` sends
+    if sys.platform == "win32":
+        errors.print("saltray: it runs on Linux and macOS; on Windows, use it in WSL 2")
+        sys.exit(2)
+    Interrupter().install()
     words = sys.argv[1:]
     try:
         refuse_misused(words)
@@ -274,10 +279,10 @@ def main() -> None:
             errors.print(line)
         errors.print(Text(f"saltray: {error}", style="red"))
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as interrupt:
         resumes = bool(words) and words[0] in ("demo", "train", "tune", "run")
         errors.print("\nsaltray: interrupted" + "; run the same command again to resume" * resumes)
-        sys.exit(130)
+        sys.exit(interrupt.exit_code if isinstance(interrupt, Interrupted) else 130)
     except BrokenPipeError:  # `saltray ... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
@@ -292,7 +297,3 @@ def _details(error: SaltrayError) -> list[str]:
     if isinstance(error, SearchFailedError):
         return [f"  {trial}: {reason}" for trial, reason in error.failures.items()]
     return []
-
-
-def _interrupt(_signal: int, _frame: FrameType | None) -> NoReturn:
-    raise KeyboardInterrupt

@@ -12,7 +12,7 @@ from saltray.commands.train import TrainResult, train
 from saltray.config import AugmentConfig, Config, ModelConfig, OptimConfig, TrainConfig
 from saltray.data.packing import load_tiles
 from saltray.distributed.cluster import ray_cluster
-from saltray.distributed.every_node import check_kept
+from saltray.distributed.paths import check_kept
 from saltray.progress import Observer, TilesWritten, log_event
 from saltray.report.examples import draw_demo
 from saltray.runs.layout import OOF, run_folder

@@ -18,7 +18,7 @@ from saltray.data.sample import SAMPLE, check_against_sample
 from saltray.data.source import Source
 from saltray.data.tile_reader import TileReader
 from saltray.distributed.cluster import ray_cluster
-from saltray.distributed.every_node import check_inputs_seen, check_kept
+from saltray.distributed.paths import check_inputs_seen, check_kept
 from saltray.ensemble.load import Ensemble
 from saltray.ensemble.versions import read_manifest, resolve
 from saltray.errors import ConfigError, EnsembleError
@@ -154,7 +154,7 @@ def _check_not_inputs(outputs: Outputs, ensemble: str, data: str, names: Sequenc
 def _check_members(ensemble: str) -> None:
     """Refuse an ensemble with members that are missing or damaged."""
     if faults := [member.fault for member in Ensemble.verify(ensemble) if member.fault is not None]:
-        more = f" (and {len(faults) - 1} more members)" * (len(faults) > 1)
+        more = f" (and {len(faults) - 1} more member{'s' * (len(faults) > 2)})" * (len(faults) > 1)
         raise EnsembleError(f"{faults[0]}{more}; `saltray ensemble verify {ensemble}` checks them all")
 
 

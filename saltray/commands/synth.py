@@ -5,7 +5,7 @@ import tempfile
 from pathlib import Path
 
 from saltray.data.synthetic import write_dataset
-from saltray.distributed.every_node import check_kept
+from saltray.distributed.paths import check_kept
 from saltray.errors import DataError
 from saltray.storage.outputs import check_writable, put_folder
 from saltray.storage.uri import local_path, open_store

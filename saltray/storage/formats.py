@@ -57,16 +57,30 @@ def encode_table(table: "pa.Table") -> bytes:
     return data
 
 
-def decode_table(data: bytes, columns: list[str] | None = None) -> "pa.Table":
+def decode_table(data: bytes, columns: list[str] | None = None, schema: "pa.Schema | None" = None) -> "pa.Table":
     """A table from Parquet.
 
+    Args:
+        data: the file.
+        columns: those to read; by default all.
+        schema: columns that it must have, of these types and without nulls.
+
     Raises:
-        FormatError: not Parquet.
+        FormatError: not Parquet, or without such columns.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
-        return pq.read_table(pa.BufferReader(data), columns=columns)
-    except (pa.ArrowException, OSError) as error:
+        with pq.ParquetFile(pa.BufferReader(data)) as file:
+            for field in schema or ():  # before anything is decoded
+                place = file.schema_arrow.get_field_index(field.name)
+                if place < 0 or file.schema_arrow.field(place).type != field.type:
+                    raise FormatError(f"it has no column {field.name} of {field.type}")
+            table = file.read(columns=columns)
+        table.validate(full=True)  # else text that is no UTF-8 shows only where it is used
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise FormatError(f"not Parquet: {one_line(error)}") from error
+    if nulls := [field.name for field in schema or () if table[field.name].null_count]:
+        raise FormatError(f"column {nulls[0]} has nulls")
+    return table

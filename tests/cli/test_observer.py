@@ -28,6 +28,7 @@ from saltray.progress import (
     SearchPlanned,
     SearchValuesTaken,
     StoreMustBeShared,
+    TilesClipped,
     TilesWritten,
     TrialEnded,
     TrialEpoch,
@@ -102,6 +103,7 @@ LINES: list[Event] = [
     TrialEnded(state(0, "stopped")),
     TrialEnded(state(0, "diverged", None, reason="it became [NaN]")),
     TrialEnded(state(0, "failed", None, reason="out of memory")),
+    TilesClipped(("[a].png",)),
     PredictionPlanned(tiles=15, ensemble="r1 v1", where="Ray on this machine", workers=2, device="CPU"),
 ]
 SILENT: list[Event] = [

@@ -13,7 +13,7 @@ from types import FrameType
 from typing import NoReturn
 
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 
 SECONDS = 10.0
 MEGABYTES = 500
@@ -28,6 +28,7 @@ settings.register_profile(
     database=None,
     deadline=None,  # `Watch` has the limit, and interrupts
     suppress_health_check=list(HealthCheck),
+    phases=[Phase.explicit, Phase.generate],  # shrinking runs slow readers thousands of times
 )
 settings.register_profile("campaign", settings.get_profile("ci"), derandomize=False, print_blob=True)
 if settings.get_current_profile_name() != "campaign":

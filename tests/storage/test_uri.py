@@ -26,6 +26,16 @@ def test_the_uri_of_a_folder_is_its_absolute_path(tmp_path: Path, monkeypatch: p
         ("s3://bucket", "s3://bucket"),
         ("s3://bucket/", "s3://bucket"),
         ("S3://bucket/a/b/", "s3://bucket/a/b"),
+        ("s3://bucket--use1-az4--x-s3/a", "s3://bucket--use1-az4--x-s3/a"),
+        ("s3://mine-abc-s3alias/a", "s3://mine-abc-s3alias/a"),
+        (
+            "s3://arn:aws:s3:us-east-1:123456789012:accesspoint/mine",
+            "s3://arn:aws:s3:us-east-1:123456789012:accesspoint/mine",
+        ),
+        (
+            "s3://arn:aws:s3::123456789012:accesspoint/m.mrap/a/b/",
+            "s3://arn:aws:s3::123456789012:accesspoint/m.mrap/a/b",
+        ),
     ],
 )
 def test_s3(uri: str, expected: str) -> None:
@@ -56,6 +66,9 @@ def test_s3(uri: str, expected: str) -> None:
         ("s3:///x", "is not s3://bucket/prefix"),
         ("s3://bucket//x", "is not s3://bucket/prefix"),
         ("s3://bucket/../x", "is not s3://bucket/prefix"),
+        ("s3://arn:aws:s3:us-east-1:123456789012:accesspoint", "is not s3://bucket/prefix"),
+        ("s3://arn:aws:s3:us-east-1:123456789012:accesspoint/mine//x", "is not s3://bucket/prefix"),
+        ("s3://arn:aws:iam::123456789012:role/mine", "is not s3://bucket/prefix"),
         ("s3://a bucket/x", "is not s3://bucket/prefix"),
         ("s3://bucket/x?endpoint_override=minio:9000", "holds options; set AWS_ENDPOINT_URL_S3"),
     ],

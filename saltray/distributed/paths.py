@@ -1,16 +1,14 @@
-"""Files that the driver sees: do the other nodes of its cluster see them too?"""
+"""Paths on a cluster: which are lost with a job, and which all nodes see."""
 
+import os
 from collections.abc import Callable
-from pathlib import Path
 
 from saltray.data.source import Source
 from saltray.distributed.cluster import joins_cluster, live_nodes
+from saltray.distributed.preflight import ask_nodes, faults_in_words
 from saltray.ensemble.layout import MANIFEST
 from saltray.errors import ConfigError, SaltrayError
 from saltray.storage.uri import open_store
-
-CHECK_S = 120.0
-"""Longest wait for a node's answer."""
 
 
 def check_kept(what: str, uri: str) -> None:
@@ -23,7 +21,8 @@ def check_kept(what: str, uri: str) -> None:
     Raises:
         ConfigError: it is such a path.
     """
-    if joins_cluster() and "://" not in uri and not Path(uri).expanduser().is_absolute():
+    absolute = os.path.isabs(os.path.expanduser(uri))  # noqa: PTH111, PTH117  (Path raises for a user who is not there)
+    if joins_cluster() and "://" not in uri and not absolute:
         raise ConfigError(
             f"{what} {uri} is in the working directory of this one job of the cluster, which is lost with it; use "
             "s3://, or an absolute path"
@@ -41,11 +40,13 @@ def check_inputs_seen(ensemble: str, data: str, name: str) -> None:
     Raises:
         ConfigError: some nodes do not.
     """
+    nodes = live_nodes()
     for uri, find_fault, key in ((ensemble, _fault_of_object, MANIFEST), (data, _fault_of_tile, name)):
-        if uri.startswith("s3://"):
+        if uri.startswith("s3://") or len(nodes) == 1:
             continue
-        if faults := _ask_nodes(find_fault, uri, key):
-            told = "; ".join(f"{address}: {fault}" for address, fault in sorted(faults.items()))
+        # A node that joins later tells the first tile that it does not see.
+        if faults := ask_nodes(nodes, find_fault, uri, key):
+            told = faults_in_words(faults)
             raise ConfigError(f"not every node sees {uri} ({told}); use s3://, or a folder that all nodes share")
 
 
@@ -64,30 +65,3 @@ def _fault(read: Callable[[], object]) -> str | None:
     except SaltrayError as error:
         return str(error)
     return None
-
-
-def _ask_nodes(find_fault: Callable[..., str | None], *args: object) -> dict[str, str]:
-    """What each node of several finds wrong, by the node's address; without those where it is nothing."""
-    import ray
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
-    nodes = live_nodes()
-    if len(nodes) < 2:
-        return {}
-    check = ray.remote(num_cpus=0, max_retries=0)(find_fault)
-    node_of = {
-        check.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)).remote(
-            *args
-        ): node
-        for node in nodes
-    }
-    answered, silent = ray.wait(list(node_of), num_returns=len(node_of), timeout=CHECK_S)
-    faults = {node_of[task]["NodeManagerAddress"]: f"no answer within {CHECK_S:g} s" for task in silent}
-    for task in answered:
-        try:
-            fault = ray.get(task)
-        except ray.exceptions.RayError:  # the node died; one that replaces it tells which tile it does not see
-            continue
-        if fault is not None:
-            faults[node_of[task]["NodeManagerAddress"]] = fault
-    return faults
