@@ -363,6 +363,6 @@ def test_a_folder_of_images_alone_and_training_images_have_no_sample(
     stream: Stream, untrained: str, tiles: Path, tmp_path: Path
 ) -> None:
     min((tiles / "test/images").iterdir()).unlink()
-    settings: dict[str, Any] = {"ensemble": untrained, "out": tmp_path / "x.csv"}
+    settings: dict[str, Any] = {"ensemble": untrained, "out": tmp_path / "x.csv", "tta": False}
     assert saltray.predict(data=str(tiles / "test/images"), **settings).tiles == 5
     assert saltray.predict(data=str(tiles), part="train", **settings).tiles == 24
