@@ -70,7 +70,7 @@ def dangling(path: Path) -> None:
 
 
 FAULTS: dict[Callable[[Path], None], str] = {
-    empty: "an empty file",
+    empty: "empty",
     junk: "no PNG",
     truncated: "cannot be decoded",
     another_size: f"{HEIGHT}x{WIDTH + 1} pixels, but the ensemble was trained on {HEIGHT}x{WIDTH}; crop or pad it",
