@@ -125,7 +125,8 @@ class Ensemble:
         """Mean probability of salt over the folds.
 
         Args:
-            images: [N, H, W] grey tiles, of any size up to the network's input.
+            images: [N, H, W] grey tiles of 0..255, of any size up to the network's input. Values of 16-bit files are
+                scaled by `manifest.pixel_range.scale`, as `read_tiles(uri, part="test", scale=...)` does it.
             tta: average over the tile and its mirror image (left to right).
             batch_size: tiles per forward pass.
 
