@@ -164,11 +164,12 @@ def _fork_for_each(listener: socket.socket) -> Worker | None:
                 _import_once(worker.env)
                 if sys.stdin in _ready(selector, timeout=0):  # the driver ended while modules were imported
                     break
-                # Python 3.12 and later log a warning of a second thread: it is jemalloc's, which provides for forks.
+                # Python 3.12 and later warn of a second thread in the log: it is jemalloc's, which provides for forks.
                 if os.fork() == 0:
                     if not _wanted(connection):
-                        os._exit(0)
-                    return worker._replace(connection=connection.detach())
+                        os.kill(os.getpid(), signal.SIGKILL)  # what was imported must not act at its end
+                    connection.detach()  # it stays open
+                    return worker
                 for stream in worker.streams:
                     os.close(stream)
     return None
@@ -180,7 +181,9 @@ def _request(connection: socket.socket) -> Worker | None:
     try:
         header, streams, _, _ = socket.recv_fds(connection, 8, 3)
         with connection.makefile("rb") as incoming:
-            return Worker(**json.loads(incoming.read(int.from_bytes(header))), streams=streams, connection=-1)
+            return Worker(
+                **json.loads(incoming.read(int.from_bytes(header))), streams=streams, connection=connection.fileno()
+            )
     except (OSError, ValueError):
         return None
 

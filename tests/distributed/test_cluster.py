@@ -189,6 +189,8 @@ def test_a_second_thread_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     monkeypatch.setattr("ray.is_initialized", lambda: True)
 
+    monkeypatch.setattr(cluster, "_one_thread", threading.RLock())  # the tests share a Ray, whose block is left last
+
     def elsewhere() -> str:
         with ray_cluster() as where:
             return where

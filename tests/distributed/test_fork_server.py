@@ -108,6 +108,11 @@ def test_a_fork_imports_no_large_library_itself(python: str, tmp_path: Path) -> 
     assert not [module for module in own if not module.startswith("saltray.distributed")]
 
 
+def wait_for_end(process: int) -> None:
+    """Wait until a child of ours has ended; its exit code is left for whoever started it."""
+    os.waitid(os.P_PID, process, os.WEXITED | os.WNOWAIT)
+
+
 @pytest.fixture
 def script(tmp_path: Path) -> Path:
     """A worker that tells whether it is a fork, in a file too, and ends when its standard input does."""
@@ -140,6 +145,7 @@ def test_without_a_server_a_worker_starts_alone_which_is_told(script: Path, capl
     with fork_server(Path("/tmp")) as python:
         (server,) = server_of(python)
         os.kill(server, signal.SIGKILL)
+        wait_for_end(server)
         assert run(python, script, "a b").stdout.splitlines()[0] == "False ['a b']"
     assert "has ended (signal 9); workers start on their own, slower" in caplog.text
     assert run(python, script).stdout.splitlines()[0] == "False []"  # its folder is gone, too
@@ -151,7 +157,9 @@ def test_a_server_that_cannot_import_tells_why_and_no_worker_waits_for_it(
     (tmp_path / "fsspec.py").write_text("raise ImportError('torn')")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     with fork_server(Path("/tmp")) as python:
+        (server,) = server_of(python)
         assert run(python, script).stdout.splitlines()[0] == "False []"
+        wait_for_end(server)
     assert "has ended (ImportError: torn)" in caplog.text
 
 
