@@ -16,6 +16,8 @@ from saltray.errors import ConfigError
 from saltray.records import MAX_EPOCHS, fits, own_field_types, to_record, type_text
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+MULTIPLES = {"albunet": 64, "ternausnet11": 32, "ternausnet16": 32, "unet": 16}
+"""Of how many pixels the input of each network must be a multiple."""
 Name = Annotated[str, Field(pattern=f"^{NAME.pattern}$")]
 """A name in a stored record; see `check_name`."""
 
@@ -96,6 +98,11 @@ class ModelConfig:
         _check_types(self, "model.")
         _between("model.num_filters", self.num_filters, 1, MAX_WIDTH)
         _between("model.encoder_width", self.encoder_width, 1, MAX_WIDTH)
+
+    def fitting_size(self, pixels: int) -> int:
+        """The smallest input size of the network that is not below `pixels`."""
+        multiple = MULTIPLES[self.architecture]
+        return -(-pixels // multiple) * multiple
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -249,11 +256,11 @@ class Config:
         _require(bool(self.data), "data is empty; name a folder, a zip or s3://bucket/prefix")
         _require(bool(self.store), "store is empty; name a folder or s3://bucket/prefix")
         check_name(self.run, "run")
-        multiple = {"albunet": 64, "ternausnet11": 32, "ternausnet16": 32, "unet": 16}[self.model.architecture]
+        fitting = self.model.fitting_size(self.train.input_size)
         _require(
-            self.train.input_size % multiple == 0,
+            self.train.input_size == fitting,
             f"train.input_size is {self.train.input_size}, but {self.model.architecture} needs a multiple of "
-            f"{multiple}; use {-(-self.train.input_size // multiple) * multiple}",
+            f"{MULTIPLES[self.model.architecture]}; use {fitting}",
         )
         ranks = self.cluster.workers_per_fold
         _require(

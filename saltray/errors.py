@@ -35,7 +35,7 @@ class DataError(SaltrayError):
 
     Args:
         message: one line for the terminal.
-        problems: every fault found, one line each, starting with the file's name.
+        problems: every fault found, one line each, starting with the file's name; many of one kind are one line.
     """
 
     def __init__(self, message: str, problems: tuple[str, ...] = ()) -> None:

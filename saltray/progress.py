@@ -61,6 +61,16 @@ class TilesWritten(Event):
 
 
 @dataclass(frozen=True)
+class DataNote(Event):
+    """Something of the data set that was read in another way than the most usual one."""
+
+    text: str
+
+    def __str__(self) -> str:
+        return f"data set: {self.text}"
+
+
+@dataclass(frozen=True)
 class LockTakenOver(Event):
     """The last process that worked on this run or search died without releasing its lock."""
 
@@ -422,6 +432,18 @@ class TrialsEnded(Event):
 
 
 # -- prediction --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class TilesClipped(Event):
+    """Some tiles to predict have values above the range of the training images."""
+
+    names: tuple[str, ...]
+    warning = True
+
+    def __str__(self) -> str:
+        more = f" and {len(self.names) - 3:,} more" * (len(self.names) > 3)
+        return f"brighter than any training image, so that the excess is cut off: {', '.join(self.names[:3])}{more}"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,20 +1,26 @@
-"""Fixtures of several rooms: S3 servers, a store of each kind, and the command line; `ray_session` has those of Ray."""
+"""Fixtures of several rooms: S3 servers, a store of each kind, an ensemble, and the command line.
 
+`ray_session` has those of Ray.
+"""
+
+import hashlib
 import signal
-import socket
-import subprocess
 import sys
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from time import monotonic, sleep
 
 import boto3
 import pytest
 from ceph import Ceph, missing
 from command import Answer, Live, Saltray, point_to, require, s3_environment
+from moto_server import moto_server
 
 from saltray.cli import app
+from saltray.config import Config, FoldConfig, ModelConfig, TrainConfig
+from saltray.data.pixel_range import PixelRange
+from saltray.ensemble.manifest import EnsembleManifest, Member
+from saltray.storage.uri import open_store
 
 pytest_plugins = ["ray_session"]
 BUCKET = "saltray-test"
@@ -23,33 +29,10 @@ BUCKET = "saltray-test"
 @pytest.fixture(scope="session")
 def s3_server() -> Iterator[str]:
     """Endpoint of an S3 server with an empty bucket `saltray-test`; the AWS_* variables point to it from here on."""
-    # A process of its own: in this one, each use of moto's mocks would empty the bucket.
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
-    endpoint = f"http://127.0.0.1:{port}"
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as server:
-        try:
-            wait_until_open(port)
-            with pytest.MonkeyPatch.context() as patch:
-                point_to(patch, s3_environment(endpoint, "test-access-key", "test-secret-key"))
-                boto3.session.Session().client("s3").create_bucket(Bucket=BUCKET)
-                yield endpoint
-        finally:
-            server.terminate()
-
-
-def wait_until_open(port: int, seconds: float = 60) -> None:
-    """Wait until a server of this machine takes connections."""
-    end = monotonic() + seconds
-    while True:
-        try:
-            socket.create_connection(("127.0.0.1", port), timeout=1).close()
-        except OSError:
-            assert monotonic() < end, f"no server at port {port} after {seconds:g} s"
-            sleep(0.05)
-        else:
-            return
+    with moto_server() as endpoint, pytest.MonkeyPatch.context() as patch:
+        point_to(patch, s3_environment(endpoint, "test-access-key", "test-secret-key"))
+        boto3.session.Session().client("s3").create_bucket(Bucket=BUCKET)
+        yield endpoint
 
 
 @pytest.fixture(scope="session")
@@ -84,6 +67,50 @@ def any_store_uri(store_kind: str, request: pytest.FixtureRequest, tmp_path: Pat
         return str(tmp_path / "store")
     request.getfixturevalue({"s3": "s3_server", "ceph": "ceph"}[store_kind])
     return f"s3://{BUCKET}/{uuid.uuid4().hex}"
+
+
+@pytest.fixture(scope="session")
+def untrained(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """URI of an ensemble of two thin, untrained networks for tiles of 101x101 pixels; not to be changed."""
+    import torch
+    from safetensors.torch import save
+
+    from saltray.models.build import build_model
+
+    config = Config(
+        data="unused",
+        folds=FoldConfig(count=2),
+        model=ModelConfig(encoder_width=4, num_filters=2),
+        train=TrainConfig(precision="fp32"),
+    )
+    store = open_store(str(tmp_path_factory.mktemp("untrained")))
+    home = store.sub("ensembles/r1/v1")
+    members = []
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        for fold in range(2):
+            data = save(build_model(config.model).state_dict())
+            home.put(f"fold-{fold}.safetensors", data)
+            digest = hashlib.sha256(data).hexdigest()
+            members.append(Member(fold=fold, key=f"fold-{fold}.safetensors", sha256=digest, score=0.7))
+    manifest = EnsembleManifest(
+        name="r1",
+        version="v1",
+        members=tuple(members),
+        height=101,
+        width=101,
+        threshold=0.5,
+        score=0.7,
+        score_at_threshold=0.7,
+        baseline=0.4,
+        run="r1",
+        dataset="0" * 64,
+        pixel_range=PixelRange(bits=8, maximum=255),
+        config=config,
+        provenance={},
+    )
+    home.put_record("manifest.json", manifest)
+    return home.uri
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ from saltray import progress
 from saltray.data.folds import FoldBalance
 from saltray.progress import (
     CapacityFound,
+    DataNote,
     Event,
     FoldEpoch,
     FoldFailed,
@@ -27,6 +28,7 @@ from saltray.progress import (
     SearchPlanned,
     SearchValuesTaken,
     StoreMustBeShared,
+    TilesClipped,
     TilesWritten,
     TrialEnded,
     TrialEpoch,
@@ -80,6 +82,7 @@ PREDICTION = PredictionPlanned(tiles=18, ensemble="r1 v2", where="2 CPUs", worke
 
 TEXTS = [
     (TilesWritten(240, "demo/tiles"), "wrote 240 synthetic tiles to demo/tiles"),
+    (DataNote("12-bit range"), "data set: 12-bit range"),
     (LockTakenOver("process 7 on h"), "took over the stale lock of process 7 on h"),
     (
         SearchValuesTaken("s3://b/searches/s1", "trial-003", {"optim.lr": 0.5, "train.batch_size": 16}),
@@ -135,6 +138,11 @@ TEXTS = [
     (TrialEnded(ENDED), "trial-007  stopped after epoch 3  best score 0.5000 in epoch 2"),
     (TrialEnded(LOST), "trial-007  diverged after epoch 3: the loss became NaN"),
     (TrialsEnded(), "all trials have ended"),
+    (TilesClipped(("a.png",)), "brighter than any training image, so that the excess is cut off: a.png"),
+    (
+        TilesClipped(tuple("abcde")),
+        "brighter than any training image, so that the excess is cut off: a, b, c and 2 more",
+    ),
     (PREDICTION, "predicting 18 tiles with r1 v2 on 2 CPUs: 2 CPU workers"),
     (replace(PREDICTION, workers=1, device="GPU"), "predicting 18 tiles with r1 v2 on 2 CPUs: 1 GPU worker"),
 ]

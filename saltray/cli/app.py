@@ -1,12 +1,9 @@
 """The verbs: each parses its flags, calls one function, draws its result. Flags follow from the configuration."""
 
 import os
-import signal
 import sys
 from collections.abc import Sequence
-from pathlib import Path
-from types import FrameType
-from typing import Annotated, Literal, NoReturn
+from typing import Annotated, Literal
 
 from rich.console import Console
 from rich.text import Text
@@ -19,6 +16,7 @@ from saltray.cli import status as status_text
 from saltray.cli import tables
 from saltray.cli.flags import REGISTRY, RunFlags, SearchFlags, TrainFlags, refuse_misused, with_file
 from saltray.cli.observer import TerminalObserver
+from saltray.cli.signals import Interrupted, Interrupter
 from saltray.errors import DataError, EnsembleError, SaltrayError, SearchFailedError
 
 LOG_WIDTH = 1000
@@ -36,7 +34,7 @@ def demo(*, tiles: int = 240) -> None:
     Args:
         tiles: Number of synthetic training tiles.
     """
-    done = saltray.demo(Path("saltray-demo"), picture=Path("demo.png"), tiles=tiles, observer=observer)
+    done = saltray.demo("saltray-demo", picture="demo.png", tiles=tiles, observer=observer)
     tables.print_train(console, done.train)
     test = done.prediction
     console.print(f"wrote {test.out}: {test.tiles} test tiles, {test.empty} of them without salt")
@@ -44,7 +42,7 @@ def demo(*, tiles: int = 240) -> None:
 
 
 def synth(
-    directory: Positional[Path],
+    directory: Positional[str],
     /,
     *,
     tiles: int = 400,
@@ -55,14 +53,14 @@ def synth(
     """Write a synthetic data set in the Kaggle layout.
 
     Args:
-        directory: Folder to make.
+        directory: Folder to make, or s3://bucket/prefix.
         tiles: Number of training tiles, with masks.
         test_tiles: Number of test tiles, without; a quarter of the training tiles unless given.
         seed: The same seed gives the same tiles.
         noise: How much hides the salt: 1 is as in the field, 0 is nothing.
     """
-    path = saltray.synth(directory, tiles=tiles, seed=seed, test_tiles=test_tiles, noise=noise)
-    console.print(f"wrote {tiles} training tiles to {path}")
+    written = saltray.synth(directory, tiles=tiles, seed=seed, test_tiles=test_tiles, noise=noise)
+    console.print(f"wrote {tiles} training tiles to {written}")
 
 
 def check(data: Positional[str], /) -> None:
@@ -134,7 +132,7 @@ def run(
 def plan(
     flags: Annotated[TrainFlags, arg(name="")],
     *,
-    on: Path | None = None,
+    on: str | None = None,
     images_per_second: float | None = None,
     like: str | None = None,
     price: float | None = None,
@@ -171,10 +169,10 @@ def predict(
     *,
     ensemble: str,
     data: str,
-    out: Path = Path("submission.csv"),
+    out: str = "submission.csv",
     part: Literal["test", "train"] = "test",
-    masks: Path | None = None,
-    probabilities: Path | None = None,
+    masks: str | None = None,
+    probabilities: str | None = None,
     tta: bool = True,
     workers: int | None = None,
 ) -> None:
@@ -183,7 +181,7 @@ def predict(
     Args:
         ensemble: STORE/ensembles/NAME, with /latest or /v3 at the end if you like.
         data: A folder, a zip or s3://bucket/prefix.
-        out: Kaggle submission to write: id,rle_mask.
+        out: Kaggle submission to write: id,rle_mask. It is a path or s3://bucket/key, as are the next two.
         part: Which images of the data set.
         masks: Folder for PNG masks.
         probabilities: Parquet file for the probabilities of every pixel.
@@ -263,9 +261,15 @@ def make_app(words: Sequence[str]) -> SubcommandApp:
 
 
 def main() -> None:
-    """Entry point. Exit codes: 0 done, 1 some folds or all trials failed, 2 the user can fix it, 130 interrupted."""
+    """Entry point.
+
+    Exit codes: 0 done, 1 some folds or all trials failed, 2 the user can fix it, 129 hung up, 130 interrupted.
+    """
     errors = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
-    signal.signal(signal.SIGTERM, _interrupt)  # what `ray job stop` sends
+    if sys.platform == "win32":
+        errors.print("saltray: it runs on Linux and macOS; on Windows, use it in WSL 2")
+        sys.exit(2)
+    Interrupter().install()
     words = sys.argv[1:]
     try:
         refuse_misused(words)
@@ -275,10 +279,10 @@ def main() -> None:
             errors.print(line)
         errors.print(Text(f"saltray: {error}", style="red"))
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as interrupt:
         resumes = bool(words) and words[0] in ("demo", "train", "tune", "run")
         errors.print("\nsaltray: interrupted" + "; run the same command again to resume" * resumes)
-        sys.exit(130)
+        sys.exit(interrupt.exit_code if isinstance(interrupt, Interrupted) else 130)
     except BrokenPipeError:  # `saltray ... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
@@ -293,7 +297,3 @@ def _details(error: SaltrayError) -> list[str]:
     if isinstance(error, SearchFailedError):
         return [f"  {trial}: {reason}" for trial, reason in error.failures.items()]
     return []
-
-
-def _interrupt(_signal: int, _frame: FrameType | None) -> NoReturn:
-    raise KeyboardInterrupt

@@ -117,6 +117,8 @@ def print_summary(console: Console, summary: "DatasetSummary") -> None:
     for label, value in _summary_rows(summary):
         table.add_row(label, value)
     console.print(table)
+    for note in summary.notes:
+        console.print(f"note: {note}")
 
 
 def _summary_rows(summary: "DatasetSummary") -> Iterator[tuple[str, str]]:
@@ -134,7 +136,8 @@ def _summary_rows(summary: "DatasetSummary") -> Iterator[tuple[str, str]]:
     yield "mean coverage", f"{summary.mean_coverage:.4f}"
     median = summary.median_coverage
     yield "median coverage", "no salt" if median is None else f"{median:.4f} of those with salt"
-    yield "pixel mean, std", f"{summary.pixel_mean:.4f}, {summary.pixel_std:.4f} (of values / 255)"
+    white = 255 if summary.pixel_range.bits == 8 else summary.pixel_range.maximum
+    yield "pixel mean, std", f"{summary.pixel_mean:.4f}, {summary.pixel_std:.4f} (of values / {white})"
     if summary.depth_range is not None:
         yield "depth", f"{summary.depth_range[0]:g} to {summary.depth_range[1]:g}, training"
 

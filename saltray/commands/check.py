@@ -11,7 +11,7 @@ def check(data: str) -> DatasetSummary:
             optionally test/images, train.csv and depths.csv.
 
     Raises:
-        DataError: something is wrong; `problems` lists every fault by file.
+        DataError: something is wrong; `problems` lists every fault by file, those of one kind in one line.
         StorageError: the place cannot be reached.
     """
     return summarise(data)

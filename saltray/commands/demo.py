@@ -1,5 +1,6 @@
 """`saltray demo`: everything on this machine, in a few minutes, on synthetic tiles."""
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,11 +12,12 @@ from saltray.commands.train import TrainResult, train
 from saltray.config import AugmentConfig, Config, ModelConfig, OptimConfig, TrainConfig
 from saltray.data.packing import load_tiles
 from saltray.distributed.cluster import ray_cluster
-from saltray.errors import ConfigError
+from saltray.distributed.paths import check_kept
 from saltray.progress import Observer, TilesWritten, log_event
 from saltray.report.examples import draw_demo
 from saltray.runs.layout import OOF, run_folder
-from saltray.storage.uri import open_store
+from saltray.storage.outputs import output_file
+from saltray.storage.uri import local_path, open_store
 
 SHOWN = 8
 """Tiles in the picture."""
@@ -30,7 +32,8 @@ class DemoResult:
     train: TrainResult
     prediction: Prediction
     """Of the test tiles."""
-    picture: Path
+    picture: str
+    """Its path or URI, as given."""
 
 
 def demo_config(data: str, store: str, run: str) -> Config:
@@ -47,9 +50,9 @@ def demo_config(data: str, store: str, run: str) -> Config:
 
 
 def demo(
-    folder: str | Path = "saltray-demo",
+    folder: str | os.PathLike[str] = "saltray-demo",
     *,
-    picture: str | Path = "demo.png",
+    picture: str | os.PathLike[str] = "demo.png",
     tiles: int = 240,
     observer: Observer = log_event,
 ) -> DemoResult:
@@ -58,27 +61,30 @@ def demo(
     What is there already is not made again, so an interrupted demo resumes.
 
     Args:
-        folder: where the tiles, the store and the submission go.
-        picture: the PNG to draw.
+        folder: where the tiles, the store and the submission go; of this machine.
+        picture: the PNG to draw, a path or s3://bucket/key.
         tiles: synthetic training tiles.
         observer: receives the events.
 
     Raises:
-        ConfigError: the picture's folder does not exist.
+        ConfigError: the folder is not on this machine, or the picture cannot be written.
         SaltrayError: as `train` and `predict`.
     """
-    if not Path(picture).absolute().parent.is_dir():
-        raise ConfigError(f"cannot write {picture}: its folder does not exist; create it, or name another file")
-    home = Path(folder)
+    for what, uri in (("the folder", folder), ("the picture", picture)):
+        check_kept(what, os.fspath(uri))
+    home = local_path(folder)
     data, store = home / f"tiles-{tiles}", home / "store"
-    if not data.exists():
-        synth(data, tiles=tiles, noise=0)  # tiles as hard as in the field would take hours to learn
-        observer(TilesWritten(tiles, str(data)))
-    with ray_cluster():
-        result = train(demo_config(str(data), str(store), f"demo-{tiles}"), observer=observer)
-        prediction = predict(ensemble=result.ensemble, data=str(data), out=home / "submission.csv", observer=observer)
-    _draw(Path(picture), data, store, result)
-    return DemoResult(result, prediction, Path(picture))
+    with output_file(picture) as image:  # first of all, a picture that cannot be written is refused
+        if not data.exists():
+            synth(data, tiles=tiles, noise=0)  # tiles as hard as in the field would take hours to learn
+            observer(TilesWritten(tiles, str(data)))
+        with ray_cluster():
+            result = train(demo_config(str(data), str(store), f"demo-{tiles}"), observer=observer)
+            prediction = predict(
+                ensemble=result.ensemble, data=str(data), out=home / "submission.csv", observer=observer
+            )
+        _draw(image.path, data, store, result)
+    return DemoResult(result, prediction, os.fspath(picture))
 
 
 def _draw(picture: Path, data: Path, store: Path, result: TrainResult) -> None:

@@ -1,5 +1,6 @@
 """Settings from a TOML or JSON file, local or in S3, by the names that `saltray train --help` gives them."""
 
+import codecs
 import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -9,7 +10,7 @@ from saltray.config import Choice, ClusterConfig, Config, Range, SearchConfig, S
 from saltray.errors import ConfigError
 from saltray.records import RecordError, excerpt, field_types, from_record, parse_json
 from saltray.search.space import list_values, parse_values
-from saltray.storage.uri import open_store
+from saltray.storage.uri import open_object
 
 T = TypeVar("T")
 
@@ -115,19 +116,23 @@ def load_search_config(uri: str) -> SearchConfig:
 
 def _parse(uri: str) -> dict[str, Any]:
     """The settings by Python's names."""
-    cut = uri.rfind("/") + 1
     kind = uri.rpartition(".")[2].lower()
     if kind not in ("toml", "json"):
         raise ConfigError(f"{uri} is neither .toml nor .json; rename it to what it is")
-    data = open_store(uri[:cut] or ".").get(uri[cut:], limit=MAX_BYTES)
+    store, key = open_object(uri)
+    data = store.get(key, limit=MAX_BYTES)
     try:
-        text = data.decode("utf-8-sig")  # Windows' editors write a byte-order mark
+        # Windows' editors write a byte-order mark, which tells UTF-16, too.
+        text = data.decode("utf-16" if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig")
         record = _parse_toml(text) if kind == "toml" else parse_json(text)
         return _with_underscores(_table(record, uri), uri)
     except RecursionError as error:
         raise ConfigError(f"{uri} is not {kind.upper()}: nested too deeply; correct it") from error
     except RecordError as error:
         raise ConfigError(f"{uri} is {error}; correct it") from error
+    except UnicodeDecodeError as error:
+        found = f"no {error.encoding.upper()} at byte {error.start}"
+        raise ConfigError(f"{uri} is not {kind.upper()}: {found}; save it in UTF-8") from error
     except ValueError as error:
         raise ConfigError(f"{uri} is not {kind.upper()}: {error}; correct it") from error
 

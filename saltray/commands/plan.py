@@ -5,21 +5,20 @@ import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
+from saltray.commands.prepare import check_inputs, initial_weights
 from saltray.config import Config
-from saltray.data.folds import check_count
-from saltray.data.packing import DatasetSize, dataset_size
-from saltray.distributed.capacity import Capacity, JobResources, Node, capacity_of
-from saltray.distributed.cluster import joins_cluster, nodes_possible, nodes_present, ray_cluster
+from saltray.data.packing import DatasetSize
+from saltray.distributed.capacity import Capacity, JobResources, Node
 from saltray.distributed.cluster_file import cluster_nodes
+from saltray.distributed.preflight import preflight
 from saltray.errors import ConfigError, NotFoundError
 from saltray.runs.history import epochs_of, read_history
 from saltray.runs.layout import MANIFEST, SPLIT, fold_folder
 from saltray.runs.records import RunManifest, Split
 from saltray.runs.run import find_run
 from saltray.storage.base import Store
-from saltray.storage.uri import open_store
+from saltray.storage.uri import local_path, open_store
 
 FLOAT_BYTES = 4
 
@@ -98,7 +97,11 @@ class RunPlan:
 
 
 def plan(
-    config: Config, *, on: str | Path | None = None, images_per_second: float | None = None, like: str | None = None
+    config: Config,
+    *,
+    on: str | os.PathLike[str] | None = None,
+    images_per_second: float | None = None,
+    like: str | None = None,
 ) -> RunPlan:
     """What `train` with this configuration would take. Nothing is started, packed or written.
 
@@ -110,9 +113,11 @@ def plan(
         like: name of a run in the same store, whose measured speed, validation included, is used instead.
 
     Raises:
-        ResourceError: not even one fold can ever run there.
-        ConfigError: the speed is given twice or impossible, or the cluster.yaml cannot be read.
+        ResourceError: not even one fold can ever run there, or torch cannot use a GPU of this machine or the cluster.
+        ConfigError: the tiles do not fit the configuration, the speed is given twice or impossible, or the cluster.yaml
+            cannot be read.
         DataError: there are no tiles.
+        ModelError: the initial weights cannot be read, or do not fit.
         NotFoundError: there is no such run, or it has no epoch yet.
         StorageError: the store cannot be reached.
     """
@@ -124,36 +129,22 @@ def plan(
     speed, source = images_per_second, "as given"
     if like is not None:
         speed, source = _speed_of(store, like), f"as in run {like}"
-    tiles = dataset_size(config.data, store)
-    check_count(config.folds, tiles.count)
-    present, here = _present(connected=on is None or joins_cluster())
-    file = cluster_nodes(Path(on)) if on is not None else []
-    possible = [node for _, node in file] or nodes_possible()
+    file = cluster_nodes(local_path(on)) if on is not None else []
+    tiles = check_inputs(config, store)
+    initial_weights(config)
     folds = config.folds.count
+    machines = preflight(config.cluster, jobs=folds, sharing=folds, planned=[node for _, node in file])
+    present, possible = machines.present, machines.possible
     return RunPlan(
         config=config,
         tiles=tiles,
-        capacity=capacity_of(config.cluster, present, possible or present, jobs=folds, sharing=folds),
-        present=here,
+        capacity=machines.capacity,
+        present=f"{_total(present)} on {machines.where}" if present else machines.where,
         possible=_described(file) if file else _total(possible) if possible else "no more",
         weights=_weights(config),
         images_per_second=speed,
         speed_source=source,
     )
-
-
-def _present(*, connected: bool) -> tuple[Sequence[Node], str]:
-    """The nodes that are there, and a description of them."""
-    if not connected:
-        return [], "no cluster is connected"
-    if joins_cluster():
-        with ray_cluster() as where:
-            nodes = nodes_present()
-        return nodes, f"{_total(nodes)} on {where}"
-    import torch
-
-    mine = {"CPU": float(os.cpu_count() or 1), "GPU": float(torch.cuda.device_count())}
-    return [mine], f"{_total([mine])} on this machine"
 
 
 def _speed_of(store: Store, run: str) -> float:

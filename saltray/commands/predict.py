@@ -1,25 +1,37 @@
 """`saltray predict`: any number of tiles through an ensemble."""
 
 import csv
-from collections.abc import Iterable, Iterator
+import os
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from pathlib import PurePosixPath
+from typing import IO, TYPE_CHECKING, Literal
 
 import numpy as np
 from PIL import Image
 
+from saltray.data.names import tile_id
 from saltray.data.raw import list_images
 from saltray.data.rle import decode_rle
+from saltray.data.sample import SAMPLE, check_against_sample
 from saltray.data.source import Source
+from saltray.data.tile_reader import TileReader
 from saltray.distributed.cluster import ray_cluster
+from saltray.distributed.paths import check_inputs_seen, check_kept
+from saltray.ensemble.load import Ensemble
 from saltray.ensemble.versions import read_manifest, resolve
-from saltray.errors import ConfigError
-from saltray.progress import Observer, PredictionPlanned, log_event
+from saltray.errors import ConfigError, EnsembleError
+from saltray.progress import Observer, PredictionPlanned, TilesClipped, log_event
+from saltray.storage.outputs import Draft, check_apart, full_name, output_file, output_folder
 
 if TYPE_CHECKING:
+    import pyarrow.parquet as pq
+
     from saltray.distributed.prediction import Batch
+
+Part = Literal["test", "train"]
+PathOrUri = str | os.PathLike[str]
 
 
 @dataclass(frozen=True)
@@ -29,28 +41,47 @@ class Prediction:
     tiles: int
     empty: int
     """Tiles predicted to hold no salt."""
-    out: Path
+    out: str
+    """Path or URI of the submission, as given."""
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """Where the predictions go."""
+
+    out: PathOrUri
+    masks: PathOrUri | None
+    probabilities: PathOrUri | None
+
+    def named(self) -> dict[str, PathOrUri]:
+        """Those that are written, by the names of their flags."""
+        all_of_them = {"--out": self.out, "--masks": self.masks, "--probabilities": self.probabilities}
+        return {flag: uri for flag, uri in all_of_them.items() if uri is not None}
 
 
 def predict(
     *,
     ensemble: str,
     data: str,
-    out: str | Path = "submission.csv",
-    part: Literal["test", "train"] = "test",
-    masks: str | Path | None = None,
-    probabilities: str | Path | None = None,
+    out: PathOrUri = "submission.csv",
+    part: Part = "test",
+    masks: PathOrUri | None = None,
+    probabilities: PathOrUri | None = None,
     tta: bool = True,
     workers: int | None = None,
     observer: Observer = log_event,
 ) -> Prediction:
     """Predict every tile of a data set.
 
+    The outputs are paths, file:///path or s3://bucket/key. They replace what is there when everything is predicted; if
+    that fails, nothing is left of them.
+
     Args:
         ensemble: `<store>/ensembles/<name>[/latest|/v3]`.
         data: a folder, a zip or s3://bucket/prefix.
         out: the Kaggle submission, `id,rle_mask`, in the order of the ids.
-        part: which images of the data set.
+        part: which images of the data set. The test images have to be those of its sample_submission.csv, if there is
+            one.
         masks: folder for one 8-bit PNG per tile, 255 where there is salt.
         probabilities: Parquet file with a row per tile: id, probability (float16, H x W in C order).
         tta: average over each tile and its mirror image.
@@ -58,104 +89,147 @@ def predict(
         observer: receives the events.
 
     Raises:
-        EnsembleError, DataError, ResourceError, ConfigError: see the message. Nothing is left at `out` then.
+        DataError: images cannot be predicted, all of which `problems` lists.
+        EnsembleError, ResourceError, ConfigError, StorageError: see the message.
     """
     if workers is not None and workers < 1:
         raise ConfigError(f"workers is {workers}; use 1 or more")
+    outputs = Outputs(out, masks, probabilities)
+    check_apart(outputs.named())
+    for flag, uri in outputs.named().items():
+        check_kept(flag, os.fspath(uri))
     home = resolve(ensemble)
     manifest = read_manifest(home)
-    data = Source(data).uri  # absolute: Ray's workers have working directories of their own
-    names = list_images(data, part)
-    shape = (manifest.height, manifest.width)
-    with ray_cluster() as where:
-        from saltray.distributed.prediction import choose_workers, stream_predictions
+    source = Source(data)
+    names = list_images(source.uri, part)
+    _check_not_inputs(outputs, home.uri, source.uri, names, part)
+    if part == "test":
+        check_against_sample(source, [tile_id(name) for name in names])
+    reader = TileReader(uri=source.uri, height=manifest.height, width=manifest.width, scale=manifest.pixel_range)
+    with _writer(outputs) as writer:  # first of all, what cannot be written is refused
+        if clipped := reader.check(names):
+            observer(TilesClipped(clipped))
+        _check_members(home.uri)
+        with ray_cluster() as where:
+            from saltray.distributed.prediction import choose_workers, stream_predictions
 
-        chosen = choose_workers(workers, len(names))
-        observer(
-            PredictionPlanned(
-                tiles=len(names),
-                ensemble=f"{manifest.name} {manifest.version}",
-                where=where,
-                workers=chosen.count,
-                device=chosen.device,
+            check_inputs_seen(home.uri, source.uri, names[0])
+            chosen = choose_workers(workers, len(names))
+            observer(
+                PredictionPlanned(
+                    tiles=len(names),
+                    ensemble=f"{manifest.name} {manifest.version}",
+                    where=where,
+                    workers=chosen.count,
+                    device=chosen.device,
+                )
             )
-        )
-        batches = stream_predictions(
-            home.uri,
-            data,
-            names,
-            shape=shape,
-            tta=tta,
-            keep_probabilities=probabilities is not None,
-            workers=chosen,
-        )
-        return _write(
-            batches,
-            shape,
-            Path(out),
-            masks=None if masks is None else Path(masks),
-            probabilities=None if probabilities is None else Path(probabilities),
-        )
+            batches = stream_predictions(
+                home.uri,
+                reader,
+                names,
+                tta=tta,
+                keep_probabilities=probabilities is not None,
+                workers=chosen,
+            )
+            for batch in batches:
+                writer.add(batch, reader.shape)
+    return Prediction(writer.tiles, writer.empty, os.fspath(out))
 
 
-def _write(
-    batches: "Iterable[Batch]", shape: tuple[int, int], out: Path, *, masks: Path | None, probabilities: Path | None
-) -> Prediction:
-    """Write what comes in, batch by batch; the files get their names only when they are complete."""
+def _check_not_inputs(outputs: Outputs, ensemble: str, data: str, names: Sequence[str], part: Part) -> None:
+    """Refuse to write over what is read, or over the labels."""
+    inputs, home = full_name(data), full_name(ensemble)
+    files = {inputs, *(f"{inputs}/{name}" for name in (*names, "train.csv", "depths.csv", SAMPLE))}
+    folders = {f"{inputs}/train/masks", f"{inputs}/{PurePosixPath(names[0]).parent}".removesuffix("/.")}
+    folders |= {f"{inputs}/masks"} if part == "train" else set()
+    for flag, uri in outputs.named().items():
+        name = full_name(uri)
+        if f"{name}/".startswith(f"{home}/"):
+            raise ConfigError(f"{flag} {uri} is in the ensemble, which never changes; choose another place for it")
+        if name in (folders if flag == "--masks" else files):
+            raise ConfigError(f"{flag} {uri} would replace files of the data set; choose another place for it")
+
+
+def _check_members(ensemble: str) -> None:
+    """Refuse an ensemble with members that are missing or damaged."""
+    if faults := [member.fault for member in Ensemble.verify(ensemble) if member.fault is not None]:
+        more = f" (and {len(faults) - 1} more member{'s' * (len(faults) > 2)})" * (len(faults) > 1)
+        raise EnsembleError(f"{faults[0]}{more}; `saltray ensemble verify {ensemble}` checks them all")
+
+
+class _Writer:
+    """Writes what comes in, batch by batch."""
+
+    def __init__(
+        self,
+        submission: tuple[Draft, IO[str]],
+        masks: Draft | None,
+        probabilities: "tuple[Draft, pq.ParquetWriter] | None",
+    ) -> None:
+        self.tiles = self.empty = 0
+        self._submission, self._masks, self._probabilities = submission, masks, probabilities
+        self._rows = csv.writer(submission[1], lineterminator="\n")
+
+    def add(self, batch: "Batch", shape: tuple[int, int]) -> None:
+        """Write the predictions of a batch of tiles, of height and width `shape`."""
+        self.tiles += len(batch.ids)
+        self.empty += batch.rles.count("")
+        draft, _ = self._submission
+        with draft.writing():
+            self._rows.writerows(zip(batch.ids, batch.rles, strict=True))
+        if self._masks is not None:
+            with self._masks.writing() as folder:
+                for tile, rle in zip(batch.ids, batch.rles, strict=True):
+                    mask = Image.fromarray(decode_rle(rle, *shape) * np.uint8(255))
+                    mask.save(folder / f"{tile}.png", format="PNG")
+        if self._probabilities is not None:
+            import pyarrow as pa
+
+            assert batch.probabilities is not None
+            rows = [row.tobytes() for row in batch.probabilities]
+            draft, table = self._probabilities
+            with draft.writing():
+                table.write_table(pa.table({"id": batch.ids, "probability": rows}, schema=table.schema))
+
+
+@contextmanager
+def _writer(outputs: Outputs) -> Iterator[_Writer]:
+    """Open all outputs. They are complete at the end of the block: first the masks, last the submission."""
+    with ExitStack() as stack:
+        submission = stack.enter_context(output_file(outputs.out))
+        text = stack.enter_context(_opened(submission))
+        text.write("id,rle_mask\n")
+        table = masks = None
+        if outputs.probabilities is not None:
+            probabilities = stack.enter_context(output_file(outputs.probabilities))
+            table = probabilities, stack.enter_context(_opened_parquet(probabilities))
+        if outputs.masks is not None:
+            masks = stack.enter_context(output_folder(outputs.masks))
+        yield _Writer((submission, text), masks, table)
+
+
+@contextmanager
+def _opened(draft: Draft) -> Iterator[IO[str]]:
+    with draft.writing() as path:
+        file = path.open("w", newline="", encoding="utf-8")
+    try:
+        yield file
+    finally:
+        with draft.writing():
+            file.close()
+
+
+@contextmanager
+def _opened_parquet(draft: Draft) -> "Iterator[pq.ParquetWriter]":
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    tiles = empty = 0
-    with ExitStack() as stack:
-        text = stack.enter_context(stack.enter_context(_complete(out)).open("w", newline=""))
-        submission = csv.writer(text, lineterminator="\n")
-        submission.writerow(["id", "rle_mask"])
-        table = None
-        if probabilities is not None:
-            schema = pa.schema([("id", pa.string()), ("probability", pa.binary())])
-            table = stack.enter_context(pq.ParquetWriter(stack.enter_context(_complete(probabilities)), schema))
-        if masks is not None:
-            with _refusal_explained(masks):
-                masks.mkdir(parents=True, exist_ok=True)
-        for batch in batches:
-            submission.writerows(zip(batch.ids, batch.rles, strict=True))
-            tiles += len(batch.ids)
-            empty += batch.rles.count("")
-            if masks is not None:
-                for tile, rle in zip(batch.ids, batch.rles, strict=True):
-                    with _complete(masks / f"{tile}.png") as path:
-                        Image.fromarray(decode_rle(rle, *shape) * np.uint8(255)).save(path, format="PNG")
-            if table is not None:
-                assert batch.probabilities is not None
-                rows = [row.tobytes() for row in batch.probabilities]
-                table.write_table(pa.table({"id": batch.ids, "probability": rows}, schema=schema))
-    return Prediction(tiles, empty, out)
-
-
-@contextmanager
-def _complete(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path`, renamed to it when the block succeeds and removed when it does not.
-
-    Raises:
-        ConfigError: the folder cannot be written.
-    """
-    with _refusal_explained(path):
-        if path.is_dir():
-            raise ConfigError(f"cannot write {path}: it is a folder; name a file in it")
-        draft = path.with_name(f".{path.name}.part")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        draft.touch()
+    schema = pa.schema([("id", pa.string()), ("probability", pa.binary())])
+    with draft.writing() as path:
+        table = pq.ParquetWriter(path, schema)
     try:
-        yield draft
-        draft.replace(path)
+        yield table
     finally:
-        draft.unlink(missing_ok=True)
-
-
-@contextmanager
-def _refusal_explained(path: Path) -> Iterator[None]:
-    """Say which output cannot be written where the body finds that."""
-    try:
-        yield
-    except OSError as error:
-        raise ConfigError(f"cannot write {path}: {error.strerror}; choose another place for it") from error
+        with draft.writing():
+            table.close()

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 from saltray.commands.prepare import Prepared, open_for_writing, prepare, share
 from saltray.config import Config, check_name
 from saltray.distributed.cluster import ray_cluster
-from saltray.distributed.preflight import preflight
+from saltray.distributed.preflight import check_cluster, preflight
 from saltray.errors import ConfigError, SearchFailedError
-from saltray.progress import CapacityFound, LockTakenOver, Observer, RangeTestPlanned, log_event
+from saltray.progress import CapacityFound, DataNote, LockTakenOver, Observer, RangeTestPlanned, log_event
 from saltray.report.search_figures import draw_range_test
 from saltray.search.layout import MANIFEST, RANGE_TEST, RANGE_TEST_FIGURE, RANGE_TEST_NUMBERS, search_folder
 from saltray.search.spec import DEFAULT_NAME
@@ -99,12 +99,16 @@ def range_test(
     if fold not in range(config.folds.count):
         raise ConfigError(f"there is no fold {fold}; the split has folds 0 to {config.folds.count - 1}")
     store = open_for_writing(config.store)
+    preflight(config.cluster, jobs=1, sharing=1)
     prepared = prepare(config, store)
     home = store.sub(search_folder(name))
+    for note in prepared.dataset.notes:
+        observer(DataNote(note))
     observer(RangeTestPlanned(steps, config.train.batch_size, low, high))
     with RunLock(home, f"search {name}") as lock:
         if lock.taken_from is not None:
             observer(LockTakenOver(lock.taken_from))
+        home = lock.guard(home)
         home.delete_prefix(RANGE_TEST)  # Ray Train would take an earlier job of this name for this one
         home.put_record(f"{RANGE_TEST}/{MANIFEST}", RangeTestManifest(config=config, fold=fold))
         found = _run(config, home.sub(RANGE_TEST), prepared, fold, RangeTestSteps(low, high, steps), observer)
@@ -130,7 +134,7 @@ def _run(
         from saltray.distributed.worker import RangeTestLoop
         from saltray.training.lr_range_test import LRRangeTest
 
-        capacity = preflight(config.cluster, home, jobs=1, sharing=1, observer=observer)
+        capacity = check_cluster(config.cluster, home, jobs=1, sharing=1, observer=observer)
         needs = str(capacity.resources)
         observer(CapacityFound(where=where, job="test", needs=needs, jobs=1, concurrency=1, ready=capacity.ready))
         job = replace(share(prepared, config, home), name="job", folds=(fold,))

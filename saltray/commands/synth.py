@@ -1,26 +1,56 @@
 """`saltray synth`: a synthetic data set."""
 
+import os
+import tempfile
 from pathlib import Path
 
 from saltray.data.synthetic import write_dataset
+from saltray.distributed.paths import check_kept
+from saltray.errors import DataError
+from saltray.storage.outputs import check_writable, put_folder
+from saltray.storage.uri import local_path, open_store
 
 
 def synth(
-    directory: str | Path, *, tiles: int, seed: int = 0, test_tiles: int | None = None, noise: float = 1.0
-) -> Path:
-    """Write a synthetic data set in the layout of the TGS Salt Identification Challenge, and return its folder.
+    directory: str | os.PathLike[str],
+    *,
+    tiles: int,
+    seed: int = 0,
+    test_tiles: int | None = None,
+    noise: float = 1.0,
+) -> str:
+    """Write a synthetic data set in the layout of the TGS Salt Identification Challenge, and return its URI.
 
-    The folder appears only when it is complete. Tile i depends on the seed and on i, not on how many are asked for.
+    A folder appears only when it is complete; in S3, nothing is left if a file cannot be written. Tile i depends on the
+    seed and on i, not on how many are asked for.
 
     Args:
-        directory: a folder that is empty or does not exist yet.
+        directory: a folder that is empty or does not exist yet, or such an s3://bucket/prefix.
         tiles: number of tiles with masks, 1 or more.
         seed: the same seed gives the same tiles.
         test_tiles: number of tiles without masks; a quarter of `tiles` unless given.
         noise: how much hides the salt: 1 is as in the field, 0 is nothing.
 
     Raises:
-        ConfigError: a number is impossible.
+        ConfigError: a number is impossible, or the URI is unsupported.
         DataError: the folder is not empty, or cannot be written.
+        StorageError: S3 cannot be reached or written.
     """
-    return write_dataset(directory, tiles=tiles, seed=seed, test_tiles=test_tiles, noise=noise)
+    uri = os.fspath(directory)
+    check_kept("the folder", uri)
+    store = open_store(uri)
+    if not store.uri.startswith("s3://"):
+        return str(write_dataset(local_path(uri), tiles=tiles, seed=seed, test_tiles=test_tiles, noise=noise))
+    check_writable(store)
+    if next(iter(store.list()), None) is not None:
+        raise DataError(f"{store.uri} is not empty; choose another prefix, or delete it first")
+    with tempfile.TemporaryDirectory(prefix="saltray-") as folder:
+        whole = Path(folder, "data")
+        write_dataset(whole, tiles=tiles, seed=seed, test_tiles=test_tiles, noise=noise)
+        try:
+            put_folder(store, whole)
+        except BaseException:
+            for entry in store.list():
+                store.delete(entry.key)
+            raise
+    return store.uri

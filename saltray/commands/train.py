@@ -10,14 +10,15 @@ from saltray.commands.prepare import Prepared, open_for_writing, prepare, share
 from saltray.config import Config
 from saltray.data.folds import fold_balance
 from saltray.distributed.cluster import ray_cluster
-from saltray.distributed.preflight import preflight
+from saltray.distributed.preflight import check_cluster, preflight
 from saltray.ensemble.layout import version_prefix
 from saltray.ensemble.manifest import SearchProvenance, provenance
 from saltray.ensemble.publishing import FoldModel, publish
 from saltray.ensemble.threshold import ThresholdChoice, choose_threshold
-from saltray.errors import FoldsFailedError
+from saltray.errors import FoldsFailedError, RunLockedError, StorageError
 from saltray.progress import (
     CapacityFound,
+    DataNote,
     FoldsFinishedBefore,
     LockTakenOver,
     Observer,
@@ -74,9 +75,10 @@ def train(config: Config, *, from_search: str | None = None, observer: Observer 
 
     Raises:
         DataError: the tiles cannot be used; all faults at once.
-        ConfigError: the run exists with other settings or tiles.
+        ConfigError: the tiles do not fit the configuration, or the run has trained with other settings or tiles.
+        ModelError: the initial weights cannot be read, or do not fit.
         RunLockedError: another live process trains this run.
-        ResourceError: the cluster can never hold one fold.
+        ResourceError: the cluster can never hold one fold, or has a GPU that torch cannot use.
         FoldsFailedError: some folds failed; the others are finished and kept.
         StorageError: the store cannot be reached or written.
     """
@@ -85,11 +87,16 @@ def train(config: Config, *, from_search: str | None = None, observer: Observer 
     if from_search is not None:
         config, found = with_best_values(config, from_search)
         observer(SearchValuesTaken(found.uri, found.trial, found.values))
+    home, folds = store.sub(run_folder(config.run)), config.folds.count
+    if any(fold_result(home, fold) is None for fold in range(folds)):
+        preflight(config.cluster, jobs=folds, sharing=folds)
     prepared = prepare(config, store)
-    home = store.sub(run_folder(config.run))
     with RunLock(home, f"run {config.run}") as lock:
         if lock.taken_from is not None:
             observer(LockTakenOver(lock.taken_from))
+        home, store = lock.guard(home), lock.guard(store)
+        for note in prepared.dataset.notes:
+            observer(DataNote(note))
         manifest = create_run(
             home,
             config,
@@ -136,7 +143,7 @@ def _train_missing(
     with ray_cluster() as where:
         from saltray.distributed.fold_jobs import train_folds
 
-        capacity = preflight(config.cluster, home, jobs=len(missing), sharing=count, observer=observer)
+        capacity = check_cluster(config.cluster, home, jobs=len(missing), sharing=count, observer=observer)
         observer(
             CapacityFound(
                 where=where,
@@ -150,6 +157,11 @@ def _train_missing(
         template = share(prepared, config, home)
         jobs = [replace(template, name=fold_folder(fold), folds=(fold,)) for fold in missing]
         outcomes = train_folds(jobs, capacity, lock.check, observer)
+    for fault in (outcome.fault for outcome in outcomes if outcome.fault is not None):
+        if isinstance(fault, RunLockedError):
+            raise fault
+        finished = len(done) + sum(outcome.result is not None for outcome in outcomes)
+        raise StorageError(f"{fault}; {finished} of {count} folds are finished, and the same command trains the others")
     failures = {outcome.fold: outcome.failure for outcome in outcomes if outcome.failure is not None}
     if failures:
         numbers = ", ".join(map(str, sorted(failures)))

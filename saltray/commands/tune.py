@@ -8,10 +8,11 @@ import numpy as np
 from saltray.commands.prepare import Prepared, open_for_writing, prepare, share
 from saltray.config import Config, SearchConfig
 from saltray.distributed.cluster import ray_cluster
-from saltray.distributed.preflight import preflight
+from saltray.distributed.preflight import check_cluster, preflight
 from saltray.errors import SearchFailedError
 from saltray.progress import (
     CapacityFound,
+    DataNote,
     LockTakenOver,
     Observer,
     SearchPlanned,
@@ -26,7 +27,7 @@ from saltray.search.results import trials_frame, write_best, write_table
 from saltray.search.samplers import import_optuna
 from saltray.search.space import apply_values
 from saltray.search.spec import SearchSpec
-from saltray.search.trials import Trial, check_values, clear_checkpoints, create_search, load_trials
+from saltray.search.trials import Trial, check_values, clear_checkpoints, create_search, is_complete, load_trials
 from saltray.storage.base import Store
 from saltray.storage.lock import RunLock
 
@@ -74,10 +75,12 @@ def tune(config: Config, search: SearchConfig | None = None, *, observer: Observ
         observer: receives the events.
 
     Raises:
-        ConfigError: the search does not fit the configuration, or exists with other settings or tiles.
+        ConfigError: the search does not fit the configuration, the tiles do not fit it or a trial's, or the search has
+            trials of other settings or tiles.
         DataError: the tiles cannot be used; all faults at once.
         RunLockedError: another live process works on this search.
-        ResourceError: the cluster can never hold one trial.
+        ModelError: the initial weights cannot be read, or do not fit.
+        ResourceError: the cluster can never hold one trial, or has a GPU that torch cannot use.
         SearchFailedError: no trial has a score.
         StorageError: the store cannot be reached or written.
     """
@@ -85,12 +88,17 @@ def tune(config: Config, search: SearchConfig | None = None, *, observer: Observ
     if spec.settings.sampler == "tpe":
         import_optuna()
     store = open_for_writing(config.store)
-    prepared = prepare(spec.config, store)
-    home = store.sub(search_folder(spec.name))
+    home, settings = store.sub(search_folder(spec.name)), spec.settings
+    if not is_complete(home, settings.trials):
+        preflight(spec.config.cluster, jobs=settings.concurrent or settings.trials, sharing=1)
+    prepared = prepare(spec.config, store, spec.variants)
     with RunLock(home, f"search {spec.name}") as lock:
         if lock.taken_from is not None:
             observer(LockTakenOver(lock.taken_from))
+        home = lock.guard(home)
         create_search(home, spec, prepared.dataset, prepared.initial_digest)
+        for note in prepared.dataset.notes:
+            observer(DataNote(note))
         observer(_planned(spec, prepared))
         known = load_trials(home, spec.config.train.epochs)
         check_values(home, known, spec.settings.space)
@@ -132,7 +140,7 @@ def _run_missing(
         from saltray.distributed.tuner import run_trials
 
         jobs = settings.concurrent or count
-        capacity = preflight(spec.config.cluster, home, jobs=jobs, sharing=1, observer=observer)
+        capacity = check_cluster(spec.config.cluster, home, jobs=jobs, sharing=1, observer=observer)
         concurrency = min(capacity.concurrency, count if settings.concurrent else max(1, capacity.ready))
         needs = str(capacity.resources)
         observer(

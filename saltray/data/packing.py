@@ -10,7 +10,7 @@ import json
 import re
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -19,16 +19,20 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from pydantic import Field
 
+from saltray.data.images import decode_image
 from saltray.data.inspection import inspect
 from saltray.data.layout import MANIFEST, dataset_prefix, is_dataset_prefix, shard_key
+from saltray.data.pixel_range import PixelRange
+from saltray.data.problems import Problem, raise_problems
 from saltray.data.raw import list_images, read_image
-from saltray.data.raw_layout import find_layout, raise_problems
+from saltray.data.raw_layout import find_layout
 from saltray.data.source import Source
 from saltray.data.statistics import Statistics, statistics_of
 from saltray.data.tiles import LabelledTiles
 from saltray.errors import DataError, IntegrityError
-from saltray.records import digest, from_record
+from saltray.records import Count, Sha256, digest, from_record
 from saltray.storage.base import Store
+from saltray.storage.keys import Key
 from saltray.storage.uri import open_store
 
 FORMAT = 1
@@ -39,10 +43,10 @@ SHARD_BYTES = 64 * 2**20
 class Shard:
     """One Parquet file of a packed data set."""
 
-    key: str
+    key: Key
     """Relative to the data set's folder."""
-    tiles: int
-    sha256: str
+    tiles: Count
+    sha256: Sha256
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,14 +57,19 @@ class DatasetManifest:
     name: str
     source: str
     """URI of the raw data set."""
-    digest: str
-    """SHA-256 over ids, size, pixels and masks: equal for equal tiles from different files."""
+    digest: Sha256
+    """SHA-256 over ids, size, pixels, masks and the range of 16-bit images: equal for equal tiles of other files."""
     tiles: int
     height: int
-    """Pixels."""
+    """GreyValues."""
     width: int
-    """Pixels."""
+    """GreyValues."""
     statistics: Statistics
+    pixel_range: PixelRange | None = None
+    """Of the image files, whose values the shards have scaled to 0..255. None if packed before there was this field:
+    16-bit images were then scaled by 65535."""
+    notes: tuple[str, ...] = ()
+    """What was read in another way than the most usual one, a line each."""
     shards: Annotated[tuple[Shard, ...], Field(alias="parts")]
 
 
@@ -94,7 +103,7 @@ def dataset_size(uri: str, store: Store) -> DatasetSize:
         manifest = _read_manifest(folder)
         return DatasetSize(manifest.tiles, manifest.height, manifest.width)
     names = list_images(uri, "train")
-    height, width = read_image(uri, names[0]).shape
+    height, width = read_image(uri, names[0], scale=None).pixels.shape
     return DatasetSize(len(names), height, width)
 
 
@@ -142,16 +151,19 @@ def _ensure_packed(uri: str, store: Store) -> Store:
     name = f"{_plain_name(source.uri)}-{_fingerprint(source)[:12]}"
     folder = store.sub(dataset_prefix(name))
     if not folder.exists(MANIFEST):
-        tiles = inspect(source, test=False).tiles
+        found = inspect(source, test=False)
+        tiles = found.tiles
         manifest = DatasetManifest(
             format=FORMAT,
             name=name,
             source=source.uri,
-            digest=_tiles_digest(tiles.ids, tiles.images, tiles.masks),
+            digest=_tiles_digest(tiles.ids, tiles.images, tiles.masks, found.pixel_range),
             tiles=len(tiles),
             height=tiles.height,
             width=tiles.width,
             statistics=statistics_of(tiles),
+            pixel_range=found.pixel_range,
+            notes=found.notes,
             shards=tuple(_write_shards(tiles, folder)),
         )
         folder.put_record(MANIFEST, manifest)
@@ -165,19 +177,27 @@ def _plain_name(uri: str) -> str:
 
 
 def _fingerprint(source: Source) -> str:
-    """SHA-256 over name, size and content tag of every file that packing reads; nothing is decoded."""
-    problems: list[str] = []
+    """SHA-256 over name, size and content tag of every file that packing reads; only one image is decoded."""
+    problems: list[Problem] = []
     layout = find_layout(source, problems)
     raise_problems(source.uri, problems)
     entries = sorted([*layout.images.values(), *layout.masks.values(), *layout.tables.values()])
     with ThreadPoolExecutor(source.threads) as pool:
         tags = pool.map(source.content_tag, entries)
-        return digest([(entry.key, entry.size, tag) for entry, tag in zip(entries, tags, strict=True)])
+        files: list[object] = [(entry.key, entry.size, tag) for entry, tag in zip(entries, tags, strict=True)]
+    first = next(iter(layout.images.values()))
+    with suppress(DataError):  # which packing reports
+        if decode_image(source.read(first.key)).itemsize > 1:
+            files.append("scaled by their range")  # as they were not under the name without this
+    return digest(files)
 
 
-def _tiles_digest(ids: Sequence[str], images: NDArray[np.uint8], masks: NDArray[np.uint8]) -> str:
+def _tiles_digest(
+    ids: Sequence[str], images: NDArray[np.uint8], masks: NDArray[np.uint8], scale: PixelRange | None
+) -> str:
     """The digest of `DatasetManifest`, of tiles [N, H, W]."""
-    sha256 = hashlib.sha256(json.dumps([ids, *images.shape[1:]]).encode())
+    deep = [] if scale is None or scale.bits == 8 else [scale.bits, scale.maximum]
+    sha256 = hashlib.sha256(json.dumps([ids, *images.shape[1:], *deep]).encode())
     sha256.update(np.ascontiguousarray(images).data)
     sha256.update(_bits(masks).data)
     return sha256.hexdigest()
@@ -233,7 +253,7 @@ def _read_shards(manifest: DatasetManifest, folder: Store) -> LabelledTiles:
         bits = np.concatenate([_matrix(table["mask"], -(-height * width // 8)) for table in tables])
         masks = np.unpackbits(bits, axis=1, count=height * width).reshape(-1, height, width)
         images = images.reshape(-1, height, width)
-        if _tiles_digest(ids, images, masks) != manifest.digest:
+        if _tiles_digest(ids, images, masks, manifest.pixel_range) != manifest.digest:
             raise IntegrityError("its tiles are not those of its manifest")
     return LabelledTiles(tuple(ids), images, masks)
 

@@ -5,11 +5,12 @@ from functools import lru_cache
 from typing import Literal, overload
 
 import numpy as np
-from numpy.typing import NDArray
 
-from saltray.data.inspection import check_sizes, decode_all, inspect
-from saltray.data.png import decode_image
-from saltray.data.raw_layout import Part, find_images, raise_problems
+from saltray.data.images import decode_image
+from saltray.data.inspection import check_sizes, common_range, decode_all, inspect
+from saltray.data.pixel_range import PixelRange, ScaledImage, scale_as_before
+from saltray.data.problems import Problem, raise_problems
+from saltray.data.raw_layout import Part, find_images
 from saltray.data.source import Source
 from saltray.data.tiles import LabelledTiles, Tiles
 from saltray.errors import DataError
@@ -18,13 +19,14 @@ from saltray.errors import DataError
 @overload
 def read_tiles(uri: str, *, part: Literal["train"] = "train") -> LabelledTiles: ...
 @overload
-def read_tiles(uri: str, *, part: Literal["test"]) -> Tiles: ...
-def read_tiles(uri: str, *, part: Part = "train") -> Tiles:
+def read_tiles(uri: str, *, part: Literal["test"], scale: PixelRange | None = None) -> Tiles: ...
+def read_tiles(uri: str, *, part: Part = "train", scale: PixelRange | None = None) -> Tiles:
     """All tiles of a part of a raw data set; those of the training part have masks.
 
     Args:
         uri: a folder, a zip or s3://bucket/prefix.
         part: "train", or "test" for unlabelled images in test/images, images/ or the folder itself.
+        scale: the range of the test images, such as an ensemble's `manifest.pixel_range`; else it is their own.
 
     Raises:
         DataError: the part has problems; `problems` lists them by file.
@@ -33,33 +35,50 @@ def read_tiles(uri: str, *, part: Part = "train") -> Tiles:
     source = Source(uri)
     if part == "train":
         return inspect(source, test=False).tiles
-    problems: list[str] = []
+    problems: list[Problem] = []
     entries = find_images(source, part)
     images = decode_all(source, entries, decode_image, problems)
-    check_sizes([(entries[tile].key, image.shape) for tile, image in images.items()], [], problems)
+    named = {entries[tile].key: image for tile, image in images.items()}
+    own = common_range(named, problems)
+    check_sizes([(name, image.shape) for name, image in named.items()], [], problems)
     raise_problems(source.uri, problems)
-    return Tiles(tuple(images), np.stack(list(images.values())))
+    scale = scale or own
+    scaled = []
+    for name, image in named.items():
+        try:
+            scaled.append(scale.scale(image).pixels)
+        except DataError as error:
+            problems.append(Problem(name, str(error)))
+    raise_problems(source.uri, problems)
+    return Tiles(tuple(images), np.stack(scaled))
 
 
 def list_images(uri: str, part: Part = "test") -> list[str]:
-    """Names of the images of a part, ordered by id (the stem of the name); nothing is decoded.
+    """Names of the images of a part, ordered by id (`tile_id` of the name); nothing is decoded.
 
     Raises:
-        DataError: there are no images, or a name cannot be used.
+        DataError: there are no images, a name cannot be used, or, of the test part, the images have masks.
         StorageError: the source cannot be reached.
     """
     return [entry.key for entry in find_images(Source(uri), part).values()]
 
 
-def read_image(uri: str, name: str) -> NDArray[np.uint8]:
-    """Grey pixels [H, W] of one image that `list_images` named. Each process opens a zip once.
+def read_image(uri: str, name: str, *, scale: PixelRange | None) -> ScaledImage:
+    """One image that `list_images` named, with values 0..255. Each process opens a zip once.
+
+    Args:
+        uri: as for `list_images`.
+        name: of the image.
+        scale: the range of the training images, which an ensemble's manifest and a packed data set's have; None for one
+            that was written before there was such a range.
 
     Raises:
-        DataError: the image cannot be decoded, is too large or is not grey.
+        DataError: the image cannot be decoded, is too large, is not grey, or has another range.
         StorageError: the source cannot be reached.
     """
     try:
-        return decode_image(_cached_source(uri, os.getpid()).read(name))
+        pixels = decode_image(_cached_source(uri, os.getpid()).read(name))
+        return scale_as_before(pixels) if scale is None else scale.scale(pixels)
     except DataError as error:
         raise DataError(f"{name} of {uri}: {error}", (f"{name}: {error}",)) from error
 

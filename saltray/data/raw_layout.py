@@ -1,21 +1,23 @@
-"""Which files of a raw data set are images, masks and tables, by tile id. Nothing is decoded here."""
+"""Which files of a raw data set are images, masks and tables, by tile id. No image is decoded here."""
 
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
-from saltray.data.png import check_bytes
-from saltray.data.source import Source
+from saltray.data.images import check_bytes
+from saltray.data.names import id_problem, is_clutter, is_image, is_no_tile, tile_id
+from saltray.data.problems import Problem, and_more, raise_problems
+from saltray.data.source import TABLES, Source
+from saltray.data.tables import read_ids
 from saltray.errors import DataError
 from saltray.storage.base import Entry
 
 Part = Literal["train", "test"]
 EXPECTED = (
-    "expected train/images and train/masks (and test/images), or images and masks, all PNG, "
+    "expected train/images and train/masks (and test/images), or images and masks, "
     "or Kaggle's train.zip, test.zip or competition_data.zip"
 )
-_HIDDEN = re.compile(r"(^|/)(\.(?!(?i:png)$)[^./]|__MACOSX/)")
 
 
 @dataclass(frozen=True)
@@ -27,109 +29,128 @@ class RawLayout:
         masks: their masks by id.
         test: test images by id.
         tables: train.csv and depths.csv by these names, if present.
+        notes: what is in another place than the usual one, a line each.
     """
 
     images: dict[str, Entry]
     masks: dict[str, Entry]
     test: dict[str, Entry]
     tables: dict[str, Entry]
+    notes: tuple[str, ...]
 
 
-def find_layout(source: Source, problems: list[str]) -> RawLayout:
+def find_layout(source: Source, problems: list[Problem]) -> RawLayout:
     """Find all files of a data set; file names that cannot be used are added to `problems`.
 
     Raises:
         DataError: there are no training images, or no masks.
     """
-    entries = _visible(source)
-    keys = {entry.key: entry for entry in entries}
-    top = "train/" if any(key.startswith(("train/images/", "train/masks/")) for key in keys) else ""
-    layout = RawLayout(
-        images=_by_id(entries, f"{top}images/", problems),
-        masks=_by_id(entries, f"{top}masks/", problems),
-        test=_by_id(entries, "test/images/", problems),
-        tables={
-            name: keys[key] for name in ("train.csv", "depths.csv") for key in (f"train/{name}", name) if key in keys
-        },
-    )
-    if not (layout.images or problems):
-        raise DataError(f"no training tiles in {source.uri}; {EXPECTED}")
+    layout = _find(source, problems)
+    if not (layout.images or layout.masks or problems):
+        raise DataError(_nothing(source, layout, "training tiles"))
     if not (layout.masks or problems):
+        folder = next(iter(layout.images.values())).key.rpartition("/")[0]
         raise DataError(
-            f"no masks in {source.uri}/{top}masks; add one PNG for each image of {top}images, with the same name"
+            f"no masks in {source.uri}/{folder.removesuffix('images')}masks; add one for each image of {folder}, with "
+            "the same name"
         )
     return layout
 
 
 def find_images(source: Source, part: Part) -> dict[str, Entry]:
-    """The images of a part by id, ascending. Unlabelled images may also be in images/ or at the top level.
+    """The images of a part by id, ascending. Unlabelled images may also be in test/, images/ or at the top level.
 
     Raises:
-        DataError: there are no images, or a name cannot be used.
+        DataError: there are no images, a name cannot be used, or the test part is asked for and the images have masks.
     """
-    entries, problems = _visible(source), list[str]()
-    for folder in ("train/images/", "images/") if part == "train" else ("test/images/", "images/"):
-        if images := _by_id(entries, folder, problems):
-            break
-    else:
-        alone = [entry for entry in entries if "/" not in entry.key and entry.key.lower().endswith(".png")]
-        images = _by_id(alone if part == "test" else [], "", problems)
+    problems: list[Problem] = []
+    layout = _find(source, problems)
+    images = layout.images if part == "train" or (layout.images and not layout.masks) else {}
+    if part == "test" and layout.test:
+        images = layout.test
     raise_problems(source.uri, problems)
-    if not images:
+    if not images and part == "test" and layout.masks:
         raise DataError(
-            f"no {part} images in {source.uri}; {EXPECTED}" + " or a folder with only images" * (part == "test")
+            f"no test images in {source.uri}: its {len(layout.images):,} images have masks, so they are of the "
+            "training part; add test/images, name a folder without masks, or choose the part train"
         )
+    if not images:
+        raise DataError(_nothing(source, layout, f"{part} images"))
     return images
 
 
-def raise_problems(uri: str, problems: list[str]) -> None:
-    """Raise a DataError with all problems, sorted by file name, if there are any."""
-    if problems:
-        found = tuple(sorted(problems))
-        count = "1 problem" if len(found) == 1 else f"{len(found)} problems"
-        raise DataError(f"{count} in {uri}, fix or remove the files; the first: {found[0]}", found)
+def _find(source: Source, problems: list[Problem]) -> RawLayout:
+    """The files of a data set, of which any may be missing."""
+    entries = [entry for entry in source.list() if not (is_clutter(entry.key) or entry.key.endswith("/"))]
+    problems += source.problems
+    contradictory = {problem.where for problem in source.problems}
+    entries = [entry for entry in entries if entry.key not in contradictory]
+    keys = {entry.key.lower(): entry for entry in entries}
+    top = "train/" if any(key.startswith(("train/images/", "train/masks/")) for key in keys) else ""
+    images, masks = (_by_id(entries, f"{top}{folder}/", problems) for folder in ("images", "masks"))
+    test = _by_id(entries, "test/images/" if any(key.startswith("test/images/") for key in keys) else "test/", problems)
+    if top and not test and not any(key.startswith("masks/") for key in keys):
+        test = _by_id(entries, "images/", problems)
+    if not (test or images or masks):
+        test = _by_id([entry for entry in entries if "/" not in entry.key and is_image(entry.key)], "", problems)
+    tables = {name: keys[key] for name in TABLES for key in (f"train/{name}", name) if key in keys}
+    notes = list(source.notes)
+    if not test and masks and "train.csv" in tables:
+        test = _unlabelled(source, tables["train.csv"], images, masks)
+        images = {tile: entry for tile, entry in images.items() if tile not in test}
+        if test:
+            notes.append(f"{len(test):,} images without mask and row of train.csv are the test part")
+    return RawLayout(images, masks, test, tables, tuple(notes))
 
 
-def printable(name: str) -> str:
-    """A file name or id from outside, escaped if it has characters that are not safe to print."""
-    return name if name.isprintable() else ascii(name)
+def _unlabelled(source: Source, table: Entry, images: dict[str, Entry], masks: dict[str, Entry]) -> dict[str, Entry]:
+    """The test images where they are in one folder with the training images: those that train.csv does not list.
+
+    There are none unless train.csv lists every mask, as otherwise it does not tell which images should have one.
+    """
+    if not images.keys() - masks.keys():
+        return {}
+    listed = read_ids(source, table)
+    if not masks.keys() <= listed:
+        return {}
+    return {tile: entry for tile, entry in images.items() if tile not in masks and tile not in listed}
 
 
-def id_problem(name: str) -> str | None:
-    """Why a name cannot be a tile's id; None if it can."""
-    if not name:
-        return "an empty id; every tile needs one"
-    if len(name) > 100:
-        return f"an id of {len(name)} characters; the limit is 100"
-    if not name.isprintable():
-        return "an id with control characters; rename it"
-    if "/" in name or "\\" in name or name in (".", ".."):
-        return "an id that is a path; use names without '/', '\\' and '..'"
-    return None
+def _nothing(source: Source, layout: RawLayout, what: str) -> str:
+    """Why nothing was found, and what can be done."""
+    start = f"no {what} in {source.uri}"
+    folder, _, name = source.uri.rstrip("/").rpartition("/")
+    if layout.test and name.lower() in ("images", "masks"):
+        return f"{start}, which is only the folder of the {name.lower()}; name the folder that it is in, {folder}"
+    if layout.test:
+        return f"{start}, only {len(layout.test):,} images without masks; {EXPECTED}"
+    if not source.uri.startswith("s3://") and not Path(source.uri).exists():
+        return f"{start}, which does not exist; check the path"
+    if zips := source.zips():
+        return f"{start}, but {and_more(zips)}; name the zip that has the tiles, or unpack it; {EXPECTED}"
+    return f"{start}; {EXPECTED}, or a folder with only images to predict"
 
 
-def _visible(source: Source) -> list[Entry]:
-    """All files except hidden ones, file managers' own files and S3's folder markers."""
-    return [entry for entry in source.list() if not (_HIDDEN.search(entry.key) or entry.key.endswith("/"))]
-
-
-def _by_id(entries: Iterable[Entry], folder: str, problems: list[str]) -> dict[str, Entry]:
-    """The usable files of a folder by tile id, ascending; a line for each of the others is added to `problems`."""
+def _by_id(entries: Iterable[Entry], folder: str, problems: list[Problem]) -> dict[str, Entry]:
+    """The usable files of a folder by tile id, ascending; a problem for each of the others is added to `problems`."""
     found: dict[str, Entry] = {}
     for entry in entries:
-        if not entry.key.startswith(folder):
+        if not entry.key.lower().startswith(folder) or is_no_tile(entry.key):
             continue
-        name = entry.key.removeprefix(folder)
-        tile, extension = name[:-4], name[-4:]
-        problem = "not a PNG; convert it, or move it elsewhere" if extension.lower() != ".png" else id_problem(tile)
+        tile = tile_id(entry.key[len(folder) :])
+        problem: str | None
+        if not is_image(entry.key):
+            problem = "no PNG, TIFF or JPEG; convert it to PNG, or move it elsewhere"
+        else:
+            problem = id_problem(entry.key[len(folder) :].rpartition(".")[0])
         if problem is None and tile in found:
-            problem = f"its id {tile} is also that of {found[tile].key}; rename or remove one of them"
+            problem = f"its id '{tile}' is also that of '{found[tile].key}'; rename or remove one of them"
         try:
             check_bytes(entry.size)
         except DataError as error:
             problem = problem or str(error)
         if problem:
-            problems.append(f"{printable(entry.key)}: {problem}")
+            problems.append(Problem(entry.key, problem))
         else:
             found[tile] = entry
     return dict(sorted(found.items()))

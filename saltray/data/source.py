@@ -2,26 +2,41 @@
 
 import builtins
 import hashlib
-import tempfile
-import zipfile
+import os
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import unquote
 
-from saltray.data.png import check_bytes
+from saltray.data.archive import Archive
+from saltray.data.names import is_clutter, is_image
+from saltray.data.problems import Problem, and_more
 from saltray.errors import DataError, NotFoundError
 from saltray.storage.base import Entry, Store
+from saltray.storage.files import explain_os_error
 from saltray.storage.uri import open_store
 
+TABLES = ("train.csv", "depths.csv")
+FOLDERS = frozenset({"train", "test", "images", "masks"})
+"""Those that a data set may have on top, in lower case."""
 # Kaggle's archives: the folder of their members, and the folders whose presence means that they are unpacked.
 _ARCHIVES = {
     "train.zip": ("train/", {"train", "images"}),
     "test.zip": ("test/", {"test"}),
     "competition_data.zip": ("", {"train", "test", "images"}),
 }
+_MAX_CANDIDATES = 20
+"""Folders that are searched for a data set: there are more where none was meant."""
+_MAX_WRAPPERS = 3
+"""Folders within each other around a data set."""
+_MAX_OTHERS = 20_000
+"""Objects of a prefix that are no tiles, before it is no data set."""
 
 
 class Source:
     """The raw files of a data set, by names relative to its top level.
+
+    A folder that holds the data set alone, as in most zips, is not part of the names.
 
     Args:
         uri: a folder, file:///folder, s3://bucket/prefix, or one of these followed by the name of a zip.
@@ -29,37 +44,55 @@ class Source:
     Attributes:
         uri: the same, with an absolute path for a folder. It has no credentials: `open_store` refuses such URIs.
         threads: number of reading threads: few for local files, where decoding is the bottleneck, more for S3.
+        notes: what is in another place than the usual one, a line each.
+        problems: files that contradict each other.
 
     Raises:
         ConfigError: the URI is not valid.
-        DataError: a zip is damaged.
+        DataError: a zip is damaged, or there are several data sets.
         StorageError: the source cannot be reached.
     """
 
     def __init__(self, uri: str) -> None:
+        self.notes: builtins.list[str] = []
+        self.problems: builtins.list[Problem] = []
+        self._members: dict[str, tuple[Archive, int, Entry]] = {}
+        self._twice: builtins.list[str] = []
         zipped = _find_zip(uri)
         self._is_zip = zipped is not None
         if zipped is not None:
             self._store, name = zipped
             self.uri = f"{self._store.uri.rstrip('/')}/{name}"
-            self._archives = [_Archive(self._store, name, "")]
+            self._add(Archive(self._store, name), "")
         else:
             self._store = open_store(uri)
             self.uri = self._store.uri
-            present = set(self._store.folders())
-            self._archives = [
-                _Archive(self._store, name, prefix)
-                for name, (prefix, unpacked) in _ARCHIVES.items()
-                if not unpacked & present and self._store.exists(name)
-            ]
-        self.threads = 4 if _is_local(self._store) else 16
+            if root := _find_root(self._parts, self.uri):
+                self._note_root(self.uri, root)
+                self._store = self._store.sub(root.rstrip("/"))
+            present = {name.lower() for name in self._folders("")}
+            for name, (prefix, unpacked) in _ARCHIVES.items():
+                if not unpacked & present and self._store.exists(name):
+                    self._add(Archive(self._store, name), prefix)
+            for name in TABLES:
+                if name in self._members and self._store.exists(name):
+                    del self._members[name]  # it is unpacked
+        if self._twice:
+            self.notes.append(f"in several zips with equal content, and read once: {and_more(sorted(self._twice))}")
+        self.threads = 4 if self._is_local else 16
+
+    @property
+    def _is_local(self) -> bool:
+        return not self._store.uri.startswith("s3://")
 
     def list(self) -> builtins.list[Entry]:
-        """All files, sorted by name. A zip may have the same name twice. The tag of a zip's member is its CRC-32."""
-        entries = [] if self._is_zip else builtins.list(self._store.list())
-        for archive in self._archives:
-            entries += archive.entries
-        return sorted(entries)
+        """All files that may be of a data set, sorted by name. The tag of a zip's member is its CRC-32."""
+        loose = [] if self._is_zip else self._loose()
+        return sorted([*loose, *(entry for _, _, entry in self._members.values())])
+
+    def zips(self) -> builtins.list[str]:
+        """Names of the zips on top."""
+        return [entry.key for entry in self.list() if "/" not in entry.key and entry.key.lower().endswith(".zip")]
 
     def read(self, name: str) -> bytes:
         """The content of a file.
@@ -68,47 +101,139 @@ class Source:
             DataError: it cannot be read from its zip. The message does not name the file.
             NotFoundError: there is no such file.
         """
-        for archive in self._archives:
-            if name in archive.members:
-                return archive.read(name)
+        if name in self._members:
+            archive, number, _ = self._members[name]
+            return archive.read(number)
         if self._is_zip:
             raise NotFoundError(f"{self.uri} has no file {name}; check the name")
         return self._store.get(name)
 
     def content_tag(self, entry: Entry) -> str:
         """A tag that a copy of the file has too: S3's ETag, a zip member's CRC-32 or a local file's SHA-256."""
-        in_archive = any(entry.key in archive.members for archive in self._archives)
-        if in_archive or not _is_local(self._store):
+        if entry.key in self._members or not self._is_local:
             return entry.tag
         return hashlib.sha256(self._store.get(entry.key)).hexdigest()
 
-
-class _Archive:
-    """A zip whose members belong below `prefix`, unless their names start with it already."""
-
-    def __init__(self, store: Store, name: str, prefix: str) -> None:
-        try:
-            self._zip = _open_zip(store, name)
-        except zipfile.BadZipFile as error:
-            raise DataError(f"{store.uri}/{name} is not a complete zip ({error}); download it again") from error
-        except OSError as error:
-            raise DataError(f"{store.uri}/{name} cannot be opened ({error.strerror}); check its permissions") from error
-        infos = [info for info in self._zip.infolist() if not info.is_dir()]
-        if any(info.filename.startswith(prefix) for info in infos):
+    def _add(self, archive: Archive, prefix: str) -> None:
+        """Add the members of a zip, which belong below `prefix` unless they are in the folder of that name already."""
+        names = [entry.key for entry in archive.members if not is_clutter(entry.key)]
+        root = _find_root(lambda folder: _folders_of(names, folder), f"{self._store.uri}/{archive.name}")
+        if root:
+            self._note_root(archive.name, root)
+        if any(name.removeprefix(root).lower().startswith(prefix) for name in names):
             prefix = ""
-        self.members = {prefix + info.filename: info for info in infos}
-        self.entries = [Entry(prefix + info.filename, info.file_size, f"{info.CRC:08x}") for info in infos]
+        for number, entry in enumerate(archive.members):
+            if not entry.key.startswith(root) or is_clutter(entry.key):
+                continue
+            name = prefix + entry.key.removeprefix(root)
+            before = self._members.setdefault(name, (archive, number, entry._replace(key=name)))
+            if before[:2] == (archive, number):
+                continue
+            if before[2][1:] == entry[1:]:
+                self._twice.append(name)
+            else:
+                where = " and in ".join(dict.fromkeys((before[0].name, archive.name)))
+                self.problems.append(Problem(name, f"is twice in {where}, with different content; remove one of them"))
 
-    def read(self, name: str) -> bytes:
-        info = self.members[name]
-        check_bytes(info.file_size)
-        if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):  # others have no bounded expansion
-            raise DataError("its compression is neither stored nor deflated; create the zip again with one of these")
-        try:
-            return self._zip.read(info)
-        except Exception as error:  # encrypted or damaged
-            reason = " ".join(str(error).split()) or type(error).__name__
-            raise DataError(f"cannot be read from the zip ({reason}); create the zip again") from error
+    def _note_root(self, where: str, root: str) -> None:
+        self.notes.append(f"the data set is in the folder {root.rstrip('/')} of {where}")
+
+    def _loose(self) -> builtins.list[Entry]:
+        """The files that are not in zips: of a folder's direct files, and of the folders that a data set has."""
+        folders = [name for name in self._folders("") if name.lower() in FOLDERS]
+        if self._is_local:
+            top = self._top()
+        elif folders:
+            top = [self._store.entry(name) for name in TABLES if self._store.exists(name)]
+        else:
+            top = builtins.list(self._top_objects())
+        return [*top, *(entry for name in folders for entry in self._store.list(name))]
+
+    def _top(self) -> builtins.list[Entry]:
+        """The files directly in a local folder, and the links that lead nowhere, so that reading them tells that."""
+        with _os_error_explained(self._store.uri):
+            items = _scan(self._store.uri)
+            files = [Entry(item.name, item.stat().st_size, "") for item in items if item.is_file()]
+            dangling = [item.name for item in items if item.is_symlink() and not Path(item.path).exists()]
+        return files + [Entry(name, 0, "") for name in dangling]
+
+    def _top_objects(self) -> Iterator[Entry]:
+        """The objects directly below a prefix."""
+        others = 0
+        for entry in self._store.list():
+            others += "/" in entry.key or not is_image(entry.key)
+            if others > _MAX_OTHERS:
+                raise DataError(
+                    f"{self.uri} has over {_MAX_OTHERS:,} objects that are no tiles; name the data set itself"
+                )
+            if "/" not in entry.key:
+                yield entry
+
+    def _folders(self, prefix: str) -> builtins.list[str]:
+        """Names of the sub-folders, without file managers' own."""
+        if self._is_local:
+            with _os_error_explained(self._store.uri):
+                names = [item.name for item in _scan(f"{self._store.uri}/{prefix}") if item.is_dir()]
+        else:
+            names = self._store.folders(prefix.rstrip("/"))
+        return sorted(name for name in names if name.isprintable() and not is_clutter(name))
+
+    def _parts(self, prefix: str) -> builtins.list[str]:
+        """Names of the sub-folders; a zip of Kaggle's counts as the folder that it holds."""
+        return [*self._folders(prefix), *("train" for name in _ARCHIVES if self._store.exists(prefix + name))]
+
+
+def _find_root(parts: Callable[[str], list[str]], where: str) -> str:
+    """The folder that has the data set, such as "competition_data/"; empty if it is the top level, or none is found.
+
+    Args:
+        parts: gives the names of the sub-folders of a folder.
+        where: the source, for messages.
+
+    Raises:
+        DataError: several folders have one.
+    """
+    root = ""
+    for _ in range(_MAX_WRAPPERS):
+        names = parts(root)
+        if not 0 < len(names) <= _MAX_CANDIDATES or _has_tiles(names):
+            break
+        found = [name for name in names if _has_tiles(parts(f"{root}{name}/"))]
+        if len(found) > 1:
+            raise DataError(f"{where} has several data sets, in {and_more(found)}; name one of them")
+        if not found and len(names) > 1:
+            break
+        root += f"{(found or names)[0]}/"
+    return root
+
+
+def _has_tiles(folders: list[str]) -> bool:
+    return any(name.lower() in FOLDERS for name in folders)
+
+
+def _folders_of(names: Iterable[str], prefix: str) -> list[str]:
+    """The sub-folders of a folder, from the names of all files."""
+    below = (name.removeprefix(prefix).partition("/") for name in names if name.startswith(prefix))
+    return sorted({folder for folder, slash, _ in below if slash})
+
+
+def _scan(folder: str) -> list[os.DirEntry[str]]:
+    """What is in a folder, which need not exist."""
+    try:
+        with os.scandir(folder) as items:
+            return list(items)
+    except FileNotFoundError:
+        return []
+
+
+@contextmanager
+def _os_error_explained(where: str) -> Iterator[None]:
+    try:
+        yield
+    except NotADirectoryError as error:
+        raise DataError(f"{where} is a file; name a folder, or a zip") from error
+    except OSError as error:
+        raise explain_os_error(where, error) from error
 
 
 def _find_zip(uri: str) -> tuple[Store, str] | None:
@@ -119,16 +244,3 @@ def _find_zip(uri: str) -> tuple[Store, str] | None:
     store = open_store(folder + slash or ".")
     name = unquote(name) if uri.startswith("file://") else name
     return (store, name) if store.exists(name) else None
-
-
-def _open_zip(store: Store, name: str) -> zipfile.ZipFile:
-    if _is_local(store):
-        return zipfile.ZipFile(Path(store.uri, name))
-    with tempfile.TemporaryDirectory(prefix="saltray-") as folder:
-        path = Path(folder, "archive.zip")
-        store.get_file(name, path)
-        return zipfile.ZipFile(path)  # the open file remains readable without its name
-
-
-def _is_local(store: Store) -> bool:
-    return not store.uri.startswith("s3://")

@@ -8,36 +8,37 @@ import numpy as np
 from numpy.typing import NDArray
 
 from saltray.data.tiles import LabelledTiles
+from saltray.records import Count, Fraction, Pixels
 
 
 @dataclass(frozen=True, kw_only=True)
 class Statistics:
     """Counts over labelled tiles."""
 
-    train_tiles: int
-    height: int
-    """Pixels."""
-    width: int
-    """Pixels."""
-    empty: int
+    train_tiles: Count
+    height: Pixels
+    """GreyValues."""
+    width: Pixels
+    """GreyValues."""
+    empty: Count
     """Masks without salt."""
-    full: int
+    full: Count
     """Masks with salt everywhere."""
-    vertical: int
+    vertical: Count
     """Masks, neither empty nor full, in which every column is all salt or has none."""
-    tiny: int
+    tiny: Count
     """Masks of 1 to 10 pixels."""
-    black: int
+    black: Count
     """Images that are 0 everywhere."""
-    duplicate_masks: int
+    duplicate_masks: Count
     """Groups of two or more identical non-empty masks."""
-    mean_coverage: float
+    mean_coverage: Fraction
     """Mean share of salt over all tiles."""
-    median_coverage: float | None
+    median_coverage: Fraction | None
     """Median share of salt over the tiles that have any; None if no tile has."""
-    pixel_mean: float
+    pixel_mean: Fraction
     """Mean of pixels / 255."""
-    pixel_std: float
+    pixel_std: Fraction
     """Standard deviation of pixels / 255."""
 
 

@@ -3,6 +3,7 @@
 from dataclasses import asdict, dataclass
 
 from saltray.data.inspection import inspect, pixels_digest
+from saltray.data.pixel_range import PixelRange
 from saltray.data.source import Source
 from saltray.data.statistics import Statistics, count_repeated, statistics_of
 
@@ -12,8 +13,10 @@ class DatasetSummary(Statistics):
     """The `Statistics` of the training tiles, and counts over the rest of a data set."""
 
     test_tiles: int
+    pixel_range: PixelRange
+    """Of the image files."""
     masks_8bit: int
-    """Mask files of 8 bits per pixel."""
+    """Mask files of 8 bits per pixel, or fewer."""
     masks_16bit: int
     """Mask files of 16 bits per pixel."""
     black_test: int
@@ -22,6 +25,8 @@ class DatasetSummary(Statistics):
     """Groups of two or more identical images, training and test images together."""
     depth_range: tuple[float, float] | None
     """Least and greatest z of the training tiles; None if depths.csv has no training tile."""
+    notes: tuple[str, ...]
+    """What was read in another way than the most usual one, a line each."""
 
 
 def summarise(uri: str) -> DatasetSummary:
@@ -41,9 +46,11 @@ def summarise(uri: str) -> DatasetSummary:
     return DatasetSummary(
         **asdict(statistics_of(found.tiles)),
         test_tiles=len(found.test),
+        pixel_range=found.pixel_range,
         masks_8bit=int((found.bits == 8).sum()),
         masks_16bit=int((found.bits == 16).sum()),
         black_test=sum(image.black for image in found.test),
         duplicate_images=count_repeated([*train_digests, *(image.digest for image in found.test)]),
         depth_range=(min(depths), max(depths)) if depths else None,
+        notes=found.notes,
     )

@@ -1,88 +1,209 @@
-"""The tables of a raw data set: train.csv (id,rle_mask) and depths.csv (id,z)."""
+"""The tables of a raw data set: train.csv and sample_submission.csv (id,rle_mask), and depths.csv (id,z)."""
 
+import codecs
 import io
+import itertools
 import math
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterator, Mapping, Set
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.csv as pc
 
-from saltray.data.png import Mask
-from saltray.data.raw_layout import id_problem, printable
+from saltray.data.images import Mask, check_bytes
+from saltray.data.names import id_problem, normal_id
+from saltray.data.problems import Problem, and_more, quoted
 from saltray.data.rle import decode_rle
+from saltray.data.source import Source
 from saltray.errors import DataError
+from saltray.storage.base import Entry
+
+MAX_ROWS = 1_000_000
+"""Most rows of a table; each takes about 300 bytes of memory."""
+MAX_BAD_ROWS = 1000
+"""Most rows of another length before the file counts as no table."""
+_BOMS = {codecs.BOM_UTF8: "utf-8", codecs.BOM_UTF32_LE: "utf-32-le", codecs.BOM_UTF32_BE: "utf-32-be"} | {
+    codecs.BOM_UTF16_LE: "utf-16-le",  # after UTF-32's, of which it is the start
+    codecs.BOM_UTF16_BE: "utf-16-be",
+}
+_UNKNOWN = "\ufffd"  # stands for bytes that are not UTF-8
+_SPREADSHEET_NUMBER = re.compile(r"\d(\.\d+)?E\+\d+", re.IGNORECASE)
 
 
-def check_masks_table(data: bytes, masks: Mapping[str, Mask | None], problems: list[str]) -> None:
-    """Add to `problems` every row of train.csv that differs from the mask of its id, and every id without a row.
+class _Row(NamedTuple):
+    where: str
+    """File and row, for messages."""
+    tile: str
+    value: str
+
+
+def read_table(source: Source, entry: Entry) -> bytes:
+    """The content of a table.
+
+    Raises:
+        DataError: it cannot be read, or is too large. The message does not name the file.
+    """
+    check_bytes(entry.size)
+    return source.read(entry.key)
+
+
+def read_ids(source: Source, entry: Entry) -> Set[str]:
+    """The ids of train.csv's valid rows; none if it cannot be read, which `check_masks_table` reports."""
+    try:
+        return {row.tile for row in _rows("train.csv", read_table(source, entry), "rle_mask", [])}
+    except DataError:
+        return set()
+
+
+def check_masks_table(
+    data: bytes, masks: Mapping[str, Mask | None], images: Set[str], problems: list[Problem], notes: list[str]
+) -> None:
+    """Add to `problems` every row of train.csv that differs from the mask of its id, and every mask without a row.
 
     Args:
         data: content of the file.
         masks: mask by id; None for one that could not be decoded.
-        problems: receives one line per problem.
+        images: ids of the training images; a missing mask of one of them is not reported here.
+        problems: receives one problem per row.
+        notes: receives a line for all rows without a tile: the tiles may be only some of the table's.
     """
-    seen = set()
-    for tile, text in _rows("train.csv", data, "rle_mask", problems):
-        seen.add(tile)
-        if tile not in masks:
-            problems.append(f"train.csv: {printable(tile)} has no mask among the PNGs; add it, or remove the row")
+    before = len(problems)
+    seen, others = set(), []
+    for row in _rows("train.csv", data, "rle_mask", problems):
+        seen.add(row.tile)
+        if row.tile not in masks:
+            if row.tile not in images:
+                others.append(row)
             continue
-        mask = masks[tile]
+        mask = masks[row.tile]
         if mask is None:
             continue
         try:
-            same = np.array_equal(decode_rle(text, *mask.salt.shape), mask.salt)
+            same = np.array_equal(decode_rle(row.value, *mask.salt.shape), mask.salt)
         except DataError as error:
-            problems.append(f"train.csv: {tile}: {error}")
+            problems.append(Problem(row.where, str(error)))
             continue
         if not same:
-            problems.append(f"train.csv: {tile} differs from its mask PNG; correct one of them")
+            problems.append(Problem(row.where, "differs from its mask image; correct one of them"))
     if seen:
-        problems += [f"train.csv: no row for {tile}; add it" for tile in masks if tile not in seen]
+        problems += [
+            Problem(f"train.csv: {tile}", "no row for this mask; add it") for tile in masks if tile not in seen
+        ]
+    elif len(problems) == before:
+        problems.append(Problem("train.csv", "no rows; add one for each mask, or remove the file"))
+    if mangled := [row.tile for row in others if _SPREADSHEET_NUMBER.fullmatch(row.tile)]:
+        what = "an id that a spreadsheet has turned into a number; write the table again with ids as text"
+        problems += [Problem(f"train.csv: {tile}", what) for tile in mangled]
+    elif others:
+        notes.append(
+            f"train.csv: {len(others):,} rows without a tile, not used: {and_more([row.tile for row in others])}"
+        )
 
 
-def read_depths(data: bytes, problems: list[str]) -> dict[str, float]:
-    """Depth z by tile id, from depths.csv; one line per problem is added to `problems`."""
+def read_depths(data: bytes, problems: list[Problem]) -> dict[str, float]:
+    """Depth z by tile id, from depths.csv; one problem per wrong row is added to `problems`."""
     depths = {}
-    for tile, text in _rows("depths.csv", data, "z", problems):
+    for row in _rows("depths.csv", data, "z", problems):
         try:
-            depths[tile] = float(text)
+            depths[row.tile] = float(row.value)
         except ValueError:
-            depths[tile] = math.nan
-        if not math.isfinite(depths[tile]):
-            problems.append(f"depths.csv: {printable(tile)}: depth {text[:20]!r} is not a finite number; correct it")
+            depths[row.tile] = math.nan
+        if not math.isfinite(depths[row.tile]):
+            problems.append(Problem(row.where, f"depth {quoted(row.value)} is not a finite number; correct it"))
     return depths
 
 
-def _rows(file: str, data: bytes, column: str, problems: list[str]) -> Iterator[tuple[str, str]]:
-    """Id and another column of each valid row; one line for each other row is added to `problems`."""
+def read_sample_ids(data: bytes, problems: list[Problem]) -> list[str]:
+    """The ids of sample_submission.csv; one problem per row that cannot be read is added to `problems`."""
+    return [row.tile for row in _rows("sample_submission.csv", data, "rle_mask", problems)]
+
+
+def _rows(file: str, data: bytes, column: str, problems: list[Problem]) -> Iterator[_Row]:
+    """Each valid row's id and value in a column; a problem for each other row is added to `problems`."""
+    try:
+        header, *columns = _parse(file, data, problems)
+        names = [name.strip().lower() for name in header]
+        if sorted(name for name in names if name in ("id", column)) != sorted(("id", column)):
+            raise DataError(f"its columns are {quoted(','.join(header)[:80])}; expected id,{column} in the first row")
+    except DataError as error:
+        problems.append(Problem(file, str(error)))
+        return
+    seen = set()
+    cells = zip(columns[names.index("id")], columns[names.index(column)], strict=True)
+    for number, (text, value) in enumerate(cells, start=2):
+        tile = normal_id(text.strip())
+        where = f"{file}: {tile}"
+        if _UNKNOWN in tile or _UNKNOWN in value:
+            what = "letters that are not UTF-8, and nothing tells which they are; save the table as CSV in UTF-8"
+            problems.append(Problem(f"{file}: row {number}", what))
+        elif problem := id_problem(tile):
+            problems.append(Problem(f"{file}: {quoted(tile)}", problem))
+        elif tile in seen:
+            problems.append(Problem(where, "two rows; remove one"))
+        else:
+            seen.add(tile)
+            yield _Row(where, tile, value.strip())
+
+
+def _parse(file: str, data: bytes, problems: list[Problem]) -> list[list[str]]:
+    """The first row, then the columns of the rest; a problem for each row of another length is added to `problems`.
+
+    Raises:
+        DataError: it is no table.
+    """
+    if not data.strip():
+        raise DataError("an empty file; write the table again, or remove it")
+    text = _decoded(data)
+    utf8 = text.encode()
+    first = text.lstrip("\r\n").partition("\n")[0]
+    delimiter = next((mark for mark in ",;\t" if mark in first), ",")
+
+    bad = itertools.count(1)
 
     def skip(row: pc.InvalidRow) -> str:
-        problems.append(
-            f"{file}: {row.actual_columns} columns in {row.text[:40]!r}, not {row.expected_columns}; correct the row"
-        )
+        if next(bad) > MAX_BAD_ROWS:
+            return "error"
+        what = f"{row.actual_columns} columns in {quoted(row.text)}, not {row.expected_columns}; correct the row"
+        problems.append(Problem(f"{file}: row {row.number}", what))
         return "skip"
 
     try:
         table = pc.read_csv(
-            io.BytesIO(data),
-            read_options=pc.ReadOptions(use_threads=False, block_size=len(data) + 1),  # a row must fit a block
-            parse_options=pc.ParseOptions(invalid_row_handler=skip),
-            convert_options=pc.ConvertOptions(column_types={"id": pa.string(), column: pa.string()}),
+            io.BytesIO(utf8),
+            # A row must fit a block. The first row counts as data: names that are the same would be lost.
+            read_options=pc.ReadOptions(use_threads=False, block_size=len(utf8) + 1, autogenerate_column_names=True),
+            parse_options=pc.ParseOptions(delimiter=delimiter, invalid_row_handler=skip),
+            convert_options=pc.ConvertOptions(
+                column_types={f"f{n}": pa.string() for n in range(first.count(delimiter) + 1)}
+            ),
         )
     except (pa.ArrowException, OSError) as error:
-        problems.append(f"{file}: not a CSV table ({' '.join(str(error).split())}); save it as CSV in UTF-8")
-        return
-    if sorted(name for name in table.column_names if name in ("id", column)) != sorted(("id", column)):
-        problems.append(f"{file}: its columns are {printable(','.join(table.column_names)[:80])}; expected id,{column}")
-        return
-    seen = set()
-    for tile, value in zip(table["id"].to_pylist(), table[column].to_pylist(), strict=True):
-        if problem := id_problem(tile):
-            problems.append(f"{file}: {tile[:110]!r}: {problem}")
-        elif tile in seen:
-            problems.append(f"{file}: {tile} has two rows; remove one")
-        else:
-            seen.add(tile)
-            yield tile, value
+        raise DataError(f"not a CSV table ({' '.join(str(error).split())[:200]}); save it as CSV in UTF-8") from error
+    if table.num_rows > MAX_ROWS:
+        raise DataError(f"{table.num_rows:,} rows; the limit is {MAX_ROWS:,}: keep those of the tiles")
+    columns = [[str(cell) for cell in column.to_pylist()] for column in table.columns]
+    return [[column[0] for column in columns], *(column[1:] for column in columns)]
+
+
+def _decoded(data: bytes) -> str:
+    """The text of a table in UTF-8, or in what its byte-order mark says; `_UNKNOWN` for bytes that are not UTF-8.
+
+    Raises:
+        DataError: the mark is wrong, or there is none and it is not UTF-8.
+    """
+    for mark, encoding in _BOMS.items():
+        if data.startswith(mark) and encoding != "utf-8":
+            try:
+                return data[len(mark) :].decode(encoding)
+            except UnicodeDecodeError as error:
+                raise DataError(
+                    f"not {encoding.upper()} at byte {len(mark) + error.start}, though its first bytes say so; "
+                    "save it as CSV in UTF-8"
+                ) from error
+    if (at := data.find(0)) >= 0:
+        row = data.count(b"\n", 0, at) + 1
+        guess = "it looks like UTF-16 without a byte-order mark" if at < 4 else "the file is damaged"
+        raise DataError(f"a NUL at byte {at} in row {row}, so {guess}; save it as CSV in UTF-8")
+    return data.removeprefix(codecs.BOM_UTF8).decode(errors="replace")

@@ -5,7 +5,6 @@ fails), so Ray is given `Upload`, which goes through the store: digest, read-bac
 the store holds, not from what Ray remembers.
 """
 
-import tempfile
 import threading
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
@@ -23,6 +22,7 @@ from saltray.runs.layout import CHECKPOINT_MANIFEST, CHECKPOINT_STATE, CHECKPOIN
 from saltray.runs.records import CheckpointManifest
 from saltray.storage.arrow import arrow_filesystem
 from saltray.storage.base import Store
+from saltray.storage.files import no_scratch, scratch_folder
 from saltray.storage.retry import one_line
 
 StateDict = Mapping[str, Any]
@@ -59,7 +59,11 @@ class Upload:
 
     def _upload(self, local: Checkpoint, name: str) -> Checkpoint:
         path = Path(local.path, CHECKPOINT_STATE)
-        torch.save({FOLDS: list(self.states)}, path)
+        try:
+            torch.save({FOLDS: list(self.states)}, path)
+        except (OSError, RuntimeError) as error:  # torch tells of a full disk by a RuntimeError of its own
+            path.unlink(missing_ok=True)
+            raise no_scratch(error) from error
         key = f"{self.job}/{name}"
         digest = self.parent.put_file(f"{key}/{CHECKPOINT_STATE}", path)
         manifest = CheckpointManifest(epoch=self.epoch, sha256=digest, history=self.history)
@@ -110,8 +114,8 @@ def load(home: Store, key: str) -> LoadedCheckpoint:
     manifest = home.get_record(manifest_key, CheckpointManifest)
     if checkpoint_epoch(manifest_key) != manifest.epoch:
         raise IntegrityError(f"{home.uri}/{manifest_key}: epoch is {manifest.epoch}, which is of another checkpoint")
-    with tempfile.TemporaryDirectory(prefix="saltray-") as folder:
-        path = Path(folder, CHECKPOINT_STATE)
+    with scratch_folder() as folder:
+        path = folder / CHECKPOINT_STATE
         home.get_file(state_key, path, sha256=manifest.sha256)
         states = _read_states(path, f"{home.uri}/{state_key}")
     return LoadedCheckpoint(key, states, manifest)

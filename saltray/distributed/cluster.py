@@ -2,17 +2,24 @@
 
 import logging
 import os
+import re
 import signal
+import socket
+import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, TypedDict
 
 from saltray.distributed.capacity import Node
 from saltray.distributed.cluster_file import ON_HEAD, cluster_nodes
 from saltray.distributed.fork_server import fork_server
-from saltray.errors import ConfigError
+from saltray.distributed.machine import this_machine
+from saltray.errors import ConfigError, ResourceError, SaltrayError
+
+log = logging.getLogger(__name__)
 
 ENVIRONMENT = {
     # OpenMP threads sleep while they wait, so that ranks can share cores.
@@ -30,18 +37,32 @@ ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     # A machine with a cold disk takes longer to start Ray than the 30 s that Ray waits.
     "RAY_gcs_server_port_wait_time_s": "120",
+    # Likewise a worker, which Ray kills after 60 s; it may wait for its fork, and then start on its own.
+    "RAY_worker_register_timeout_seconds": "300",
+    # A container's /dev/shm has 64 MB unless told otherwise; then the object store is a file on the disk.
+    "RAY_OBJECT_STORE_ALLOW_SLOW_STORAGE": "1",
     # Messages of Ray's that a user cannot act on: many worker processes are intended, and where one died saltray tells
     # the consequence.
-    "RAY_DATA_LOG_LEVEL": "ERROR",
+    "RAY_DATA_LOG_LEVEL": "CRITICAL",
     "RAY_DEDUP_LOGS_SKIP_REGEX": "worker processes have been started|A worker died or was killed",
     # A single machine is not preempted, and one helper process per job is saved.
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
+    # Ranks connect to each other, without authentication, where the name of the machine leads to.
+    "GLOO_SOCKET_IFNAME": "lo",
     # Ctrl-C ends a search at once, as it ends training; saltray writes its own records of the trials.
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "RAY_AIR_NEW_OUTPUT": "0",
 }
-SINGLE_MACHINE_ONLY = {"RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"}
+ANSWER_S = 5.0
+"""Seconds that the head of a cluster may take to answer."""
+FOLDER = re.compile(r"[\w./+@=-]{1,38}", re.ASCII)
+"""A folder in which Ray can start: its sockets' paths are up to 68 characters longer, of at most 107."""
+HTTP2 = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
+"""What a client of gRPC says first: the preface of HTTP/2, and its settings."""
+SETTINGS = b"\4"
+"""The kind of frame that the server of such a client says first."""
+SINGLE_MACHINE_ONLY = {"RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "GLOO_SOCKET_IFNAME"}
 
 
 class LiveNode(TypedDict):
@@ -55,7 +76,7 @@ class LiveNode(TypedDict):
 
 def joins_cluster() -> bool:
     """Whether this process belongs to a running cluster: a Ray job, or RAY_ADDRESS set by the user."""
-    return bool(os.environ.get("RAY_ADDRESS"))
+    return os.environ.get("RAY_ADDRESS", "") not in ("", "local")
 
 
 def set_environment() -> None:
@@ -76,7 +97,29 @@ def ray_cluster(*, num_cpus: int | None = None) -> Iterator[str]:
 
     Args:
         num_cpus: logical CPUs of a Ray that is started here; those of the machine unless given.
+
+    Raises:
+        ConfigError: RAY_ADDRESS names no cluster that can be joined.
+        ResourceError: Ray does not start here, or another thread is in such a block.
     """
+    if not _one_thread.acquire(blocking=False):
+        raise ResourceError(
+            "another thread of this process runs a command of saltray's, and a process has one Ray; run them one after "
+            "the other, or in processes of their own"
+        )
+    try:
+        with _connected(num_cpus) as where:
+            yield where
+    finally:
+        _one_thread.release()
+
+
+_one_thread = threading.RLock()
+"""Held by the thread that uses Ray: a process connects to one Ray at a time, and whoever ends it ends it for all."""
+
+
+@contextmanager
+def _connected(num_cpus: int | None) -> Iterator[str]:
     set_environment()
     import ray
 
@@ -85,37 +128,117 @@ def ray_cluster(*, num_cpus: int | None = None) -> Iterator[str]:
         yield where
         return
     if joins_cluster():
-        if "://" in os.environ["RAY_ADDRESS"]:
-            raise ConfigError(
-                f"RAY_ADDRESS is {os.environ['RAY_ADDRESS']}, which is for `ray job submit`; unset it to run here, or "
-                "submit this command as a job"
-            )
-        _connect()
         try:
+            _check_cluster(os.environ["RAY_ADDRESS"])
+            _connect(_no_cluster)
             yield where
         finally:
             ray.shutdown()
         return
-    with fork_server() as python:
-        _connect(address="local", num_cpus=num_cpus, include_dashboard=False, runtime_env={"py_executable": python})
+    from saltray.distributed.ray_internals import on_loopback, own_token
+
+    base, machine = _short_folder(), this_machine()
+    with fork_server(base) as python, own_token(), on_loopback():
         try:
+            _connect(
+                lambda reason: ResourceError(
+                    f"Ray does not start on this machine: {reason}; its logs are in {base}/ray"
+                ),
+                address="local",
+                num_cpus=num_cpus or int(machine["CPU"]),
+                num_gpus=int(machine["GPU"]),
+                include_dashboard=False,
+                runtime_env={"py_executable": python},
+                _temp_dir=f"{base}/ray",
+            )
             yield where
         finally:
             ray.shutdown()
 
 
-def _connect(**settings: Any) -> None:
+def _no_cluster(reason: str) -> ConfigError:
+    address = os.environ["RAY_ADDRESS"]
+    return ConfigError(
+        f"cannot join a Ray cluster: RAY_ADDRESS is {address}: {reason}; unset it to run on this machine"
+    )
+
+
+def _check_cluster(address: str) -> None:
+    """Refuse at once what `ray.init` would refuse in minutes, or not at all."""
+    from saltray.distributed.ray_internals import head_address, node_here
+
+    if "://" in address:
+        purpose = "Ray Client" if address.startswith("ray://") else "`ray job submit`"
+        raise ConfigError(
+            f"RAY_ADDRESS is {address}, which is for {purpose}; unset it to run here, or submit this command as a job"
+        )
+    try:
+        head = head_address()
+        answers = _answers(head)
+    except (OSError, ValueError, OverflowError) as error:
+        raise _no_cluster(f"{error}".splitlines()[0].rstrip(".")) from error
+    if not answers:
+        raise _no_cluster(f"what answers at {head} is not the head of a Ray cluster")
+    if not node_here():
+        raise _no_cluster("no Ray node runs on this machine; submit this command as a job, or `ray start` a node here")
+
+
+def _answers(address: str) -> bool:
+    """Whether a server of gRPC answers there. Ray's own client of it waits for 40 s and more for one that does not."""
+    host, _, port = address.rpartition(":")
+    with socket.create_connection((host.strip("[]"), int(port)), timeout=ANSWER_S) as connection:
+        if os.environ.get("RAY_USE_TLS", "0") == "1":  # it answers only who has the certificate, as Ray's client has
+            return True
+        connection.sendall(HTTP2)
+        return connection.recv(9)[3:4] == SETTINGS
+
+
+def _short_folder() -> Path:
+    """Where Ray's files and sockets go: the folder for temporary files, if Ray can start in it."""
+    named = [Path(os.environ[name]).absolute() for name in ("RAY_TMPDIR", "TMPDIR") if os.environ.get(name)]
+    for folder in [*named, Path("/tmp"), Path("/var/tmp"), Path("/dev/shm")]:
+        if FOLDER.fullmatch(str(folder)) and _writable(folder):
+            if named and folder != named[0]:
+                log.warning(
+                    "Ray cannot start in %s, which is too long, has blanks or is not writable; its files are in %s",
+                    named[0],
+                    folder,
+                )
+            return folder
+    raise ResourceError("no folder for temporary files can be written; set TMPDIR to one, of at most 38 characters")
+
+
+def _writable(folder: Path) -> bool:
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            return True
+    except OSError:
+        return False
+
+
+def _connect(failed: Callable[[str], SaltrayError], **settings: Any) -> None:
     """`ray.init` without its messages, and without its SIGTERM handler, by which `ray job stop` would just end us."""
     import ray
 
-    from saltray.distributed.ray_internals import reread_skipped_messages, reread_uv_setting
+    from saltray.distributed.ray_internals import JobConfig, reread_skipped_messages, reread_uv_setting
 
     reread_uv_setting()
     reread_skipped_messages()
-    before = signal.getsignal(signal.SIGTERM)
-    ray.init(log_to_driver=False, logging_level=logging.ERROR, **settings)
-    if threading.current_thread() is threading.main_thread():  # elsewhere Ray sets none either
-        signal.signal(signal.SIGTERM, before)
+    before, terminated = signal.getsignal(signal.SIGTERM), False
+    try:
+        ray.init(log_to_driver=False, logging_level=logging.ERROR, job_config=JobConfig(), **settings)
+    except Exception as error:  # Ray raises some of every kind here, none of which the caller can tell apart
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+        # Of Ray or of Python, told in several lines.
+        reason = " ".join(lines) if lines[0].startswith("Version mismatch") else lines[0]
+        raise failed(reason.rstrip(".")) from error
+    except SystemExit:  # by Ray's handler
+        terminated = True
+    finally:
+        if threading.current_thread() is threading.main_thread():  # elsewhere Ray sets none either
+            signal.signal(signal.SIGTERM, before)
+    if terminated:
+        signal.raise_signal(signal.SIGTERM)
 
 
 def live_nodes() -> list[LiveNode]:
@@ -136,7 +259,7 @@ def nodes_possible() -> list[Node]:
 
     The head node has that in the file that `ray up` left there; Ray itself knows only the nodes that are there already.
     """
-    if not joins_cluster() or not ON_HEAD.expanduser().exists():
+    if not joins_cluster() or not Path(os.path.expanduser(ON_HEAD)).exists():  # noqa: PTH111  (there may be no home)
         return []
     return [node for _, node in cluster_nodes(ON_HEAD, complete=False)]
 

@@ -3,14 +3,15 @@
 import time
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 
 from saltray.distributed.capacity import Capacity
 from saltray.distributed.job_pool import JobOutcome, JobPool
 from saltray.distributed.jobs import Job, PermanentFailure
-from saltray.distributed.trainer import failure_reason, write_error
+from saltray.distributed.trainer import failure_reason, store_fault, write_error
 from saltray.distributed.worker import train_fold
-from saltray.errors import StorageError
+from saltray.errors import IntegrityError, RunLockedError, StorageError
 from saltray.progress import (
     FoldEpoch,
     FoldFailed,
@@ -26,8 +27,10 @@ from saltray.runs.layout import ERROR
 from saltray.runs.records import FoldResult
 
 POLL_S = 0.5
+LAST_POLLS = 3
+"""Attempts to read the records of a fold that has finished; each lasts until the store's own deadline."""
 WAITING_S = 300.0
-"""Interval between two reports that a fold still waits for its nodes."""
+"""Time without a record after which a fold may be waiting for its nodes, and interval between two reports of it."""
 
 
 @dataclass(frozen=True)
@@ -39,21 +42,27 @@ class FoldOutcome:
     failure: str | None = None
     retryable: bool = True
     """Whether a retry with the same settings may succeed."""
+    fault: StorageError | RunLockedError | None = None
+    """What is wrong with the store, where that was the reason; the other folds would meet it too."""
 
 
 def train_folds(
     jobs: list[Job], capacity: Capacity, check_lock: Callable[[], None], observer: Observer
 ) -> list[FoldOutcome]:
-    """Train the folds; one that fails leaves the others running.
+    """Train the folds; one that fails leaves the others running, but no more are started if it was the store's fault.
 
     Args:
         jobs: one per fold.
         capacity: how many run at once.
         check_lock: raises when the run's lock was lost.
         observer: receives each start, epoch and end.
+
+    Raises:
+        StorageError: the store cannot be reached before the first fold starts.
     """
     for job in jobs:
         job.home.delete(ERROR)  # of an earlier attempt
+    watchers = {job.name: _FoldWatcher(job, observer) for job in jobs}
     queued = deque(jobs)
     running: dict[str, _FoldWatcher] = {}
     outcomes: list[FoldOutcome] = []
@@ -61,16 +70,23 @@ def train_folds(
         while queued or running:
             while queued and len(running) < capacity.concurrency:
                 job = queued.popleft()
-                running[job.name] = _FoldWatcher(job, observer)
+                running[job.name] = watchers[job.name]
+                running[job.name].start()
                 pool.start(train_fold, job)
                 observer(FoldStarted(job.folds[0]))
             if (ended := pool.wait(POLL_S)) is None:
                 check_lock()
                 for watcher in running.values():
                     watcher.poll()
+                    if watcher.is_quiet and pool.is_short():
+                        watcher.tell_that_it_waits()
                 continue
-            running.pop(ended.job.name).poll()
+            watcher = running.pop(ended.job.name)
             outcomes.append(outcome := _outcome(ended))
+            # A store that has just taken a result is away for a moment only.
+            watcher.poll(attempts=LAST_POLLS if outcome.result is not None else 1)
+            if outcome.fault is not None:
+                queued.clear()
             observer(_ending(outcome, len(queued)))
     return outcomes
 
@@ -84,7 +100,7 @@ def _outcome(ended: JobOutcome) -> FoldOutcome:
             write_error(ended.job, text)
             return FoldOutcome(fold, failure=text, retryable=False)
         case Exception() as error:
-            return FoldOutcome(fold, failure=failure_reason(ended.job, error))
+            return FoldOutcome(fold, failure=failure_reason(ended.job, error), fault=store_fault(error))
         case other:
             return FoldOutcome(fold, failure=f"rank 0 returned {other!r} instead of a result; please report this")
 
@@ -102,29 +118,40 @@ class _FoldWatcher:
     def __init__(self, job: Job, observer: Observer) -> None:
         self._job = job
         self._observer = observer
-        # Those of an earlier attempt were reported then.
-        self._reported = {record.at for record in self._read()}
-        self._started = time.monotonic()
-        self._quiet_since = self._started
-        self._begun = False
+        self._reported: set[float] = set()
+        with suppress(IntegrityError):  # where they cannot be read, none of them comes again
+            self._reported |= {record.at for record in read_history(job.home)}  # by an earlier attempt
+        self._last_sign = self._told = 0.0
 
-    def poll(self) -> None:
-        """Report what is new."""
-        for record in self._read():
-            if record.at not in self._reported:
-                self._reported.add(record.at)
-                self._begun = True
-                self._observer(self._event(record))
-        now = time.monotonic()
-        if not self._begun and now - self._quiet_since > WAITING_S:
-            self._quiet_since = now
-            self._observer(FoldWaiting(self._job.folds[0], (now - self._started) / 60))
+    def start(self) -> None:
+        """The fold's job starts."""
+        self._last_sign = self._told = time.monotonic()
 
-    def _read(self) -> tuple[Record, ...]:
-        try:
-            return read_history(self._job.home)
-        except StorageError:  # a store that is unreachable for a moment does not stop the folds
-            return ()
+    def poll(self, attempts: int = 1) -> None:
+        """Report what is new; a store that cannot be read now does not stop the folds."""
+        for attempt in range(attempts):
+            if attempt:
+                time.sleep(POLL_S)
+            try:
+                records = read_history(self._job.home)
+            except StorageError:
+                continue
+            for record in records:
+                if record.at not in self._reported:
+                    self._reported.add(record.at)
+                    self._last_sign = self._told = time.monotonic()
+                    self._observer(self._event(record))
+            return
+
+    @property
+    def is_quiet(self) -> bool:
+        """Whether there was neither a record nor a report for a while."""
+        return time.monotonic() - self._told > WAITING_S
+
+    def tell_that_it_waits(self) -> None:
+        """Report that the fold waits for its nodes, before its first record or after it has lost them."""
+        self._told = time.monotonic()
+        self._observer(FoldWaiting(self._job.folds[0], (self._told - self._last_sign) / 60))
 
     def _event(self, record: Record) -> FoldNote | FoldResumed | FoldEpoch:
         fold = self._job.folds[0]

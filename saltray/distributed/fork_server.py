@@ -6,18 +6,21 @@ for each worker, which costs milliseconds and shares the memory too.
 
 Ray starts a worker as `<py_executable> default_worker.py ...`; saltray names `python fork_server.py ask SOCKET` as that
 executable. The asking process sends its arguments, environment and standard streams to the server, whose fork becomes
-the worker; it stays until the worker ends, because Ray watches it until then. The server ends with the process that
-started it. Only for a Ray of our own on this machine.
+the worker; it stays until the worker ends, because Ray watches it until then. Where no fork comes, for one since the
+server was killed, the asking process becomes the worker itself: slower, and no less right. The server ends with the
+process that started it. Only for a Ray of our own on this machine.
 
-This file runs as a script too, and then may import nothing but the standard library: asking has to be quick.
+This file runs as a script too, and then may import nothing but the standard library: asking has to be quick. No process
+has the current folder on its import path, where a user's `random.py` would take the place of Python's.
 """
 
-import errno
 import importlib
 import json
+import logging
 import os
 import runpy
 import selectors
+import shlex
 import signal
 import socket
 import subprocess
@@ -28,6 +31,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
+ANSWER_S = 120.0
+"""Seconds that a worker waits for its fork, before it starts on its own: the server's imports come first."""
+REQUEST_S = 10.0
+"""Seconds that the server waits for a request that was begun, and for its fork to be wanted still."""
+QUEUE = 4096
+"""Requests that may wait; a node of many cores starts as many workers at once."""
 MODULES = (
     # Not ray.train nor ray.data: importing them draws a random number in Ray's C++ core, and then all forks would draw
     # the same ids. What they import is most of their cost.
@@ -67,40 +76,74 @@ class Worker(NamedTuple):
 
 
 @contextmanager
-def fork_server() -> Iterator[str]:
-    """Run a server for the time of the block; yields what to give Ray as `py_executable`."""
-    with tempfile.TemporaryDirectory(prefix="saltray-") as folder:
-        address = f"{folder}/socket"
-        command = [sys.executable, "-m", "saltray.distributed.fork_server", "serve", address]
-        # In a group of its own, which Ctrl-C in a terminal does not reach: ending it is the driver's to do.
-        with subprocess.Popen(command, stdin=subprocess.PIPE, process_group=0) as server:
+def fork_server(base: Path) -> Iterator[str]:
+    """Run a server for the time of the block; yields what to give Ray as `py_executable`, as words of a shell.
+
+    Args:
+        base: folder for its socket, whose path has to be short.
+    """
+    with tempfile.TemporaryDirectory(prefix="saltray-", dir=base, ignore_cleanup_errors=True) as folder:
+        address, log = f"{folder}/socket", Path(folder) / "log"
+        with _started(address, log) as server:
             try:
-                yield f"{sys.executable} -I -S {Path(__file__).resolve()} ask {address}"
+                yield shlex.join([sys.executable, "-I", "-S", str(Path(__file__).resolve()), "ask", address])
             finally:
-                server.terminate()  # its standard input would tell it too, but only when it has imported everything
+                if server.poll() is not None:
+                    logging.getLogger(__name__).warning(_ended_early(server.returncode, log))
+                server.kill()  # it has nothing to save, and this ends one that is stopped, too
+
+
+def _started(address: str, log: Path) -> subprocess.Popen[bytes]:
+    """A server that holds the only listening socket: it takes requests from now on, and whoever asks sees its end."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener, log.open("wb") as output:
+        listener.bind(address)
+        listener.listen(QUEUE)
+        # In a group of its own, which Ctrl-C in a terminal does not reach: ending it is the driver's to do.
+        return subprocess.Popen(
+            [sys.executable, "-P", "-m", "saltray.distributed.fork_server", "serve", str(listener.fileno())],
+            stdin=subprocess.PIPE,
+            stdout=output,
+            stderr=output,
+            pass_fds=[listener.fileno()],
+            process_group=0,
+        )
+
+
+def _ended_early(code: int, log: Path) -> str:
+    lines = log.read_text(errors="replace").split("\n")
+    said = next((line for line in reversed(lines) if line), f"exit code {code}")
+    reason = f"signal {-code}" if code < 0 else said
+    return f"the server that forks worker processes has ended ({reason}); workers start on their own, slower"
 
 
 def ask(address: str, argv: list[str]) -> None:
-    """Have a worker forked for this process, and wait for its end."""
+    """Have a worker forked for this process, and wait for its end; without a fork, become the worker."""
+    if not _forked(address, argv):
+        os.execv(sys.executable, [sys.executable, *argv])
+
+
+def _forked(address: str, argv: list[str]) -> bool:
+    """Whether a fork was the worker; returns at its end."""
     request = json.dumps({"argv": argv, "cwd": str(Path.cwd()), "env": dict(os.environ)}).encode()
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
-        while (fault := connection.connect_ex(address)) != 0:
-            # A driver that is killed leaves the folder behind.
-            if fault == errno.ECONNREFUSED or not Path(address).parent.exists():
-                sys.exit("the fork server has ended")
-            signal.sigtimedwait([], 0.05)
-        socket.send_fds(connection, [len(request).to_bytes(8)], [0, 1, 2])
-        connection.sendall(request)
-        # The worker holds the other end open for as long as it lives.
-        connection.recv(1)
+        connection.settimeout(ANSWER_S)
+        try:
+            connection.connect(address)
+            socket.send_fds(connection, [len(request).to_bytes(8)], [0, 1, 2])
+            connection.sendall(request)
+            if not connection.recv(1):
+                return False
+            connection.sendall(b"+")  # only now it becomes the worker: never two of them, nor none
+        except OSError:  # the server has ended, or does not answer
+            return False
+        connection.settimeout(None)
+        connection.recv(1)  # the worker holds the other end open for as long as it lives
+    return True
 
 
-def serve(address: str) -> None:
+def serve(listener: socket.socket) -> None:
     """Fork for each request, until standard input is closed, as it is when the driver has ended."""
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
-        listener.bind(f"{address}.new")
-        listener.listen(128)
-        Path(f"{address}.new").rename(address)  # from now on it answers, or has ended
+    with listener:
         worker = _fork_for_each(listener)
     if worker is not None:
         _become(worker)
@@ -114,18 +157,40 @@ def _fork_for_each(listener: socket.socket) -> Worker | None:
         while sys.stdin not in (ready := _ready(selector)):
             assert ready == [listener]
             connection, _ = listener.accept()
-            header, streams, _, _ = socket.recv_fds(connection, 8, 3)
-            with connection.makefile("rb") as incoming:
-                request = json.loads(incoming.read(int.from_bytes(header)))
-            _import_once(request["env"])
-            if sys.stdin in _ready(selector, timeout=0):  # the driver ended while modules were imported
-                break
-            if os.fork() == 0:
-                return Worker(**request, streams=streams, connection=connection.detach())
-            connection.close()
-            for stream in streams:
-                os.close(stream)
+            with connection:
+                worker = _request(connection)
+                if worker is None:
+                    continue
+                _import_once(worker.env)
+                if sys.stdin in _ready(selector, timeout=0):  # the driver ended while modules were imported
+                    break
+                if os.fork() == 0:
+                    if not _wanted(connection):
+                        os._exit(0)
+                    return worker._replace(connection=connection.detach())
+                for stream in worker.streams:
+                    os.close(stream)
     return None
+
+
+def _request(connection: socket.socket) -> Worker | None:
+    """What is asked for; None if whoever asked died meanwhile."""
+    connection.settimeout(REQUEST_S)
+    try:
+        header, streams, _, _ = socket.recv_fds(connection, 8, 3)
+        with connection.makefile("rb") as incoming:
+            return Worker(**json.loads(incoming.read(int.from_bytes(header))), streams=streams, connection=-1)
+    except (OSError, ValueError):
+        return None
+
+
+def _wanted(connection: socket.socket) -> bool:
+    """Whether the process that asked still waits for this fork."""
+    try:
+        connection.sendall(b"+")
+        return connection.recv(1) != b""
+    except OSError:
+        return False
 
 
 def _ready(selector: selectors.BaseSelector, timeout: float | None = None) -> list[Any]:
@@ -162,7 +227,7 @@ def _become(worker: Worker) -> None:
 
 if __name__ == "__main__":
     match sys.argv[1:]:
-        case ["serve", address]:
-            serve(address)
+        case ["serve", descriptor]:
+            serve(socket.socket(fileno=int(descriptor)))
         case ["ask", address, *argv]:
             ask(address, argv)

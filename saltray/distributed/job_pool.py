@@ -1,5 +1,6 @@
 """Several jobs at once, each a TorchTrainer that a thread of the driver waits for."""
 
+import logging
 import queue
 import threading
 import time
@@ -11,9 +12,10 @@ import ray
 from saltray.distributed.capacity import JobResources
 from saltray.distributed.cluster import kill_trainers
 from saltray.distributed.jobs import Job
-from saltray.distributed.ray_internals import remove_orphaned_placement_groups
+from saltray.distributed.ray_internals import RANK, live_actors, remove_orphaned_placement_groups
 from saltray.distributed.trainer import TrainLoop, run_job
 
+log = logging.getLogger(__name__)
 JOIN_S = 10.0
 """Longest wait for the threads of jobs that were stopped."""
 
@@ -58,11 +60,23 @@ class JobPool:
 
     def wait(self, seconds: float) -> JobOutcome | None:
         """A job that has ended, or None if none has within this time."""
-        remove_orphaned_placement_groups()
+        try:
+            remove_orphaned_placement_groups()
+        except Exception:  # whatever Ray raises when its GCS is away; the jobs themselves tell whether it stays away
+            log.debug("cannot look for orphaned placement groups now", exc_info=True)
         try:
             return self._ended.get(timeout=seconds)
         except queue.Empty:
             return None
+
+    def is_short(self) -> bool:
+        """Whether a job lacks a rank: it waits for its nodes. False where Ray does not tell."""
+        running = sum(thread.is_alive() for thread in self._threads)
+        try:
+            return len(live_actors(RANK)) < running * self._resources.ranks
+        except Exception:  # as above
+            log.debug("cannot count the ranks now", exc_info=True)
+            return False
 
     def __enter__(self) -> Self:
         return self
@@ -71,7 +85,15 @@ class JobPool:
         if kind is None:
             return
         deadline = time.monotonic() + JOIN_S
-        while (alive := [thread for thread in self._threads if thread.is_alive()]) and time.monotonic() < deadline:
-            kill_trainers()  # repeatedly: a thread may be about to start one
-            alive[0].join(0.1)
-        ray.shutdown()
+        try:
+            while (alive := [thread for thread in self._threads if thread.is_alive()]) and time.monotonic() < deadline:
+                self._kill_trainers()  # repeatedly: a thread may be about to start one
+                alive[0].join(0.1)
+        finally:
+            ray.shutdown()
+
+    def _kill_trainers(self) -> None:
+        try:
+            kill_trainers()
+        except Exception:  # as above; the exception that the block is left by matters more
+            log.debug("cannot kill the trainers now", exc_info=True)

@@ -7,7 +7,6 @@ would reach the driver without its cause, and after many lines of Ray's.
 import pickle
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -15,13 +14,14 @@ import ray
 import ray.data
 from numpy.typing import NDArray
 
-from saltray.data.raw import read_image
+from saltray.data.names import tile_id
 from saltray.data.rle import encode_rle
+from saltray.data.tile_reader import TileReader
 from saltray.distributed.capacity import Node
 from saltray.distributed.cluster import joins_cluster, nodes_possible, nodes_present
 from saltray.distributed.ray_internals import remote_args_allowed
 from saltray.ensemble.load import Ensemble
-from saltray.errors import ConfigError, DataError, SaltrayError
+from saltray.errors import ConfigError, ResourceError, SaltrayError
 
 BATCH = 64
 """Tiles per batch."""
@@ -64,10 +64,9 @@ def choose_workers(asked: int | None, tiles: int) -> PredictionWorkers:
 
 def stream_predictions(
     ensemble: str,
-    data: str,
+    reader: TileReader,
     names: list[str],
     *,
-    shape: tuple[int, int],
     tta: bool,
     keep_probabilities: bool,
     workers: PredictionWorkers,
@@ -76,28 +75,29 @@ def stream_predictions(
 
     Args:
         ensemble: URI of one version.
-        data: URI of the data set; absolute, as Ray's workers have working directories of their own.
-        names: of its images.
-        shape: height and width of a tile.
+        reader: of the data set's images; its URI is absolute, as Ray's workers have working directories of their own.
+        names: of the images.
         tta: average over each tile and its mirror image.
         keep_probabilities: whether to return them, too.
         workers: the actors that hold the models.
 
     Raises:
+        ResourceError: a worker was killed.
         SaltrayError: a worker met it.
     """
-    context = ray.data.DataContext.get_current()
+    # A copy: the caller's own data sets keep their settings.
+    context = ray.data.DataContext.get_current().copy()
     context.enable_progress_bars = False
     context.execution_options.preserve_order = True
     on_gpu = workers.device == "GPU"
     blocks = -(-len(names) // BATCH)
     # On one machine, what killed an actor would kill it again; and Ray warns of restarts to no purpose.
     restarts: Any = {} if joins_cluster() else {"max_restarts": 0}
-    with remote_args_allowed():
+    with ray.data.DataContext.current(context), remote_args_allowed():
         rows = (
             ray.data.from_items([{"name": name} for name in names], override_num_blocks=blocks)
             .map_batches(
-                _Decode(data, shape),
+                _Decode(reader),
                 batch_size=None,
                 num_cpus=0.01,
                 compute=ray.data.TaskPoolStrategy(size=min(2 * workers.count, blocks)),
@@ -114,35 +114,41 @@ def stream_predictions(
             .iter_batches(batch_size=BATCH, batch_format="numpy")
         )
     batch: Any
-    for batch in rows:
+    for batch in _told_of_deaths(rows):
         if fault := _first_fault(batch):
             raise pickle.loads(fault)
         yield Batch(ids=list(batch["id"]), rles=list(batch["rle"]), probabilities=batch.get("probability"))
 
 
+def _told_of_deaths(rows: Iterable[Any]) -> Iterator[Any]:
+    try:
+        yield from rows
+    except (
+        ray.exceptions.ActorDiedError,
+        ray.exceptions.ActorUnavailableError,
+        ray.exceptions.NodeDiedError,
+        ray.exceptions.OutOfMemoryError,
+        ray.exceptions.WorkerCrashedError,
+    ) as error:
+        raise ResourceError(
+            f"a worker was killed ({type(error).__name__}), probably because memory is short; give fewer --workers, or "
+            "use a machine with more memory"
+        ) from error
+
+
 class _Decode:
     """Names to pixels."""
 
-    def __init__(self, data: str, shape: tuple[int, int]) -> None:
-        self.data = data
-        self.shape = shape
+    def __init__(self, reader: TileReader) -> None:
+        self.reader = reader
 
     def __call__(self, batch: Any) -> dict[str, NDArray[Any]]:
         names, fault = [str(name) for name in batch["name"]], b""
         try:
-            images = np.stack([self._read(name) for name in names])
+            images = np.stack([self.reader.read(name) for name in names])
         except SaltrayError as error:
-            images, fault = np.zeros((len(names), *self.shape), np.uint8), pickle.dumps(error)
-        return {"id": np.array([Path(name).stem for name in names]), "image": images, FAULT: _column(fault, len(names))}
-
-    def _read(self, name: str) -> NDArray[np.uint8]:
-        image = read_image(self.data, name)
-        if image.shape != self.shape:
-            raise DataError(
-                f"{name} has {image.shape[0]}x{image.shape[1]} pixels, the ensemble was trained on "
-                f"{self.shape[0]}x{self.shape[1]}; cut or pad the tiles to that size"
-            )
-        return image
+            images, fault = np.zeros((len(names), *self.reader.shape), np.uint8), pickle.dumps(error)
+        return {"id": np.array([tile_id(name) for name in names]), "image": images, FAULT: _column(fault, len(names))}
 
 
 class _Predict:

@@ -1,17 +1,29 @@
-"""Before anything is trained on a cluster: do its nodes see the store, and how many jobs do they hold at once?"""
+"""Before anything is trained: what can be known of the machines, and whether the nodes of a cluster see the store."""
 
+import os
 import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 from saltray.config import ClusterConfig
-from saltray.distributed.capacity import Capacity, capacity_of
-from saltray.distributed.cluster import joins_cluster, live_nodes, nodes_possible, nodes_present
-from saltray.errors import ConfigError, SaltrayError
+from saltray.distributed.capacity import Capacity, Node, capacity_of
+from saltray.distributed.cluster import (
+    LiveNode,
+    joins_cluster,
+    live_nodes,
+    nodes_possible,
+    nodes_present,
+    ray_cluster,
+)
+from saltray.distributed.machine import gpu_fault, this_machine
+from saltray.errors import ConfigError, ResourceError, SaltrayError
 from saltray.progress import Observer, StoreMustBeShared
 from saltray.runs.layout import MANIFEST
 from saltray.storage.base import Store
 
 CHECK_S = 120.0
-"""Longest wait for a node to look for the store."""
+"""Longest wait for a node's answer."""
+TRAIN_V2 = "RAY_TRAIN_V2_ENABLED"
 
 
 def check_store_uri(uri: str) -> None:
@@ -27,7 +39,77 @@ def check_store_uri(uri: str) -> None:
         )
 
 
-def preflight(cluster: ClusterConfig, home: Store, *, jobs: int, sharing: int, observer: Observer) -> Capacity:
+@dataclass(frozen=True)
+class Preflight:
+    """What there is to train on."""
+
+    where: str
+    """In words."""
+    present: Sequence[Node]
+    possible: Sequence[Node]
+    """The nodes of the cluster at its largest; empty where nothing says that it can grow."""
+    capacity: Capacity
+
+
+def preflight(cluster: ClusterConfig, *, jobs: int, sharing: int, planned: Sequence[Node] = ()) -> Preflight:
+    """Judge the machines before anything is started or written: of the cluster that this process belongs to, or else
+    this one.
+
+    Args:
+        cluster: what a job's ranks ask for.
+        jobs: how many there are to run.
+        sharing: how many jobs the CPUs are divided among, where there are no GPUs.
+        planned: nodes that there can be; then this machine is not where jobs run.
+
+    Raises:
+        ConfigError: the environment has a setting that jobs cannot run with, or the cluster cannot be joined.
+        ResourceError: not even one job can ever run, or a GPU is there that torch cannot use.
+    """
+    import ray
+
+    check_environment()
+    present: Sequence[Node]
+    if joins_cluster() or ray.is_initialized():
+        with ray_cluster() as where:
+            present, possible = nodes_present(), planned or nodes_possible()
+            faults = _gpu_faults(cluster, live_nodes())
+    elif planned:
+        where, present, possible, faults = "no cluster is connected", [], planned, {}
+    else:
+        where, present, possible = "this machine", [this_machine()], []
+        faults = _gpu_faults(cluster, [])
+    if faults:
+        raise ResourceError(
+            f"{faults_in_words(faults)}; install a torch that fits (https://pytorch.org/get-started), or give "
+            "--gpus-per-worker 0 to train on CPUs"
+        )
+    return Preflight(
+        where, present, possible, capacity_of(cluster, present, possible or present, jobs=jobs, sharing=sharing)
+    )
+
+
+def _gpu_faults(cluster: ClusterConfig, nodes: Sequence[LiveNode]) -> dict[str, str]:
+    """Where torch cannot use GPUs, and why; on the only node of a cluster as on a machine without one."""
+    if cluster.gpus_per_worker == 0:
+        return {}
+    if len(nodes) > 1:
+        return ask_nodes([node for node in nodes if node["Resources"].get("GPU", 0)], _gpu_fault_of_node)
+    fault = gpu_fault()
+    return {} if fault is None else {"this machine": fault}
+
+
+def check_environment() -> None:
+    """Refuse what the environment says to Ray if jobs cannot run with it.
+
+    Raises:
+        ConfigError: it has such a setting.
+    """
+    version = os.environ.get(TRAIN_V2, "1")
+    if version.lower() not in ("1", "true"):
+        raise ConfigError(f"{TRAIN_V2} is {version!r}, but saltray trains with version 2 of Ray Train; unset it")
+
+
+def check_cluster(cluster: ClusterConfig, home: Store, *, jobs: int, sharing: int, observer: Observer) -> Capacity:
     """Check from every node that it sees what the driver wrote, then count how many jobs run at once.
 
     Args:
@@ -43,37 +125,51 @@ def preflight(cluster: ClusterConfig, home: Store, *, jobs: int, sharing: int, o
     """
     present, possible = nodes_present(), nodes_possible()
     if not home.uri.startswith("s3://"):
-        if len(present) > 1:
-            _check_on_every_node(home)
+        # A node that joins later checks for itself, before it trains.
+        if len(present) > 1 and (faults := ask_nodes(live_nodes(), _fault_seen, home)):
+            raise ConfigError(
+                f"{home.uri} is not the same folder on every node ({faults_in_words(faults)}); use s3://, or a folder "
+                "that all nodes share"
+            )
         if len(possible) > len(present):
             observer(StoreMustBeShared(home.uri))
     return capacity_of(cluster, present, possible or present, jobs=jobs, sharing=sharing)
 
 
-def _check_on_every_node(home: Store) -> None:
-    """A node that joins later checks for itself, before it trains."""
+def ask_nodes(nodes: Sequence[LiveNode], check: Callable[..., str | None], *args: object) -> dict[str, str]:
+    """What a check finds wrong on each node, by the node's address; without those where it finds nothing."""
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    check = ray.remote(num_cpus=0, max_retries=0)(_fault_seen)
+    # A process of its own for each: the check may change it.
+    task = ray.remote(num_cpus=0, max_retries=0, max_calls=1)(check)
     node_of = {
-        check.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)).remote(home): node
-        for node in live_nodes()
+        task.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)).remote(*args): node
+        for node in nodes
     }
+    if not node_of:
+        return {}
     answered, silent = ray.wait(list(node_of), num_returns=len(node_of), timeout=CHECK_S)
-    faults = {node_of[task]["NodeManagerAddress"]: f"no answer within {CHECK_S:g} s" for task in silent}
-    for task in answered:
+    faults = {node_of[asked]["NodeManagerAddress"]: f"no answer within {CHECK_S:g} s" for asked in silent}
+    for asked in answered:
         try:
-            fault = ray.get(task)
+            fault = ray.get(asked)
         except ray.exceptions.RayError:  # the node died; one that replaces it checks for itself
             continue
         if fault is not None:
-            faults[node_of[task]["NodeManagerAddress"]] = fault
-    if faults:
-        told = "; ".join(f"{address}: {fault}" for address, fault in sorted(faults.items()))
-        raise ConfigError(
-            f"{home.uri} is not the same folder on every node ({told}); use s3://, or a folder that all nodes share"
-        )
+            faults[node_of[asked]["NodeManagerAddress"]] = fault
+    return faults
+
+
+def faults_in_words(faults: Mapping[str, str]) -> str:
+    """What `ask_nodes` returned, on one line."""
+    return "; ".join(f"{where}: {fault}" for where, fault in sorted(faults.items()))
+
+
+def _gpu_fault_of_node() -> str | None:
+    if not os.environ.get("CUDA_VISIBLE_DEVICES"):  # Ray hides GPUs from a task that asks for none
+        os.environ.pop("CUDA_VISIBLE_DEVICES", None)
+    return gpu_fault()
 
 
 def _fault_seen(home: Store) -> str | None:

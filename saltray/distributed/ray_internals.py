@@ -5,14 +5,23 @@
 
 import os
 import re
+import secrets
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import ray
+from ray.train.backend import Backend
+from ray.train.torch.config import (
+    TorchConfig,
+    _set_torch_distributed_env_vars,
+    _setup_torch_process_group,
+    _TorchBackend,
+)
 from ray.train.v2.api.callback import UserCallback
 from ray.train.v2.api.config import CheckpointConfig, FailureConfig, LoggingConfig, RunConfig, ScalingConfig
+from ray.train.v2.api.exceptions import ControllerError, WorkerGroupError
 from ray.train.v2.torch.torch_trainer import TorchTrainer
 from ray.util.annotations import RayDeprecationWarning
 
@@ -20,6 +29,7 @@ from ray.util.annotations import RayDeprecationWarning
 __all__ = [
     "CheckpointConfig",
     "FailureConfig",
+    "LocalTorchConfig",
     "LoggingConfig",
     "RunConfig",
     "ScalingConfig",
@@ -27,11 +37,34 @@ __all__ = [
     "UserCallback",
 ]
 
+
+def raised_by_rank(error: BaseException) -> BaseException:
+    """The exception that a rank or a hook raised, out of those that Ray Train wraps it in; else `error` itself.
+
+    Ray Train has no public name for the wrapper of a rank's exception.
+    """
+    if isinstance(error, WorkerGroupError):
+        return raised_by_rank(next(iter(error.worker_failures.values()), Exception()))
+    inner = error.controller_failure if isinstance(error, ControllerError) else vars(error).get("_base_exc")
+    return raised_by_rank(inner) if isinstance(inner, BaseException) else error
+
+
 PLACEMENT_GROUP_CLEANER = "PlacementGroupCleanerCallback"
 CONTROLLER = "TrainController"
 """Class of the actor that runs a job of Ray Train."""
 RANK = "RayTrainWorker"
 """Class of the actor that is one rank of it."""
+
+
+class JobConfig(ray.job_config.JobConfig):
+    """A job whose workers do not get the folder of the driver's script and the current one on their import path.
+
+    Ray puts both first, and a user's `random.py` there would take the place of Python's. It leaves them out when a
+    working directory is uploaded. Workers need neither: they import what is installed.
+    """
+
+    def _runtime_env_has_working_dir(self) -> bool:
+        return True
 
 
 class Trainer(TorchTrainer):
@@ -44,6 +77,43 @@ class Trainer(TorchTrainer):
     def _create_default_callbacks(self) -> Any:
         callbacks = super()._create_default_callbacks()
         return [callback for callback in callbacks if type(callback).__name__ != PLACEMENT_GROUP_CLEANER]
+
+
+class LocalTorchConfig(TorchConfig):
+    """Lets the ranks of a job on one machine find each other by a file.
+
+    PyTorch's server for that listens on all interfaces, and whoever writes to it can place himself among the ranks.
+    """
+
+    @property
+    def backend_cls(self) -> type[Backend]:
+        return _LocalTorchBackend
+
+
+class _LocalTorchBackend(_TorchBackend):
+    def on_start(self, worker_group: Any, backend_config: Any) -> None:
+        ranks = range(len(worker_group))
+        url = f"file://{worker_group.execute_single(0, _new_file)}"
+        worker_group.execute(_set_torch_distributed_env_vars)
+        joining = [
+            worker_group.execute_single_async(
+                rank,
+                _setup_torch_process_group,
+                backend=backend_config.backend,
+                world_rank=rank,
+                world_size=len(ranks),
+                init_method=url,
+                timeout_s=backend_config.timeout_s,
+            )
+            for rank in ranks
+        ]
+        ray.get(joining)
+
+
+def _new_file() -> str:
+    """The path of a file that does not exist, in Ray's own folder, whose path is short and plain."""
+    node: Any = ray._private.worker._global_node
+    return f"{node.get_session_dir_path()}/ranks-{secrets.token_hex(8)}"
 
 
 def live_actors(*classes: str) -> list[str]:
@@ -79,6 +149,63 @@ def remove_orphaned_placement_groups() -> None:
         orphaned = group.creator_actor_dead and not ray.ActorID(group.creator_actor_id).is_nil()
         if orphaned and group.creator_job_id == job and group.state != table_data.REMOVED:
             remove_placement_group(PlacementGroup(ray.PlacementGroupID(group.placement_group_id)))
+
+
+@contextmanager
+def on_loopback() -> Iterator[None]:
+    """Let a Ray that starts in this block, and all its processes, listen on 127.0.0.1 alone, as it does on macOS.
+
+    On Linux it listens on all interfaces; given 127.0.0.1 as the node's address, it looks for another one.
+    """
+    constants: Any = ray._private.ray_constants
+    before = constants.ENABLE_RAY_CLUSTER
+    constants.ENABLE_RAY_CLUSTER = False
+    try:
+        yield
+    finally:
+        constants.ENABLE_RAY_CLUSTER = before
+
+
+def is_on_loopback() -> bool:
+    """Whether the Ray that this process is connected to is such a one, so that all ranks are on this machine."""
+    return str(ray.util.get_node_ip_address()) == "127.0.0.1"  # type: ignore[no-untyped-call]
+
+
+@contextmanager
+def own_token() -> Iterator[None]:
+    """Give a Ray that starts in this block a token by the environment, unless the caller has given one.
+
+    Ray would save one in ~/.ray, and not everybody has a home that can be written. It caches what it has read.
+    """
+    core: Any = ray._raylet
+    loader = core.AuthenticationTokenLoader.instance()
+    given = os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH")
+    if given:
+        yield
+        return
+    os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+    loader.reset_cache()
+    try:
+        yield
+    finally:
+        del os.environ["RAY_AUTH_TOKEN"]
+        loader.reset_cache()
+
+
+def head_address() -> str:
+    """`host:port` of the head of the cluster that RAY_ADDRESS names; "auto" is one that runs on this machine.
+
+    Raises:
+        OSError, ValueError: there is none, or that is no address.
+    """
+    services: Any = ray._private.services
+    return str(services.canonicalize_bootstrap_address("auto"))
+
+
+def node_here() -> bool:
+    """Whether a node of some cluster runs on this machine: a driver connects through one."""
+    services: Any = ray._private.services
+    return bool(services.find_node_ids())
 
 
 def reread_uv_setting() -> None:

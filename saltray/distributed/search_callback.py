@@ -1,15 +1,17 @@
 """What the driver learns of a search from Ray Tune: each epoch as it comes, and how each trial ends."""
 
+import logging
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import fields, replace
+from pathlib import Path
 from typing import Any
 
 from ray import tune
 
 from saltray.distributed.ray_internals import remove_orphaned_placement_groups
 from saltray.distributed.trial import EPOCHS, REASON, STATUS
-from saltray.distributed.trial_searcher import NotPickled
+from saltray.distributed.trial_searcher import Hooks, hook
 from saltray.progress import Observer, TrialEnded, TrialEpoch, TrialStarted, TrialStatus
 from saltray.search.results import write_events
 from saltray.search.spec import SearchSpec
@@ -18,12 +20,13 @@ from saltray.storage.base import Store
 from saltray.storage.lock import RunLock
 from saltray.training.epoch_metrics import EpochMetrics
 
+log = logging.getLogger(__name__)
 METRICS = tuple(field.name for field in fields(EpochMetrics))
 CLEAN_UP_S = 1.0
 """Least time between two removals of orphaned placement groups."""
 
 
-class SearchCallback(NotPickled, tune.Callback):
+class SearchCallback(Hooks, tune.Callback):
     """Ray Tune's callback for a search: keeps the trials, writes how they end, tells the observer.
 
     Args:
@@ -37,6 +40,7 @@ class SearchCallback(NotPickled, tune.Callback):
     def __init__(
         self, spec: SearchSpec, home: Store, trials: Iterable[Trial], lock: RunLock, observer: Observer
     ) -> None:
+        super().__init__([])
         self._length = spec.config.train.epochs
         self._home = home
         self._trials = {trial.index: trial for trial in trials}
@@ -49,18 +53,24 @@ class SearchCallback(NotPickled, tune.Callback):
         """All trials so far, in order."""
         return [self._trials[index] for index in sorted(self._trials)]
 
+    @hook
     def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
         """Free what stopped trials had reserved, for those that are queued."""
         if time.monotonic() - self._cleaned_up > CLEAN_UP_S:
-            remove_orphaned_placement_groups()
+            try:
+                remove_orphaned_placement_groups()
+            except Exception:  # whatever Ray raises when its GCS is away; Ray Tune tells whether it stays away
+                log.debug("cannot look for orphaned placement groups now", exc_info=True)
             self._cleaned_up = time.monotonic()
 
+    @hook
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Also when Tune retries a trial whose process has died."""
         started = replace(self._known(trial), status="running", reason=None)
         self._trials[started.index] = started
         self._observer(TrialStarted(started.state(self._length)))
 
+    @hook
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: Mapping[str, Any], **info: Any
     ) -> None:
@@ -76,15 +86,17 @@ class SearchCallback(NotPickled, tune.Callback):
         self._trials[trained.index] = trained
         self._observer(TrialEpoch(trained.state(self._length), metrics.score))
 
+    @hook
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """A trial that did not say how it ended was stopped."""
         known = self._known(trial)
         if known.status == "running":
             self._end(known, "stopped")
 
+    @hook
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """The trial's own process died, and again when it was retried."""
-        self._end(self._known(trial), "failed", "its process on the driver's node died; was it out of memory?")
+        self._end(self._known(trial), "failed", f"its process on the driver's node died: {_last_words(trial)}")
 
     def _known(self, trial: Any) -> Trial:
         parameters = trial.config
@@ -98,3 +110,12 @@ class SearchCallback(NotPickled, tune.Callback):
         finish_trial(self._home, ended)
         write_events(self._home, ended)
         self._observer(TrialEnded(ended.state(self._length)))
+
+
+def _last_words(trial: Any) -> str:
+    """The end of what Ray says of the death of a trial's process."""
+    try:
+        lines = Path(trial.error_file).read_text(errors="replace").split("\n")
+    except (OSError, TypeError):  # there is none
+        lines = []
+    return next((line.strip() for line in reversed(lines) if line.strip()), "Ray gives no reason")

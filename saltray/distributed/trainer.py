@@ -9,14 +9,37 @@ from saltray.distributed.jobs import Job, LoopConfig
 from saltray.distributed.ray_internals import (
     CheckpointConfig,
     FailureConfig,
+    LocalTorchConfig,
     LoggingConfig,
     RunConfig,
     ScalingConfig,
     Trainer,
     UserCallback,
+    is_on_loopback,
+    raised_by_rank,
 )
+from saltray.errors import RunLockedError, StorageError
 from saltray.runs.layout import ERROR
 from saltray.storage.arrow import arrow_filesystem
+
+
+class StopAtStoreFault(UserCallback):
+    """Ends a job whose store refuses: Ray would retry, and each retry would meet a full disk again.
+
+    The store has retried by itself what may pass.
+    """
+
+    def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:  # noqa: ARG002
+        for error in worker_exceptions.values():
+            if (fault := store_fault(error)) is not None:
+                raise fault
+
+
+def store_fault(error: BaseException) -> StorageError | RunLockedError | None:
+    """The fault of the store, or the loss of the lock, that ended a job; None if that was something else."""
+    cause = raised_by_rank(error)
+    return cause if isinstance(cause, StorageError | RunLockedError) else None
+
 
 TrainLoop = Callable[[LoopConfig], Any]
 """What each rank runs."""
@@ -32,6 +55,8 @@ def run_job(train_loop: TrainLoop, job: Job, resources: JobResources, callbacks:
     trainer = Trainer(
         untyped,
         train_loop_config={"job": job},
+        # NCCL has sockets of its own, which are the network's to guard.
+        torch_config=LocalTorchConfig() if is_on_loopback() and resources.gpus == 0 else None,
         scaling_config=ScalingConfig(
             num_workers=resources.ranks, use_gpu=resources.gpus > 0, resources_per_worker=resources.bundle
         ),
@@ -43,7 +68,7 @@ def run_job(train_loop: TrainLoop, job: Job, resources: JobResources, callbacks:
             checkpoint_config=CheckpointConfig(num_to_keep=2),
             logging_config=LoggingConfig(log_level="ERROR"),
             worker_runtime_env={"env_vars": {"OMP_WAIT_POLICY": "passive"}} if joins_cluster() else {},
-            callbacks=list(callbacks),
+            callbacks=[StopAtStoreFault(), *callbacks],
         ),
     )
     result: Any = trainer.fit()  # its declared type is that of Train v1

@@ -38,9 +38,10 @@ def run_trials(
 
     Raises:
         RunLockedError: the lock was lost.
+        SaltrayError: a trial cannot be written to the store, or whatever the observer raises.
     """
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # a failed trial is told with its reason
-    known = callback.trials
+    known, errors = callback.trials, callback.errors
     # A trial only waits for its ranks, which request their CPUs and GPUs themselves: if it held a CPU meanwhile, trials
     # would deadlock. It stays on the driver's node, which is no spot worker.
     trainable = tune.with_resources(tune.with_parameters(run_trial, template=template), {driver_resource(): 0.001})
@@ -49,7 +50,7 @@ def run_trials(
         tuner = tune.Tuner(
             trainable,
             tune_config=tune.TuneConfig(
-                search_alg=TrialSearcher(spec, template.job.parent, known),
+                search_alg=TrialSearcher(spec, template.job.parent, known, errors),
                 scheduler=make_scheduler(spec, known),
                 num_samples=trials,
                 max_concurrent_trials=concurrency,
@@ -59,17 +60,28 @@ def run_trials(
                 storage_path=folder,
                 callbacks=[callback],
                 failure_config=tune.FailureConfig(max_failures=spec.config.cluster.max_failures),
-                stop=_StopWhenLockIsLost(lock),
+                stop=_StopEarly(lock, errors),
                 verbose=0,
             ),
         )
         try:
-            tuner.fit()
+            _fit(tuner, errors)
             wait_for_trainers(WORKERS_END_S)  # those of a stopped trial may still write a checkpoint
             lock.check()
         except BaseException:  # after Ctrl-C or a lost lock no trial may train unattended
             ray.shutdown()
             raise
+
+
+def _fit(tuner: tune.Tuner, errors: list[Exception]) -> None:
+    """Run Ray Tune's loop; the first error of a hook is raised as itself, not as the text that Tune makes of it."""
+    try:
+        tuner.fit()
+    except Exception:
+        if not errors:
+            raise
+    if errors:
+        raise errors[0]
 
 
 def make_scheduler(spec: SearchSpec, known: Iterable[Trial]) -> Any:
@@ -97,14 +109,15 @@ def make_scheduler(spec: SearchSpec, known: Iterable[Trial]) -> Any:
     return scheduler
 
 
-class _StopWhenLockIsLost(NotPickled, tune.Stopper):
-    """Ends the search when another process has taken it over."""
+class _StopEarly(NotPickled, tune.Stopper):
+    """Ends the search when another process has taken it over, or when a hook has failed."""
 
-    def __init__(self, lock: RunLock) -> None:
+    def __init__(self, lock: RunLock, errors: list[Exception]) -> None:
         self._lock = lock
+        self._errors = errors
 
     def __call__(self, trial_id: str, result: Mapping[str, Any]) -> bool:
         return False
 
     def stop_all(self) -> bool:
-        return self._lock.lost.is_set()
+        return self._lock.lost.is_set() or bool(self._errors)

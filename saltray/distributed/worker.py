@@ -1,6 +1,5 @@
 """What each rank of a job runs: set up, resume, train, report, and in the end weights and out-of-fold predictions."""
 
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -28,6 +27,7 @@ from saltray.runs.layout import MANIFEST, checkpoint_folder
 from saltray.runs.records import FoldResult
 from saltray.search.objective import OBJECTIVE, best_epoch, objective
 from saltray.storage.base import Store
+from saltray.storage.files import make_scratch_folder
 from saltray.training.engine import fit
 from saltray.training.epoch_metrics import EpochMetrics, mean_metrics
 from saltray.training.inference import predict_probabilities
@@ -225,7 +225,7 @@ class _Reporter:
         checkpoint, epoch = None, self.states[0].epoch
         if history is not None and self._due():
             self.saved = time.monotonic()
-            checkpoint = Checkpoint(tempfile.mkdtemp(prefix="saltray-"))
+            checkpoint = Checkpoint(str(make_scratch_folder()))
             states = [state.snapshot() for state in self.states]
             self.upload = checkpoints.Upload(self.job.parent, self.job.name, epoch, states, tuple(history.records))
         best = best_epoch(history.epochs if history is not None else [metrics])

@@ -13,6 +13,7 @@ from typing import Annotated, Any, Self
 from pydantic import AfterValidator, Field
 
 from saltray.config import Config, Name, Values
+from saltray.data.pixel_range import PixelRange
 from saltray.errors import ConfigError, EnsembleError
 from saltray.records import Count, Fold, Fraction, Many, Pixels, RecordError, Sha256, from_record
 from saltray.storage.keys import Key
@@ -79,6 +80,8 @@ class EnsembleManifest:
     run: str
     dataset: str
     """Content digest of the training tiles."""
+    pixel_range: PixelRange | None = None
+    """Of the training images' files, by which tiles to predict are scaled; None if published before there was it."""
     config: Config
     """The run's configuration; architecture and preprocessing are in `model` and `train.input_size`."""
     provenance: dict[str, str | None]

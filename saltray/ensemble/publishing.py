@@ -4,10 +4,10 @@ The claim is a create-only put, so that two processes never write into one versi
 publishes leaves an incomplete version, which readers ignore and whose number is not reused.
 """
 
-import tempfile
+import itertools
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from saltray.config import Config
 from saltray.data.packing import DatasetManifest
@@ -18,14 +18,18 @@ from saltray.ensemble.layout import (
     MODEL_CARD,
     member_key,
     version_name,
-    version_number,
     version_prefix,
 )
 from saltray.ensemble.manifest import EnsembleManifest, Member, SearchProvenance, provenance
 from saltray.ensemble.threshold import ThresholdChoice
-from saltray.ensemble.versions import versions_of
+from saltray.ensemble.versions import last_number, versions_of
 from saltray.errors import EnsembleError
 from saltray.storage.base import Store
+from saltray.storage.files import scratch_folder
+from saltray.storage.retry import pause
+
+LONGEST_PAUSE_S = 1.0
+"""Between two attempts to claim a version."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,7 +85,7 @@ def publish(
             return version.manifest
     manifest = EnsembleManifest(
         name=config.run,
-        version=_claim(store, config.run, version_number(versions[-1].version) + 1 if versions else 1),
+        version=_claim(store, config.run),
         members=members,
         height=dataset.height,
         width=dataset.width,
@@ -91,6 +95,7 @@ def publish(
         baseline=baseline,
         run=config.run,
         dataset=dataset.digest,
+        pixel_range=dataset.pixel_range,
         config=config,
         provenance=provenance(),
         search_provenance=search_provenance,
@@ -113,15 +118,19 @@ def _check_complete(config: Config, models: Sequence[FoldModel]) -> None:
         )
 
 
-def _claim(store: Store, name: str, number: int) -> str:
-    """Claim the first free version from `number` on; the loser of a race gets the next one."""
-    while not store.put_new_json(f"{version_prefix(name, version_name(number))}/{CLAIM}", {"version": f"v{number}"}):
-        number += 1
-    return version_name(number)
+def _claim(store: Store, name: str) -> str:
+    """Claim the version after the last; the loser of a race looks again, after a pause that lets others go first."""
+    for attempts in itertools.count(1):
+        number = last_number(store, name) + 1
+        version = version_name(number)
+        if store.put_new_json(f"{version_prefix(name, version)}/{CLAIM}", {"version": version}):
+            return version
+        time.sleep(min(pause(attempts), LONGEST_PAUSE_S))
+    raise AssertionError("count never ends")
 
 
 def _copy(store: Store, model: FoldModel, home: Store) -> None:
-    with tempfile.TemporaryDirectory(prefix="saltray-") as folder:
-        path = Path(folder, member_key(model.fold))
+    with scratch_folder() as folder:
+        path = folder / member_key(model.fold)
         store.get_file(model.key, path, sha256=model.sha256)
         home.put_file(path.name, path)

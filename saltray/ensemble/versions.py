@@ -43,6 +43,11 @@ def versions_of(store: Store, name: str) -> list[EnsembleVersion]:
     ]
 
 
+def last_number(store: Store, name: str) -> int:
+    """The highest number of a version of an ensemble, complete or not; 0 if there is none."""
+    return max(map(version_number, store.folders(ensemble_prefix(name))), default=0)
+
+
 def resolve(uri: str) -> Store:
     """The part of the store that holds one complete version.
 

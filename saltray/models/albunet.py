@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock
 
-from saltray.models.blocks import ConvReLU, DecoderBlock, initialise_encoder
+from saltray.models.blocks import ConvReLU, DecoderBlock, StridedPointwise, initialise_encoder
 from saltray.models.network import Network
 
 
@@ -45,7 +45,7 @@ class ResNet34Encoder(nn.Module):
 def _stage(inputs: int, outputs: int, *, blocks: int, stride: int) -> nn.Sequential:
     shortcut = None
     if stride != 1:
-        shortcut = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride=stride, bias=False), nn.BatchNorm2d(outputs))
+        shortcut = nn.Sequential(StridedPointwise(inputs, outputs, stride), nn.BatchNorm2d(outputs))
     first = BasicBlock(inputs, outputs, stride, shortcut)
     return nn.Sequential(first, *(BasicBlock(outputs, outputs) for _ in range(blocks - 1)))
 

@@ -15,6 +15,24 @@ class ConvReLU(nn.Module):
         return F.relu(self.conv(x), inplace=True)
 
 
+class StridedPointwise(nn.Conv2d):
+    """1x1 convolution with a stride, without bias: [B, inputs, H, W] -> [B, outputs, H / stride, W / stride].
+
+    On a CPU the pixels are picked first and convolved with stride 1, which is the same sum. oneDNN's own gradient of a
+    strided 1x1 convolution in channels_last writes past its workspace where the input has fewer than 16 channels (8
+    without AVX-512): the heap is corrupted, or the gradient is wrong. This is oneDNN's issue 6035, in torch 2.15.
+    """
+
+    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+        super().__init__(inputs, outputs, 1, stride=stride, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.device.type != "cpu":
+            return super().forward(x)
+        rows, columns = self.stride
+        return F.conv2d(x[:, :, ::rows, ::columns], self.weight)
+
+
 class DecoderBlock(nn.Module):
     """Doubles the resolution: [B, inputs, H, W] -> [B, outputs, 2H, 2W]. No BatchNorm.
 

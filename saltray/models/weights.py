@@ -1,11 +1,11 @@
 """Load pretrained weights, of a whole network or of its encoder alone."""
 
+import os
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
-from urllib.parse import unquote
 
 import safetensors.torch
 import torch
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from saltray.errors import ModelError
 from saltray.models.network import IMAGENET_MEAN, Network
-from saltray.storage.uri import open_store
+from saltray.storage.uri import local_path, open_object
 
 _CLASSIFIERS = ("fc.", "classifier.")
 """Key prefixes of the classifier in torchvision's ResNet and VGG."""
@@ -125,8 +125,8 @@ def _few(items: Sequence[str]) -> str:
 def _read(weights: str, model: Network) -> Mapping[Any, Any]:
     if "://" in weights:
         return _fetch(weights)
-    path = Path(weights).expanduser()
-    if path.is_file():
+    path = local_path(weights)
+    if os.path.isfile(path):  # noqa: PTH113  (Path.is_file raises for a name that is too long)
         return _parse(path, weights)
     if model.backbone is None:
         name = type(model).__name__
@@ -138,11 +138,10 @@ def _read(weights: str, model: Network) -> Mapping[Any, Any]:
 
 
 def _fetch(uri: str) -> Mapping[Any, Any]:
-    cut = uri.rindex("/") + 1
-    folder, name = uri[:cut], unquote(uri[cut:]) if uri.startswith("file:") else uri[cut:]
+    store, name = open_object(uri)
     with tempfile.TemporaryDirectory(prefix="saltray-") as temporary:
         path = Path(temporary) / name
-        open_store(folder).get_file(name, path)
+        store.get_file(name, path)
         return _parse(path, uri)
 
 

@@ -1,14 +1,13 @@
 """What a fold leaves in the store when it is finished."""
 
-import tempfile
 import time
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import torch
 from numpy.typing import NDArray
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import nn
 
@@ -17,6 +16,7 @@ from saltray.runs.history import EpochRecord
 from saltray.runs.layout import OOF, RESULT, WEIGHTS
 from saltray.runs.records import FoldResult
 from saltray.storage.base import Store
+from saltray.storage.files import no_scratch, scratch_folder
 from saltray.training.metrics import Counts
 
 
@@ -39,9 +39,13 @@ def write_fold(
         epochs: its whole history.
     """
     counts = Counts.of(torch.from_numpy(probabilities.astype(np.float32)), torch.from_numpy(held_out.masks), 0.5)
-    with tempfile.TemporaryDirectory(prefix="saltray-") as folder:
-        path = Path(folder, WEIGHTS)
-        save_file({key: value.contiguous().cpu() for key, value in model.state_dict().items()}, path)
+    with scratch_folder() as folder:
+        path = folder / WEIGHTS
+        state = {key: value.contiguous().cpu() for key, value in model.state_dict().items()}
+        try:
+            save_file(state, path)
+        except (OSError, SafetensorError) as error:
+            raise no_scratch(error) from error
         weights = home.put_file(WEIGHTS, path)
     table = pa.table({"id": list(held_out.ids), "probability": [row.tobytes() for row in probabilities]})
     result = FoldResult(

@@ -11,7 +11,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import TypeVar
 
-from saltray.errors import IntegrityError, NotFoundError, StorageError
+from saltray.errors import IntegrityError, NotFoundError, RunLockedError, StorageError
 from saltray.records import Epoch, RecordError, Seconds, parse_record, to_record
 from saltray.runs.layout import HISTORY
 from saltray.storage.base import Store
@@ -90,12 +90,14 @@ class History:
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self._stop.set()
         self._thread.join()
-        with suppress(*([StorageError] if kind else [])):  # the exception in flight matters more
+        with suppress(*([StorageError, RunLockedError] if kind else [])):  # the exception in flight matters more
             self._write()
 
     def _keep_writing(self) -> None:
         while not self._stop.wait(WRITE_INTERVAL_S):
-            with suppress(StorageError):  # the next write has these records too, and the last one, on leaving, raises
+            with suppress(
+                StorageError, RunLockedError
+            ):  # the next write has these records too, and the last one, on leaving, raises
                 self._write()
 
     def _write(self) -> None:

@@ -12,6 +12,7 @@ import re
 RUNS = "runs"
 MANIFEST = "manifest.json"
 SPLIT = "folds.json"
+FOLD_PREFIX = "fold-"
 OOF = "oof.parquet"
 """Out-of-fold probabilities: of all tiles below a run, of its held-out tiles below a fold."""
 REPORT = "report.html"
@@ -37,7 +38,7 @@ def run_folder(run: str) -> str:
 
 def fold_folder(fold: int) -> str:
     """A fold's part of its run; also the name of its job."""
-    return f"fold-{fold}"
+    return f"{FOLD_PREFIX}{fold}"
 
 
 def checkpoint_folder(epoch: int) -> str:

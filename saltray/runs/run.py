@@ -11,7 +11,19 @@ from saltray.data.tiles import LabelledTiles
 from saltray.ensemble.manifest import SearchProvenance, provenance
 from saltray.errors import ConfigError, IntegrityError, NotFoundError
 from saltray.records import digest
-from saltray.runs.layout import MANIFEST, OOF, RESULT, RUNS, SPLIT, fold_folder, run_folder
+from saltray.runs.history import epochs_of, read_history
+from saltray.runs.layout import (
+    CHECKPOINTS,
+    FOLD_PREFIX,
+    MANIFEST,
+    OOF,
+    RESULT,
+    RUNS,
+    SPLIT,
+    checkpoint_epoch,
+    fold_folder,
+    run_folder,
+)
 from saltray.runs.records import FoldResult, RunManifest, Split
 from saltray.storage.base import Store
 
@@ -43,10 +55,10 @@ def create_run(
     initial_weights: str | None,
     search_provenance: SearchProvenance | None,
 ) -> RunManifest:
-    """Write what the run is, once; every later command must agree with it.
+    """Write what the run is; every later command must agree with it, once an epoch was trained.
 
     Args:
-        home: the run's part of the store.
+        home: the run's part of the store; the caller holds its lock.
         config: the run.
         tiles: all of them.
         fold_of: [N] fold of each tile.
@@ -58,7 +70,7 @@ def create_run(
         the manifest of the command that created the run.
 
     Raises:
-        ConfigError: a run of this name exists with other settings or other tiles.
+        ConfigError: a run of this name has trained with other settings or other tiles.
     """
     identity = digest({"config": config.identity, "dataset": dataset.digest, "initial": initial_weights})
     manifest = RunManifest(
@@ -71,6 +83,21 @@ def create_run(
     )
     created = home.put_new_record(MANIFEST, manifest)
     before = manifest if created else home.get_record(MANIFEST, RunManifest)
+    if before.run != config.run:
+        raise ConfigError(
+            f"run {config.run} and run {before.run} are the same folder on this file system, which does not tell "
+            "capitals from small letters; choose another run name"
+        )
+    folds = [name for name in home.folders() if name.startswith(FOLD_PREFIX)]
+    if before.identity != identity and not any(
+        home.exists(f"{fold}/{RESULT}") or has_epochs(home.sub(fold)) for fold in folds
+    ):
+        # Begun, and never trained an epoch. The manifest comes last: an interrupted replacement is one still.
+        for fold in folds:
+            home.delete_prefix(fold)
+        home.delete(SPLIT)
+        home.put_record(MANIFEST, manifest)
+        before = manifest
     if before.identity != identity:
         changed = ["tiles"] if before.dataset != dataset.digest else []
         changed += changed_settings(before.config, config)
@@ -84,6 +111,16 @@ def create_run(
     )
     home.put_new_record(SPLIT, split)
     return before
+
+
+def has_epochs(home: Store) -> bool:
+    """Whether a fold or a trial has finished an epoch, or has a record of which it cannot be told."""
+    if any(checkpoint_epoch(entry.key) is not None for entry in home.list(CHECKPOINTS)):
+        return True
+    try:
+        return bool(epochs_of(read_history(home)))
+    except IntegrityError:
+        return True
 
 
 def changed_settings(before: Config, now: Config) -> list[str]:

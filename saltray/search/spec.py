@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
-from saltray.config import Config, SearchConfig
+from saltray.config import Choice, Config, SearchConfig
 from saltray.errors import ConfigError
 from saltray.search.space import apply_values, check_space, draw_values
 
@@ -58,6 +58,12 @@ class SearchSpec:
             "prune": self.settings.prune,
             "seed": self.settings.seed,
         }
+
+    @property
+    def variants(self) -> list[Config]:
+        """The configuration with each value that is listed for a field, one at a time."""
+        listed = ((field, values.values) for field, values in self.settings.space.items() if isinstance(values, Choice))
+        return [apply_values(self.config, {field: value}) for field, values in listed for value in values]
 
     @property
     def space_text(self) -> dict[str, str]:

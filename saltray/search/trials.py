@@ -18,7 +18,7 @@ from saltray.records import Count, Fold, Many, Sha256, digest, excerpt
 from saltray.runs.history import HISTORY_BYTES, EpochRecord, epochs_of, read_history
 from saltray.runs.layout import CHECKPOINT_MANIFEST, CHECKPOINTS
 from saltray.runs.records import CheckpointManifest
-from saltray.runs.run import changed_settings
+from saltray.runs.run import changed_settings, has_epochs
 from saltray.search.layout import MANIFEST, RESULT, TRIAL, TRIAL_PREFIX, trial_folder
 from saltray.search.objective import best_epoch, objective
 from saltray.search.space import has_value
@@ -120,17 +120,23 @@ class Trial:
         )
 
 
+def is_complete(home: Store, trials: int) -> bool:
+    """Whether so many trials have ended, none of which is to be run again; nothing is written."""
+    results = [result for name in _trial_folders(home) if (result := _result(home, name)) is not None]
+    return sum(result.status != "failed" for result in results) >= trials
+
+
 def create_search(home: Store, spec: SearchSpec, dataset: DatasetManifest, initial_weights: str | None) -> None:
-    """Write what the search is, once; every later command must agree with it.
+    """Write what the search is; every later command must agree with it, once a trial has finished an epoch or ended.
 
     Args:
-        home: the search's part of the store.
+        home: the search's part of the store; the caller holds its lock.
         spec: the search.
         dataset: the packed tiles.
         initial_weights: digest of the weights before training, where some were given.
 
     Raises:
-        ConfigError: a search of this name exists with other settings or other tiles.
+        ConfigError: a search of this name has trials of other settings or other tiles.
     """
     settings = spec.settings
     manifest = SearchManifest(
@@ -148,6 +154,13 @@ def create_search(home: Store, spec: SearchSpec, dataset: DatasetManifest, initi
     before = manifest
     if not home.put_new_record(MANIFEST, manifest):
         before = home.get_record(MANIFEST, SearchManifest)
+    names = _trial_folders(home)
+    if before.identity != manifest.identity and not any(_has_progress(home, name) for name in names):
+        # The manifest comes last: an interrupted replacement is one still.
+        for name in names:
+            home.delete_prefix(name)
+        home.put_record(MANIFEST, manifest)
+        before = manifest
     if before.identity != manifest.identity:
         changed = [] if before.dataset == manifest.dataset else ["tiles"]
         own = ("space", "folds", "sampler", "prune", "seed")
@@ -190,8 +203,27 @@ def load_trials(home: Store, epochs: int) -> list[Trial]:
     Raises:
         IntegrityError: a trial's records are corrupted.
     """
-    names = [name for name in home.folders() if name.startswith(TRIAL_PREFIX)]
-    return sorted((_load_trial(home, name, epochs) for name in names), key=lambda trial: trial.index)
+    trials = (_load_trial(home, name, epochs) for name in _trial_folders(home))
+    return sorted(trials, key=lambda trial: trial.index)
+
+
+def _trial_folders(home: Store) -> list[str]:
+    return [name for name in home.folders() if name.startswith(TRIAL_PREFIX)]
+
+
+def _result(home: Store, name: str) -> TrialResult | None:
+    """How a trial ended; None where it has not."""
+    try:
+        return home.get_record(f"{name}/{RESULT}", TrialResult)
+    except NotFoundError:
+        return None
+
+
+def _has_progress(home: Store, name: str) -> bool:
+    """Whether a trial has finished an epoch, or ended otherwise than by a failure that says nothing of its values."""
+    result = _result(home, name)
+    ended = result is not None and (result.status != "failed" or bool(result.epochs))
+    return ended or has_epochs(home.sub(name))
 
 
 def check_values(home: Store, trials: Iterable[Trial], space: Space) -> None:
@@ -215,9 +247,8 @@ def _load_trial(home: Store, name: str, epochs: int) -> Trial:
     trial = Trial(index=tried.index, values=tried.values)
     if trial.name != name:
         raise IntegrityError(f"{home.uri}/{name}/{TRIAL}: index is {trial.index}, which is of {trial.name}; {_RERUN}")
-    try:
-        result = home.get_record(f"{name}/{RESULT}", TrialResult)
-    except NotFoundError:
+    result = _result(home, name)
+    if result is None:
         history = epochs_of(read_history(home.sub(name)))
         if not history or history[-1].epoch < epochs:
             return replace(trial, epochs=_checkpointed_epochs(home.sub(name)))

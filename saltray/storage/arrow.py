@@ -14,6 +14,7 @@ from pyarrow.fs import FileInfo, FileSelector, FileSystemHandler, FileType, PyFi
 
 from saltray.errors import NotFoundError
 from saltray.storage.base import Store
+from saltray.storage.files import no_scratch, scratch_folder
 
 
 def arrow_filesystem(store: Store) -> PyFileSystem:
@@ -91,8 +92,8 @@ class StoreHandler(FileSystemHandler):  # type: ignore[misc]  # pyarrow has no t
 
     def open_input_file(self, path: str) -> pa.NativeFile:
         """A copy on this machine, which is deleted when it is closed."""
-        with tempfile.TemporaryDirectory(prefix="saltray-") as folder:
-            copy = Path(folder, "object")
+        with scratch_folder() as folder:
+            copy = folder / "object"
             try:
                 self.store.get_file(_key(path), copy)
             except NotFoundError as error:
@@ -127,10 +128,16 @@ class _Upload:
         self._store = store
         self._key = key
         self._exception_before = sys.exception()
-        self._file = tempfile.NamedTemporaryFile(prefix="saltray-")  # noqa: SIM115  (closed in close)
+        try:
+            self._file = tempfile.NamedTemporaryFile(prefix="saltray-")  # noqa: SIM115  (closed in close)
+        except OSError as error:
+            raise no_scratch(error) from error
 
     def write(self, data: bytes) -> int:
-        return self._file.write(data)
+        try:
+            return self._file.write(data)
+        except OSError as error:
+            raise no_scratch(error) from error
 
     def tell(self) -> int:
         return self._file.tell()

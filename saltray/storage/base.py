@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from saltray.errors import IntegrityError, NotFoundError, SaltrayError, StorageError
 from saltray.records import RECORD_BYTES, bytes_limit, to_record
-from saltray.storage.files import TEMP_PREFIX, explain_os_error, sync, temporary_file
+from saltray.storage.files import TEMP_PREFIX, explain_os_error, sync, temporary_file, write_here
 from saltray.storage.formats import FormatError, decode_json, decode_record, decode_table, encode_json, encode_table
 from saltray.storage.retry import deadline_from_environment, retry
 
@@ -165,18 +165,18 @@ class Store(ABC):
             self._read(key, keep, sha256)
             return bytes(data)
 
-        return self._attempt(key, read)
+        return self._attempt(key, lambda: _twice(read))
 
     def get_file(self, key: str, path: Path, *, sha256: str | None = None) -> None:
         """`get`, streamed to a file. The file is created or replaced only after the digest was checked."""
 
         def read() -> None:
             with temporary_file(path.parent) as file:
-                self._read(key, file.write, sha256)
+                self._read(key, lambda chunk: write_here(file, chunk), sha256)
                 sync(file)
                 Path(file.name).replace(path)
 
-        self._attempt(key, read)
+        self._attempt(key, lambda: _twice(read))
 
     def check_writable(self) -> None:
         """Create, read and delete a small probe object, and check that `put_new` does not overwrite it.
@@ -300,3 +300,11 @@ class Store(ABC):
                 f"{self._where(key)}: its SHA-256 is {digest.hexdigest()}, not {expected}, so it is corrupted or was "
                 f"replaced; {_RESTORE}"
             )
+
+
+def _twice(read: Callable[[], T]) -> T:
+    """`read()`, once more if the digest differs: not every transfer tells that it ended early."""
+    try:
+        return read()
+    except IntegrityError:
+        return read()

@@ -11,14 +11,29 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
-from saltray.errors import StorageError
+from saltray.errors import ConfigError
 from saltray.storage.base import Entry, Opened, Store
+from saltray.storage.create import create_from
 from saltray.storage.files import TEMP_PREFIX, read_chunks, sync, temporary_file
 from saltray.storage.keys import check_key
 
 # Temporary errors of a network mount. ENOTEMPTY: other processes write to a folder while it is deleted.
-_TRANSIENT = {errno.ESTALE, errno.EAGAIN, errno.EBUSY, errno.ETIMEDOUT, errno.ENOTEMPTY}
-_NO_HARD_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS}
+_TRANSIENT = {
+    errno.ESTALE,
+    errno.EAGAIN,
+    errno.EBUSY,
+    errno.ENOTEMPTY,
+    errno.ETIMEDOUT,
+    errno.ECONNRESET,
+    errno.ECONNABORTED,
+    errno.ENETDOWN,
+    errno.ENETUNREACH,
+    errno.EHOSTDOWN,
+    errno.EHOSTUNREACH,
+    errno.ENOTCONN,
+}
+_SILLY_RENAME = ".nfs"
+"""Start of the names that NFS gives to deleted files which a process still has open."""
 _ABSENT = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
 
 
@@ -26,8 +41,12 @@ class FolderStore(Store):
     """Objects are files below a folder. Each is written under a temporary name, then renamed or linked to its own."""
 
     def __init__(self, folder: str) -> None:
-        # Symbolic links are not resolved: they may differ between nodes.
-        super().__init__(os.path.abspath(os.path.expanduser(folder)))  # noqa: PTH100, PTH111
+        try:
+            # Symbolic links are not resolved: they may differ between nodes.
+            path = os.path.abspath(os.path.expanduser(folder))  # noqa: PTH100, PTH111
+        except OSError as error:
+            raise ConfigError(f"store {folder!r}: the current folder was deleted; change to another one") from error
+        super().__init__(path)
         self._folder = Path(self.uri)
 
     def __reduce__(self) -> tuple[type["FolderStore"], tuple[str]]:
@@ -50,7 +69,7 @@ class FolderStore(Store):
             with self._temporary(key) as (file, path):
                 file.write(data)
                 sync(file)
-                return _link(Path(file.name), path)
+                return create_from(Path(file.name), path)
 
         return self._attempt(key, create)
 
@@ -99,7 +118,12 @@ class FolderStore(Store):
 
         def remove() -> None:
             with suppress(FileNotFoundError, NotADirectoryError):
-                shutil.rmtree(path)
+                try:
+                    shutil.rmtree(path)
+                except OSError:
+                    if _holds_files(path):
+                        raise
+                    return
             if path.is_dir():
                 raise OSError(errno.ENOTEMPTY, "other processes write to it while it is deleted", str(path))
 
@@ -141,33 +165,25 @@ class FolderStore(Store):
             found = []
             with suppress(FileNotFoundError, NotADirectoryError), os.scandir(self._folder / start) as items:
                 for item in items:
-                    with suppress(FileNotFoundError):  # deleted since the scan began, or a broken symbolic link
-                        found.append((item.name, item.stat()))
+                    with suppress(FileNotFoundError):  # deleted since the scan began
+                        found.append((item.name, _status(item)))
             return sorted(found, key=_sort_key)
 
         return [(name, status) for name, status in self._attempt(start, scan) if _is_listed(name, status)]
 
 
-def _link(temporary: Path, path: Path) -> bool:
-    """Link a complete temporary file to `path`. Returns False if `path` existed."""
-    try:
-        os.link(temporary, path)
-    except FileExistsError:
-        # After a lost reply, NFS repeats a request that has succeeded; then `path` is our own file.
-        with suppress(FileNotFoundError):
-            return temporary.samefile(path)
-        return False
-    except OSError as error:
-        if error.errno not in _NO_HARD_LINKS:
-            raise
-        raise StorageError(
-            f"{path}: this file system has no hard links, which create-only puts need; choose a folder elsewhere"
-        ) from error
-    return True
-
-
 def _entry(key: str, status: os.stat_result) -> Entry:
     return Entry(key, status.st_size, f"{status.st_size}-{status.st_mtime_ns}")
+
+
+def _status(item: "os.DirEntry[str]") -> os.stat_result:
+    """Of the file that an entry links to; of the link itself if it leads nowhere, so that reading it tells that."""
+    try:
+        return item.stat()
+    except OSError as error:
+        if error.errno not in (errno.ENOENT, errno.ELOOP):
+            raise
+        return item.stat(follow_symlinks=False)
 
 
 def _sort_key(item: tuple[str, os.stat_result]) -> str:
@@ -178,4 +194,11 @@ def _sort_key(item: tuple[str, os.stat_result]) -> str:
 def _is_listed(name: str, status: os.stat_result) -> bool:
     if stat.S_ISDIR(status.st_mode):
         return True
-    return stat.S_ISREG(status.st_mode) and not name.startswith(TEMP_PREFIX)
+    kept = stat.S_ISREG(status.st_mode) or stat.S_ISLNK(status.st_mode)
+    return kept and not name.startswith((TEMP_PREFIX, _SILLY_RENAME))
+
+
+def _holds_files(path: Path) -> bool:
+    """Whether any file is below `path` that is not deleted yet."""
+    names = (name for _, _, files in os.walk(path) for name in files)
+    return not all(name.startswith(_SILLY_RENAME) for name in names)

@@ -3,14 +3,19 @@
 The lock is an object `lock/000001.json`; if there are several, the highest number counts. A process acquires it by a
 create-only put of the next number, so of several processes exactly one succeeds, on every store with conditional puts.
 The owner rewrites its object at each heartbeat. A process that waits for the lock decides that the owner is dead when
-the object stops changing, and never compares clocks of different machines. The time in the record serves `owner_of`
-alone, which answers at once.
+the object stops changing, and never compares clocks of different machines; so it does of a record that cannot be read.
+The time in the record serves `owner_of` alone, which answers at once.
+
+An owner may be stopped for longer than that, be taken for dead, and wake again. So whatever it and its workers write
+passes through the store of `RunLock.guard`, which asks the lock first.
 """
 
+import math
 import os
 import socket
 import threading
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from types import TracebackType
@@ -21,6 +26,7 @@ import pydantic
 from saltray.errors import IntegrityError, NotFoundError, RunLockedError, StorageError
 from saltray.records import Count, Seconds
 from saltray.storage.base import Store
+from saltray.storage.guarded import GuardedStore
 
 BEAT_S = 5.0
 STALE_S = 30.0
@@ -64,6 +70,47 @@ def owner_of(store: Store) -> Owner | None:
     return _read(store, numbers[-1]) if numbers else None
 
 
+class LockGuard:
+    """Answers in any process whether a lock is still held: by a listing, at most one in `beat` seconds.
+
+    Args:
+        store: the run's own part of the store.
+        number: of the lock.
+        what: the run's name in messages.
+        beat: seconds for which an answer holds.
+    """
+
+    def __init__(self, store: Store, number: int, what: str, beat: float) -> None:
+        self._store = store
+        self._number = number
+        self._what = what
+        self._beat = beat
+        self._held_at = -math.inf
+
+    def __reduce__(self) -> tuple[type["LockGuard"], tuple[Store, int, str, float]]:
+        return LockGuard, (self._store, self._number, self._what, self._beat)  # the answer does not travel
+
+    def check(self) -> None:
+        """Return if the lock is still held.
+
+        Raises:
+            RunLockedError: another process has taken it over.
+            StorageError: the store cannot tell.
+        """
+        now = _seconds_awake_or_not()
+        if now - self._held_at < self._beat:
+            return
+        if _numbers(self._store)[-1:] > [self._number]:
+            raise self.error()
+        self._held_at = now
+
+    def error(self) -> RunLockedError:
+        """What to tell the user when the lock was lost."""
+        return RunLockedError(
+            f"{self._what} was taken over by another process while this one was stalled; let that one finish"
+        )
+
+
 class RunLock:
     """Context manager that holds the lock of one run.
 
@@ -87,6 +134,7 @@ class RunLock:
         self.beat = beat
         self.stale = stale
         self.taken_from: str | None = None
+        self._guard = LockGuard(store, 0, what, beat)
         self.lost = threading.Event()
         self._done = threading.Event()
         self._number = 0
@@ -97,8 +145,8 @@ class RunLock:
         numbers = _numbers(self.store)
         if numbers:
             owner = _read(self.store, numbers[-1])
-            if owner is not None and not owner.released and self._is_dead(numbers[-1], owner):
-                self.taken_from = str(owner)
+            if (owner is None or not owner.released) and self._is_dead(numbers[-1], owner):
+                self.taken_from = str(owner or "a process whose record cannot be read")
         self._number = (numbers[-1] if numbers else 0) + 1
         acquired = self.store.put_new_record(_key(self._number), self._record(released=False))
         if acquired and _numbers(self.store)[-1] > self._number:
@@ -109,6 +157,7 @@ class RunLock:
             raise RunLockedError(f"{self.what} was started by another process at this moment; let that one finish")
         for number in numbers:
             self.store.delete(_key(number))
+        self._guard = LockGuard(self.store, self._number, self.what, self.beat)
         self._thread.start()
         return self
 
@@ -117,34 +166,52 @@ class RunLock:
     ) -> None:
         self._done.set()
         self._thread.join()
-        if not self.lost.is_set():
-            self.store.put_record(_key(self._number), self._record(released=True))
+        with suppress(*([StorageError] if kind else [])):  # the exception in flight matters more
+            if self._is_held():
+                self.store.put_record(_key(self._number), self._record(released=True))
+
+    def _is_held(self) -> bool:
+        """What `check` does, as an answer."""
+        try:
+            self.check()
+        except RunLockedError:
+            return False
+        return True
+
+    def guard(self, store: Store) -> Store:
+        """The same store, which writes only while this lock is held. It travels to workers."""
+        return GuardedStore(store, self._guard)
 
     def check(self) -> None:
-        """Return if the lock is still held.
+        """Return unless the lock is known to be lost: also while the store cannot be reached.
 
         Raises:
             RunLockedError: another process has taken it over.
         """
         if self.lost.is_set():
-            raise RunLockedError(
-                f"{self.what} was taken over by another process while this one was stalled; let that one finish"
-            )
+            raise self._guard.error()
+        with suppress(StorageError):
+            self._guard.check()
 
     def _send_heartbeats(self) -> None:
         while not self._done.wait(self.beat):
             self._beats += 1
             try:
-                if _numbers(self.store)[-1:] > [self._number]:
-                    self.lost.set()
-                    return
+                self._guard.check()
                 self.store.put_record(_key(self._number), self._record(released=False))
+            except RunLockedError:
+                self.lost.set()
+                return
             except StorageError:
                 # The store's own deadline has passed. The next heartbeat may succeed; until then the lock may go stale.
                 continue
 
-    def _is_dead(self, number: int, owner: Owner) -> bool:
+    def _is_dead(self, number: int, owner: Owner | None) -> bool:
         """Whether the owner is dead: at once for a process of this host, else after `stale` seconds without heartbeat.
+
+        Args:
+            number: of the lock.
+            owner: None if the record cannot be read. A live owner soon replaces it.
 
         Returns:
             False if the owner released the lock meanwhile.
@@ -152,18 +219,18 @@ class RunLock:
         Raises:
             RunLockedError: the owner is alive.
         """
-        if owner.is_known_dead():
+        if owner is not None and owner.is_known_dead():
             return True
         deadline = time.monotonic() + self.stale
         while time.monotonic() < deadline:
             time.sleep(min(self.beat / 2, 1.0))
             now = _read(self.store, number)
+            if now is None and owner is None and self.store.exists(_key(number)):
+                continue
             if now is None or now.released:
                 return False
-            if now.beat != owner.beat:
-                raise RunLockedError(
-                    f"{self.what} is being run by {owner}; wait for it, stop it, or choose another name"
-                )
+            if owner is None or now.beat != owner.beat:
+                raise RunLockedError(f"{self.what} is being run by {now}; wait for it, stop it, or choose another name")
         return True
 
     def _record(self, *, released: bool) -> Owner:
@@ -175,6 +242,11 @@ class RunLock:
             at=time.time(),
             released=released,
         )
+
+
+def _seconds_awake_or_not() -> float:
+    """A clock that counts also while this machine sleeps, where there is one."""
+    return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
 
 
 def _key(number: int) -> str:

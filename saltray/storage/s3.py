@@ -2,29 +2,22 @@
 
 import builtins
 import hashlib
-import os
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
-import boto3
-import botocore.session
 from boto3.s3.transfer import TransferConfig
-from botocore.config import Config
-from botocore.configprovider import ConfigChainFactory
 from botocore.exceptions import ClientError
-from botocore.loaders import create_loader
 
 from saltray.errors import IntegrityError, StorageError
 from saltray.storage.base import OVERWRITE_REMEDY, Entry, Opened, Store
 from saltray.storage.files import CHUNK_BYTES, TEMP_PREFIX, sha256_of
 from saltray.storage.keys import check_key
-from saltray.storage.retry import one_line
-from saltray.storage.s3_errors import explain, is_not_found, is_transient, status_of
+from saltray.storage.s3_client import LazyClient, encryption_from_environment
+from saltray.storage.s3_errors import explain, is_not_found, is_transient, read_reply, status_of
 
 if TYPE_CHECKING:
-    from mypy_boto3_s3 import S3Client
     from mypy_boto3_s3.type_defs import (
         GetObjectOutputTypeDef,
         HeadObjectOutputTypeDef,
@@ -32,80 +25,48 @@ if TYPE_CHECKING:
         ListObjectsV2RequestTypeDef,
     )
 
+T = TypeVar("T")
+
 PART_BYTES = 16 << 20
 """Larger files are uploaded in parts of this size."""
 SHA256, WRITER = "saltray-sha256", "saltray-writer"
 """Metadata of an object: its digest in hex, and for create-only puts a token that is unique to the call."""
-CONNECT_S, READ_S = 10.0, 60.0
-_LOADER = create_loader()  # caches the description of S3: a second client then takes 20 ms, not 120
-
-
-class _LazyClient:
-    """The boto3 client of this process, created on first use. A forked process creates its own with own sockets."""
-
-    def __init__(self, deadline_s: float) -> None:
-        self._config = Config(
-            connect_timeout=min(CONNECT_S, max(deadline_s, 1.0)),
-            read_timeout=min(READ_S, max(deadline_s, 1.0)),
-            retries={"total_max_attempts": 2, "mode": "standard"},  # so that a failed part does not restart the file
-            max_pool_connections=32,
-            tcp_keepalive=True,
-        )
-        self._created: tuple[int, S3Client] | None = None
-
-    def __call__(self) -> "S3Client":
-        if self._created is None or self._created[0] != os.getpid():
-            try:
-                client = boto3.session.Session(botocore_session=_session()).client("s3", config=self._config)
-            except ValueError as error:  # a malformed AWS_ENDPOINT_URL_S3 or region
-                raise StorageError(
-                    f"S3: {one_line(error)}; correct AWS_ENDPOINT_URL_S3 or AWS_DEFAULT_REGION"
-                ) from error
-            self._created = os.getpid(), client
-        return self._created[1]
-
-
-def _session() -> botocore.session.Session:
-    """A session that reads the environment and ~/.aws as botocore does, but for two settings."""
-    session = botocore.session.get_session()
-    session.register_component("data_loader", _LOADER)
-    chain, settings = ConfigChainFactory(session), session.get_component("config_store")
-    # Unlike AWS's other clients, boto3 ignores AWS_REGION.
-    regions = chain.create_config_chain("region", ["AWS_DEFAULT_REGION", "AWS_REGION"], "region")
-    settings.set_config_provider("region", regions)
-    # The signature already covers the body, and older servers reject trailing checksums.
-    name = "request_checksum_calculation"
-    checksums = chain.create_config_chain(name, f"AWS_{name.upper()}", name, default="when_required")
-    settings.set_config_provider(name, checksums)
-    return session
+DIRECTORY_BUCKET = "--x-s3"
+"""End of the name of a bucket of S3 Express One Zone."""
 
 
 class S3Store(Store):
     """Objects of a bucket below a prefix.
 
     Args:
-        bucket: the bucket's name.
+        bucket: the bucket's name, or the ARN of an access point.
         prefix: key prefix without leading or trailing '/'; empty for the whole bucket.
+        encryption: arguments of every request that creates an object; the environment's by default. They travel with
+            the store, as a bucket that demands them demands them of all workers.
         client: returns the boto3 client; shared with the stores that `sub` returns.
     """
 
-    def __init__(self, bucket: str, prefix: str, client: _LazyClient | None = None) -> None:
+    def __init__(
+        self,
+        bucket: str,
+        prefix: str,
+        encryption: Mapping[str, str] | None = None,
+        client: LazyClient | None = None,
+    ) -> None:
         super().__init__(f"s3://{bucket}/{prefix}".rstrip("/"))
         self._bucket = bucket
         self._root = f"{prefix}/" if prefix else ""
-        self._client = client or _LazyClient(self.deadline_s)
+        self._encryption: Any = encryption_from_environment() if encryption is None else dict(encryption)
+        self._client = client or LazyClient(self.deadline_s)
 
-    def __reduce__(self) -> tuple[type["S3Store"], tuple[str, str]]:
-        return S3Store, (self._bucket, self._root.removesuffix("/"))
+    def __reduce__(self) -> tuple[type["S3Store"], tuple[str, str, Mapping[str, str]]]:
+        return S3Store, (self._bucket, self._root.removesuffix("/"), self._encryption)
 
     def sub(self, prefix: str) -> "S3Store":
-        return S3Store(self._bucket, self._name(prefix), self._client)
+        return S3Store(self._bucket, self._name(prefix), self._encryption, self._client)
 
     def put(self, key: str, data: bytes) -> None:
-        name, metadata = self._name(key), {SHA256: hashlib.sha256(data).hexdigest()}
-        self._attempt(
-            key, lambda: self._client().put_object(Bucket=self._bucket, Key=name, Body=data, Metadata=metadata)
-        )
+        self._attempt(key, lambda: self._put(key, data, {SHA256: hashlib.sha256(data).hexdigest()}))
 
     def put_new(self, key: str, data: bytes) -> bool:
         name = self._name(key)
@@ -113,7 +74,7 @@ class S3Store(Store):
 
         def create() -> bool:
             try:
-                self._client().put_object(Bucket=self._bucket, Key=name, Body=data, Metadata=metadata, IfNoneMatch="*")
+                self._put(key, data, metadata, IfNoneMatch="*")
             except ClientError as error:
                 if status_of(error) == 501:
                     raise StorageError(
@@ -134,10 +95,9 @@ class S3Store(Store):
         def upload() -> str:
             digest, size = sha256_of(path), path.stat().st_size
             parts = TransferConfig(PART_BYTES, multipart_chunksize=PART_BYTES, preferred_transfer_client="classic")
+            arguments = {"Metadata": {SHA256: digest}} | self._encryption
             with path.open("rb") as file:
-                self._client().upload_fileobj(
-                    file, self._bucket, name, ExtraArgs={"Metadata": {SHA256: digest}}, Config=parts
-                )
+                self._client().upload_fileobj(file, self._bucket, name, ExtraArgs=arguments, Config=parts)
             head = self._head(name)
             if head is None or (head["ContentLength"], _metadata(head).get(SHA256)) != (size, digest):
                 raise IntegrityError(
@@ -155,14 +115,15 @@ class S3Store(Store):
             head = self._head(name)
             if head is None:
                 # The reply to a HEAD is the same for a missing bucket. This request raises for one.
-                self._client().list_objects_v2(Bucket=self._bucket, Prefix=name, MaxKeys=1)
+                self._client().list_objects_v2(Bucket=self._bucket, Prefix=f"{name}/", MaxKeys=1)
                 raise self._not_found(key)
             return Entry(key, head["ContentLength"], head["ETag"].strip('"'))
 
         return self._attempt(key, read)
 
     def list(self, prefix: str = "") -> Iterator[Entry]:
-        return self._listed(self._prefix(prefix))
+        entries = self._listed(self._prefix(prefix))
+        return iter(sorted(entries)) if self._bucket.endswith(DIRECTORY_BUCKET) else entries
 
     def folders(self, prefix: str = "") -> builtins.list[str]:
         start = self._prefix(prefix)
@@ -180,6 +141,7 @@ class S3Store(Store):
 
     def _open(self, key: str) -> Opened:
         reply = self._client().get_object(Bucket=self._bucket, Key=self._name(key))
+        _ = reply["ETag"]  # every S3 server sends it; a proxy's own page with status 200 has none
         return Opened(reply["Body"].iter_chunks(CHUNK_BYTES), _metadata(reply).get(SHA256))
 
     def _is_transient(self, error: Exception) -> bool:
@@ -188,6 +150,15 @@ class S3Store(Store):
     def _explain(self, where: str, error: Exception) -> StorageError | None:
         # botocore first: some of its errors are OSErrors too.
         return explain(where, error) or super()._explain(where, error)
+
+    def _attempt(self, key: str, call: Callable[[], T]) -> T:
+        return super()._attempt(key, lambda: read_reply(call))
+
+    def _put(self, key: str, data: bytes, metadata: dict[str, str], **condition: Any) -> None:
+        reply = self._client().put_object(
+            Bucket=self._bucket, Key=self._name(key), Body=data, Metadata=metadata, **condition, **self._encryption
+        )
+        _ = reply["ETag"]  # as in `_open`
 
     def _name(self, key: str) -> str:
         """An object's full name in the bucket."""
@@ -222,11 +193,22 @@ class S3Store(Store):
         key = start.removeprefix(self._root).removesuffix("/")
         request: ListObjectsV2RequestTypeDef = {"Bucket": self._bucket, "Prefix": start, "Delimiter": delimiter}
         while True:
-            page = self._attempt(key, lambda: self._client().list_objects_v2(**request))
+            page = self._attempt(key, lambda: _checked(self._client().list_objects_v2(**request)))
             yield page
             if not page["IsTruncated"]:
                 return
             request["ContinuationToken"] = page["NextContinuationToken"]
+
+
+def _checked(page: "ListObjectsV2OutputTypeDef") -> "ListObjectsV2OutputTypeDef":
+    """A page of a listing that has all that is read of it: any XML passes botocore's parser."""
+    for item in page.get("Contents", []):
+        _ = item["Key"], item["Size"], item["ETag"]
+    for folder in page.get("CommonPrefixes", []):
+        _ = folder["Prefix"]
+    if page["IsTruncated"]:
+        _ = page["NextContinuationToken"]
+    return page
 
 
 def _metadata(reply: "HeadObjectOutputTypeDef | GetObjectOutputTypeDef") -> dict[str, str]:

@@ -4,9 +4,12 @@ Codes: https://docs.aws.amazon.com/AmazonS3/latest/API/ErrorResponses.html. The 
 gives the HTTP status as its code.
 """
 
+import builtins
+import http.client
 import socket
 import ssl
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
 
 from botocore.exceptions import (
     BotoCoreError,
@@ -19,11 +22,16 @@ from botocore.exceptions import (
     NoCredentialsError,
 )
 from botocore.parsers import ResponseParserError
+from urllib3.exceptions import HTTPError
 
 from saltray.errors import IntegrityError, NotFoundError, StorageError
 from saltray.storage.retry import one_line
 
-_TRANSIENT_STATUS = {429, 500, 502, 503, 504}
+T = TypeVar("T")
+
+_TRANSIENT_STATUS = {408, 425, 429}
+_PERMANENT_STATUS = {501, 505, 507}
+"""Of 500 and more; all others there are transient, those that only some servers and proxies know too."""
 _TRANSIENT_CODES = {
     "BadDigest",  # corrupted in transit
     "BandwidthLimitExceeded",
@@ -48,23 +56,66 @@ _RIGHTS = (
     "access is denied; grant these credentials s3:ListBucket on the bucket and s3:GetObject, s3:PutObject and "
     "s3:DeleteObject on its objects"
 )
+_ENCRYPT = "and set AWS_SERVER_SIDE_ENCRYPTION if the bucket demands encryption headers"
+_DENIED = f"{_RIGHTS}, {_ENCRYPT}"
 _REMEDIES = {
     "400": "the request was refused; check the credentials' session token, AWS_DEFAULT_REGION and AWS_ENDPOINT_URL_S3",
-    "403": f"{_RIGHTS}; if they have these rights, check the secret key and this machine's clock",
+    "403": f"{_RIGHTS}; if they have these rights, check the secret key and this machine's clock, {_ENCRYPT}",
     "501": "the server does not support this request; use another store",
-    "AccessDenied": _RIGHTS,
-    "AllAccessDisabled": _RIGHTS,
+    "AccessDenied": _DENIED,
+    "AllAccessDisabled": _DENIED,
     "ExpiredToken": f"the session has expired; {_CREDENTIALS}",
     "InvalidAccessKeyId": f"the endpoint does not know this access key; {_CREDENTIALS}, or check AWS_ENDPOINT_URL_S3",
     "InvalidToken": f"the session token is invalid; {_CREDENTIALS}",
+    "InvalidObjectState": "the object is archived; restore it to a storage class that can be read",
     "KeyTooLongError": "the key is longer than 1,024 bytes; use shorter names",
     "MissingContentLength": "the server rejects trailing checksums; set AWS_REQUEST_CHECKSUM_CALCULATION=when_required",
     "NoSuchBucket": "there is no such bucket; create it, or correct the URI or AWS_ENDPOINT_URL_S3",
     "QuotaExceeded": "the quota is exhausted; delete objects that are no longer needed, or raise the quota",
     "RequestTimeTooSkewed": "this machine's clock is more than 15 minutes off; set it, for instance with NTP",
+    "507": "the store is full; free some space there",
+    "XMinioStorageFull": "the store is full; free some space there",
     "SignatureDoesNotMatch": "wrong secret key for this access key; correct AWS_SECRET_ACCESS_KEY or AWS_PROFILE",
 }
-_OTHER_REGION = {"301", "PermanentRedirect", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException"}
+_OTHER_REGION = {"PermanentRedirect", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException"}
+_NOT_TLS = {"WRONG_VERSION_NUMBER", "HTTP_REQUEST", "UNKNOWN_PROTOCOL", "RECORD_LAYER_FAILURE"}
+"""OpenSSL's reasons when the other side speaks plain HTTP."""
+
+
+class UnreadableReplyError(Exception):
+    """A reply that is not S3's, from a broken proxy or a captive portal for instance."""
+
+
+class ForeignRedirectError(Exception):
+    """A reply that sends the client elsewhere, and not to another region: http to https for instance."""
+
+
+def stop_at_foreign_redirect(response: Any, **_: Any) -> None:
+    """A hook of botocore, which would ask such an endpoint for the bucket's region, and again about that reply.
+
+    Raises:
+        ForeignRedirectError: the reply is such a redirect.
+    """
+    if response is None or not 300 <= response[0].status_code < 400:
+        return
+    headers = response[0].headers
+    if "location" in headers and "x-amz-bucket-region" not in headers:
+        raise ForeignRedirectError(f"the endpoint redirects to {headers['location']}")
+
+
+def read_reply(call: Callable[[], T]) -> T:
+    """`call()`, which sends a request and takes the reply apart.
+
+    Raises:
+        UnreadableReplyError: the reply lacks what it must have. botocore and the caller meet this as one of many plain
+            exceptions.
+    """
+    try:
+        return call()
+    except BotoCoreError:  # some are ValueErrors too
+        raise
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        raise UnreadableReplyError(f"the reply is not S3's ({type(error).__name__}: {one_line(error)})") from error
 
 
 def code_of(error: ClientError) -> str:
@@ -85,10 +136,18 @@ def is_not_found(error: ClientError) -> bool:
 def is_transient(error: Exception) -> bool:
     """Whether a retry may succeed after this error."""
     if isinstance(error, ClientError):
-        return status_of(error) in _TRANSIENT_STATUS or code_of(error) in _TRANSIENT_CODES
-    if _is_unknown_host(error) or _is_bad_certificate(error):
+        status = status_of(error)
+        busy = status in _TRANSIENT_STATUS or (status >= 500 and status not in _PERMANENT_STATUS)
+        return busy or code_of(error) in _TRANSIENT_CODES
+    if _is_unknown_host(error) or _is_bad_certificate(error) or _is_not_tls(error):
         return False
-    return isinstance(error, HTTPClientError | ConnectionError | IncompleteReadError | ResponseParserError)
+    return isinstance(error, HTTPClientError | ConnectionError | IncompleteReadError) or _is_broken_reply(error)
+
+
+def _is_broken_reply(error: Exception) -> bool:
+    """Whether a reply broke off or is unreadable: botocore wraps most of what urllib3 raises then, but not all."""
+    network = ResponseParserError | UnreadableReplyError | HTTPError | http.client.HTTPException
+    return isinstance(error, network | builtins.ConnectionError | TimeoutError | ssl.SSLError)
 
 
 def explain(where: str, error: Exception) -> StorageError | None:
@@ -97,7 +156,9 @@ def explain(where: str, error: Exception) -> StorageError | None:
         return _explain_reply(where, error)
     if isinstance(error, FlexibleChecksumError):
         return IntegrityError(f"{where}: {one_line(error)}, so it is corrupted; restore it or write it again")
-    if isinstance(error, BotoCoreError | ResponseParserError):
+    if isinstance(error, ForeignRedirectError):
+        return StorageError(f"{where}: {error}; correct AWS_ENDPOINT_URL_S3")
+    if isinstance(error, BotoCoreError) or _is_broken_reply(error):
         return StorageError(f"{where}: {one_line(error)}; {_remedy(error)}")
     return None
 
@@ -109,6 +170,8 @@ def _remedy(error: Exception) -> str:
         return "there is no such host; correct AWS_ENDPOINT_URL_S3 or AWS_DEFAULT_REGION"
     if _is_bad_certificate(error):
         return "set AWS_CA_BUNDLE to a file with the certificates to trust"
+    if _is_not_tls(error):
+        return "the endpoint does not speak TLS; start AWS_ENDPOINT_URL_S3 with http://"
     return "check the credentials, AWS_DEFAULT_REGION and AWS_ENDPOINT_URL_S3"
 
 
@@ -118,7 +181,7 @@ def _explain_reply(where: str, error: ClientError) -> StorageError:
         return NotFoundError(f"{where}: there is no such object; check the name")
     if code in _REMEDIES:
         return StorageError(f"{where}: {code}: {_REMEDIES[code]}")
-    if code in _OTHER_REGION:
+    if code in _OTHER_REGION or 300 <= status_of(error) < 400:
         return StorageError(f"{where}: {one_line(error)}; set AWS_DEFAULT_REGION to the bucket's region")
     if "x-amz-checksum" in str(error):  # a bucket with Object Lock requires the checksums that older servers reject
         return StorageError(f"{where}: {one_line(error)}; set AWS_REQUEST_CHECKSUM_CALCULATION=when_supported")
@@ -132,7 +195,11 @@ def _is_unknown_host(error: Exception) -> bool:
 
 
 def _is_bad_certificate(error: Exception) -> bool:
-    return isinstance(error, BotoCoreError) and any(isinstance(e, ssl.SSLCertVerificationError) for e in _causes(error))
+    return any(isinstance(e, ssl.SSLCertVerificationError) for e in _causes(error))
+
+
+def _is_not_tls(error: Exception) -> bool:
+    return any(isinstance(e, ssl.SSLError) and e.reason in _NOT_TLS for e in _causes(error))
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:

@@ -7,7 +7,6 @@ histories must be equal but for times, versions of libraries and renamed setting
 """
 
 import argparse
-import json
 import os
 import shutil
 import subprocess
@@ -15,11 +14,10 @@ import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 import boto3
-import pandas as pd
 from moto.server import ThreadedMotoServer
+from stored import compared, content, download
 
 BUCKET = "compare"
 THIN = [
@@ -34,8 +32,6 @@ OLD_FLAGS = {
     "--search.name": "--search-name",
     "--from-search": "--lr-from",
 }
-NOT_COMPARED = ("/checkpoints/", "/lock/", "/tensorboard/", "snapshot", ".validate", "model-card")
-TIMES = {"at", "seconds", "started", "finished", "images_per_second", "provenance"}
 
 
 def commands(store: str) -> Iterator[list[str]]:
@@ -66,55 +62,6 @@ def run(checkout: Path, work: Path, environment: Mapping[str, str], *, old: bool
             (work / "r1.csv").rename(work / "r1-s3.csv")
 
 
-def download(target: Path) -> None:
-    """The bucket as files; it is emptied."""
-    client = boto3.client("s3")
-    for page in client.get_paginator("list_objects_v2").paginate(Bucket=BUCKET):
-        for item in page.get("Contents", []):
-            path = target / item["Key"]
-            path.parent.mkdir(parents=True, exist_ok=True)
-            client.download_file(BUCKET, item["Key"], str(path))
-            client.delete_object(Bucket=BUCKET, Key=item["Key"])
-
-
-def without_times(value: Any) -> Any:
-    """A JSON value without what differs from run to run."""
-    if isinstance(value, dict):
-        return {key: without_times(item) for key, item in value.items() if key not in TIMES}
-    return [without_times(item) for item in value] if isinstance(value, list) else value
-
-
-def content(path: Path) -> Any:
-    """What of a file has to be equal."""
-    match path.suffix:
-        case ".json":
-            return json.dumps(without_times(json.loads(path.read_text())), indent=1)
-        case ".jsonl":
-            lines = [json.loads(line) for line in path.read_text().splitlines()]
-            return json.dumps([without_times(line) for line in lines if "epoch" in line], indent=1)
-        case ".parquet" if path.name == "trials.parquet":
-            return pd.read_parquet(path).drop(columns="seconds").to_csv()
-        case _:
-            return path.read_bytes()
-
-
-def compared(root: Path) -> dict[str, Path]:
-    """The files to compare: all but Ray's own, checkpoints (they hold times), locks, pages and pictures.
-
-    A trial that ASHA stopped is killed, so its history and error depend on that moment; its result does not.
-    """
-    kept = {}
-    for path in root.rglob("*"):
-        name = str(path.relative_to(root))
-        if not path.is_file() or path.suffix in (".html", ".png") or any(part in name for part in NOT_COMPARED):
-            continue
-        result = path.with_name("result.json")
-        stopped = path.name in ("history.jsonl", "error.txt") and '"status": "stopped"' in result.read_text()
-        if not stopped:
-            kept[name] = path
-    return kept
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("before", type=Path)
@@ -140,7 +87,7 @@ def main() -> None:
         shutil.rmtree(work, ignore_errors=True)
         work.mkdir(parents=True)
         run(checkout.resolve(), work, os.environ, old=side == "before" and args.old_flags)
-        download(work / "s3")
+        download(BUCKET, work / "s3")
         work.rename(keep / side)
     before, after = compared(keep / "before"), compared(keep / "after")
     only = sorted(before.keys() ^ after.keys())

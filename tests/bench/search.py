@@ -16,9 +16,9 @@ from saltray.distributed.cluster import ray_cluster
 RATE, LOW, HIGH = "optim.lr", 1e-5, 1e-1
 
 
-def recipe(data: Path, store: Path, epochs: int) -> Config:
+def recipe(data: str, store: Path, epochs: int) -> Config:
     return Config(
-        data=str(data),
+        data=data,
         store=str(store),
         model=ModelConfig(num_filters=4, encoder_width=8),
         optim=OptimConfig(ema_decay=0.9, warmup_epochs=0.5),

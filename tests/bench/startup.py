@@ -16,10 +16,10 @@ from saltray.config import Config, ModelConfig, TrainConfig
 from saltray.distributed.cluster import ENVIRONMENT, ray_cluster
 
 
-def seconds_to_train(data: Path, store: Path) -> float:
+def seconds_to_train(data: str, store: Path) -> float:
     """Seconds from the call until the last of the five folds has begun its first epoch."""
     config = Config(
-        data=str(data),
+        data=data,
         store=str(store),
         model=ModelConfig(num_filters=4, encoder_width=8),
         train=TrainConfig(epochs=1, batch_size=8, precision="fp32"),
@@ -28,7 +28,7 @@ def seconds_to_train(data: Path, store: Path) -> float:
     return max(fold.started for fold in saltray.train(config).results) - called
 
 
-def plain(data: Path, store: Path) -> float:
+def plain(data: str, store: Path) -> float:
     import ray
 
     os.environ.update(ENVIRONMENT)
@@ -39,7 +39,7 @@ def plain(data: Path, store: Path) -> float:
         ray.shutdown()
 
 
-def forked(data: Path, store: Path) -> float:
+def forked(data: str, store: Path) -> float:
     with ray_cluster():
         return seconds_to_train(data, store)
 

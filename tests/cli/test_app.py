@@ -134,6 +134,55 @@ def test_predict_has_nothing_to_read_or_nobody_to_work(saltray: Saltray, data: P
     check_refusal(saltray("predict", "--ensemble", ensemble, "--data", data, "--workers", 0), "workers is 0")
 
 
+def test_predict_cannot_write(saltray: Saltray, data: Path, ensemble: str, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for flags in (["--out", "file/x.csv"], ["--out", "."], ["--masks", "file"], ["--probabilities", "store"]):
+        answer = saltray("predict", "--ensemble", ensemble, "--data", data, *flags)
+        check_refusal(answer, flags[1])
+    assert {path.name for path in tmp_path.iterdir()} == {"data", "file", "store"}
+
+
+@pytest.mark.parametrize("uri", ["gs://bucket/x", "http://host/x", "s3:/bucket/x", "S3:x", "~nobody-of-this-name/x"])
+@pytest.mark.parametrize(
+    "words",
+    [
+        "synth {uri}",
+        "check {uri}",
+        "train --data {uri}",
+        "train --data data --store {uri}",
+        "train --data data --model.weights {uri}",
+        "train --config {uri}.toml",
+        "tune --data {uri}",
+        "tune --data data --store {uri}",
+        "run --data data --store {uri}",
+        "range-test --data {uri}",
+        "range-test --data data --store {uri}",
+        "plan --data {uri}",
+        "plan --data data --store {uri}",
+        "plan --data data --on {uri}",
+        "status --store {uri}",
+        "status --run r1 --store {uri}",
+        "predict --ensemble {uri} --data data",
+        "predict --ensemble {ensemble} --data {uri}",
+        "predict --ensemble {ensemble} --data data --out {uri}",
+        "predict --ensemble {ensemble} --data data --masks {uri}",
+        "predict --ensemble {ensemble} --data data --probabilities {uri}",
+        "ensemble list {uri}",
+        "ensemble show {uri}",
+        "ensemble verify {uri}",
+    ],
+)
+def test_what_is_no_path_is_refused_wherever_a_path_is_taken(
+    words: str, uri: str, saltray: Saltray, data: Path, ensemble: str, tmp_path: Path
+) -> None:
+    before = set(tmp_path.rglob("*"))
+    answer = saltray(*words.format(uri=uri, ensemble=ensemble).split())
+    check_refusal(answer, uri.partition(":")[0] if ":" in uri else uri)
+    made = {path.relative_to(tmp_path).parts[0] for path in set(tmp_path.rglob("*")) - before}
+    assert made <= {"saltray-store"} - ({"saltray-store"} if "--store" in words else set())
+    assert not [*tmp_path.rglob("runs"), *tmp_path.rglob("searches")]
+
+
 # How a command ends
 
 
@@ -209,15 +258,6 @@ def run(*command: str, folder: Path, stdout: int = subprocess.PIPE) -> "subproce
 def test_more_gpus_than_there_can_be(saltray: Saltray, ray_here: None, data: Path) -> None:
     answer = saltray("train", "--data", data, "--folds.count", 2, "--gpus-per-worker", 1, "--workers-per-fold", 32)
     check_refusal(answer, "32 ranks of 1 GPU", "--gpus-per-worker")
-
-
-@pytest.mark.ray
-def test_predict_cannot_write(saltray: Saltray, ray_here: None, data: Path, ensemble: str, tmp_path: Path) -> None:
-    (tmp_path / "file").touch()
-    for flags in (["--out", "file/x.csv"], ["--out", "."], ["--masks", "file"], ["--probabilities", "data"]):
-        answer = saltray("predict", "--ensemble", ensemble, "--data", data, *flags)
-        check_refusal(answer, f"cannot write {flags[1]}: ")
-    assert {path.name for path in tmp_path.iterdir()} == {"data", "file", "store"}
 
 
 @pytest.mark.ray

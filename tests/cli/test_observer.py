@@ -10,6 +10,7 @@ from saltray.cli.observer import LIVE_ROWS, TerminalObserver
 from saltray.data.folds import FoldBalance
 from saltray.progress import (
     CapacityFound,
+    DataNote,
     Event,
     FoldEpoch,
     FoldFailed,
@@ -27,6 +28,7 @@ from saltray.progress import (
     SearchPlanned,
     SearchValuesTaken,
     StoreMustBeShared,
+    TilesClipped,
     TilesWritten,
     TrialEnded,
     TrialEpoch,
@@ -80,6 +82,7 @@ SEARCH_PLANNED = SearchPlanned(
 )
 LINES: list[Event] = [
     TilesWritten(60, "f"),
+    DataNote("12-bit [range]"),
     LockTakenOver("process 7 on h"),
     SearchValuesTaken("s/searches/s1", "trial-001", {"optim.lr": 0.001}),
     SEARCH_PLANNED,
@@ -100,6 +103,7 @@ LINES: list[Event] = [
     TrialEnded(state(0, "stopped")),
     TrialEnded(state(0, "diverged", None, reason="it became [NaN]")),
     TrialEnded(state(0, "failed", None, reason="out of memory")),
+    TilesClipped(("[a].png",)),
     PredictionPlanned(tiles=15, ensemble="r1 v1", where="Ray on this machine", workers=2, device="CPU"),
 ]
 SILENT: list[Event] = [

@@ -12,6 +12,7 @@ from saltray.commands.train import TrainResult
 from saltray.commands.tune import SearchResult
 from saltray.config import Config, SearchConfig, TrainConfig, Values, choice, loguniform
 from saltray.data.folds import FoldBalance
+from saltray.data.pixel_range import PixelRange
 from saltray.data.summary import DatasetSummary
 from saltray.progress import TrialState, TrialStatus
 from saltray.runs.records import FoldResult
@@ -187,8 +188,9 @@ def summary(**changed: object) -> DatasetSummary:
     counts = dict.fromkeys(("empty", "full", "vertical", "tiny", "black", "duplicate_masks", "duplicate_images"), 1)
     values = {"mean_coverage": 0.25, "median_coverage": 0.3, "pixel_mean": 0.46, "pixel_std": 0.16}
     shape = {"train_tiles": 4000, "test_tiles": 18000, "height": 101, "width": 102, "black_test": 2}
-    rest = {"masks_8bit": 0, "masks_16bit": 4000, "depth_range": (50.0, 950.0)}
-    return DatasetSummary(**counts | values | shape | rest | changed)  # type: ignore[arg-type]
+    rest = {"masks_8bit": 0, "masks_16bit": 4000, "depth_range": (50.0, 950.0), "notes": ()}
+    pixels = {"pixel_range": PixelRange(bits=8, maximum=255)}
+    return DatasetSummary(**counts | values | shape | rest | pixels | changed)  # type: ignore[arg-type]
 
 
 def test_a_data_set() -> None:
@@ -211,6 +213,14 @@ def test_a_data_set_without_salt_or_depths() -> None:
     tables.print_summary(console, summary(median_coverage=None, depth_range=None))
     assert "no salt" in console.export_text(clear=False)
     assert "depth" not in console.export_text()
+
+
+def test_a_data_set_that_is_read_in_another_way() -> None:
+    console = make_console()
+    tables.print_summary(console, summary(notes=("one", "two"), pixel_range=PixelRange(bits=16, maximum=4095)))
+    text = console.export_text()
+    assert text.endswith("note: one\nnote: two\n")
+    assert "(of values / 4095)" in text
 
 
 # Ensembles

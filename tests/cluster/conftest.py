@@ -57,4 +57,4 @@ def cluster(hosts: Hosts, s3: dict[str, str]) -> Iterator[Cluster]:
 @pytest.fixture(scope="session")
 def tiles(hosts: Hosts) -> Path:
     """12 synthetic training tiles, in a folder that all hosts see."""
-    return saltray.synth(hosts.folder / "tiles", tiles=12, seed=1, test_tiles=2)
+    return Path(saltray.synth(hosts.folder / "tiles", tiles=12, seed=1, test_tiles=2))

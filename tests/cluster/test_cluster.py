@@ -1,6 +1,7 @@
 """A cluster of several hosts: created by `ray up`, used by `ray job submit`, terminated by `ray down`."""
 
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -41,6 +42,29 @@ def test_a_store_that_only_the_head_sees_is_refused(cluster: Cluster, tiles: Pat
     assert "use s3://" in line
     assert "exit code 2" in job.log
     assert "fold 0  " not in job.log
+
+
+def test_tiles_that_only_the_head_sees_are_refused(cluster: Cluster, tiles: Path, untrained: str) -> None:
+    head = cluster.hosts[0]
+    ensemble = shutil.copytree(untrained, cluster.hosts.folder / "ensemble/v1")
+    shutil.copytree(tiles, head.home / "tmp-ray/tiles")  # /tmp/ray/tiles on this host alone
+    command = ("predict", "--ensemble", ensemble, "--data", "/tmp/ray/tiles", "--out", cluster.hosts.folder / "x.csv")
+    job = cluster.submit("half-blind", *command)
+    assert job.wait() != 0
+    line = next(line.text for line in job.lines if line.text.startswith("saltray: "))
+    assert line.startswith("saltray: not every node sees /tmp/ray/tiles (")
+    assert head.address not in line
+    assert all(host.address in line for host in list(cluster.hosts)[1:])
+    assert "use s3://" in line
+    assert "exit code 2" in job.log
+    assert not list(cluster.hosts.folder.glob("*x.csv*"))
+
+
+def test_a_prediction_into_the_folder_of_a_job_is_refused(cluster: Cluster, tiles: Path, untrained: str) -> None:
+    job = cluster.submit("lost", "predict", "--ensemble", untrained, "--data", tiles, "--out", "x.csv")
+    assert job.wait() != 0
+    assert "saltray: --out x.csv is in the working directory of this one job of the cluster" in job.log
+    assert "exit code 2" in job.log
 
 
 def test_a_stopped_search_and_a_stopped_run_resume(cluster: Cluster, tmp_path: Path) -> None:

@@ -51,6 +51,13 @@ def stale_lock() -> Callable[[Store], str]:
     return leave
 
 
+def note_something(store: Store) -> None:
+    """Add a note to the manifest of the only packed data set of a store."""
+    (name,) = store.folders("datasets")
+    key = f"datasets/{name}/manifest.json"
+    store.put_json(key, store.get_json(key) | {"notes": ["something"]})
+
+
 @pytest.fixture(scope="session")
 def s3_uri(s3_server: str) -> Callable[[], str]:
     """Makes the URI of an empty store on moto's server."""

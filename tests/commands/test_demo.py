@@ -10,7 +10,7 @@ from ray_session import record
 import saltray
 from saltray.commands import demo as module
 from saltray.config import Config, FoldConfig
-from saltray.errors import ConfigError
+from saltray.errors import ConfigError, StorageError
 from saltray.progress import FoldsFinishedBefore, TilesWritten
 
 TILES = 16
@@ -33,10 +33,10 @@ def test_the_demo_trains_predicts_and_draws_and_resumes(tmp_path: Path, monkeypa
     told = [kind for kind in first.kinds if not kind.startswith("Fold")]
     assert told == ["TilesWritten", "RunPlanned", "CapacityFound", "Published", "PredictionPlanned"]
     assert first.result.train.ensemble == f"{folder}/store/ensembles/demo-{TILES}/v1"
-    assert first.result.picture == picture
+    assert first.result.picture == str(picture)
     with Image.open(picture) as image:
         assert image.width > 500
-    submission = first.result.prediction.out.read_text().splitlines()
+    submission = Path(first.result.prediction.out).read_text().splitlines()
     assert submission[0] == "id,rle_mask"
     assert len(submission) == 1 + first.result.prediction.tiles == 1 + TILES // 4
 
@@ -49,9 +49,34 @@ def test_the_demo_trains_predicts_and_draws_and_resumes(tmp_path: Path, monkeypa
     assert picture.exists()
 
 
-def test_a_picture_that_cannot_be_written_is_refused_first(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"cannot write .*none/demo.png: its folder does not exist; create it"):
-        saltray.demo(tmp_path / "demo", picture=tmp_path / "none/demo.png")
+@pytest.mark.parametrize(
+    ("settings", "fault"),
+    [
+        ({"picture": "file/demo.png"}, "cannot write file/demo.png: .*; move it, or choose another folder"),
+        ({"picture": "."}, "does not name a file"),
+        ({"picture": "gs://bucket/demo.png"}, "'gs://' is unsupported"),
+        ({"folder": "s3://bucket/demo"}, "s3://bucket/demo is not on this machine; use a path"),
+        ({"folder": "s3:/bucket/demo"}, "s3:... is neither a path nor a URI"),
+    ],
+)
+def test_what_cannot_be_written_is_refused_first(
+    settings: dict[str, str], fault: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").touch()
+    with pytest.raises((ConfigError, StorageError), match=fault):
+        saltray.demo(**{"folder": "demo", "picture": "demo.png"} | settings)
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.parametrize("settings", [{"folder": "demo", "picture": "/tmp/x.png"}, {"folder": "/tmp/x"}])
+def test_what_would_be_lost_with_a_job_is_refused_first(
+    settings: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
+    with pytest.raises(ConfigError, match=r"the (folder demo|picture demo.png) is in the working directory"):
+        saltray.demo(**settings)
     assert not list(tmp_path.iterdir())
 
 

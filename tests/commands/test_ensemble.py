@@ -41,5 +41,5 @@ def test_ensembles_of_an_earlier_version_and_incomplete_ones(any_store_uri: str)
 
 
 def test_what_is_no_store() -> None:
-    with pytest.raises(ConfigError, match="store 'gs://' is unsupported"):
+    with pytest.raises(ConfigError, match="'gs://' is unsupported"):
         saltray.list_ensembles("gs://bucket")

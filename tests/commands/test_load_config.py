@@ -115,6 +115,19 @@ def test_a_file_in_s3(s3_server: str, kind: str) -> None:
         saltray.load_config(f"{folder}/bad.{kind}")
 
 
+@pytest.mark.parametrize("kind", ["toml", "json"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_a_file_in_any_encoding_of_unicode_that_says_so(kind: str, encoding: str, tmp_path: Path) -> None:
+    text = {"toml": "data = 'K\xf6ln'", "json": '{"data": "K\xf6ln"}'}[kind]
+    path = tmp_path / f"job.{kind}"
+    path.write_text(text, encoding=encoding)
+    assert saltray.load_config(str(path)) == Config(data="K\xf6ln")
+    for data, what in ((text.encode("latin-1"), "UTF-8 at byte"), (text.encode("utf-16")[:-1], "UTF-16.* at byte")):
+        path.write_bytes(data)
+        with pytest.raises(ConfigError, match=f"is not {kind.upper()}: no {what} .*; save it in UTF-8"):
+            saltray.load_config(str(path))
+
+
 @pytest.mark.parametrize(
     "text",
     [

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,12 @@ import pytest
 from samples import DIGEST, STORED_CONFIG, STORED_EPOCH, STORED_PROVENANCE
 
 import saltray
+from saltray.commands.plan import count_text
 from saltray.config import ClusterConfig, Config, FoldConfig, ModelConfig, TrainConfig
 from saltray.data.packing import pack
 from saltray.distributed.capacity import JobResources
-from saltray.errors import ConfigError, DataError, NotFoundError, ResourceError
+from saltray.distributed.machine import cpus_here
+from saltray.errors import ConfigError, DataError, ModelError, NotFoundError, ResourceError
 from saltray.models.build import build_model
 from saltray.storage.uri import open_store
 
@@ -132,7 +135,7 @@ def test_without_a_cluster_this_machine_is_what_there_is(tiles_folder: Path, tmp
     one = Config(data=str(tiles_folder), store=str(tmp_path), cluster=ClusterConfig(gpus_per_worker=0))
     plan = saltray.plan(one, images_per_second=10)
     assert (plan.capacity.concurrency, plan.capacity.ready) == (5, 5)
-    assert plan.present.endswith(f"{os.cpu_count()} CPUs on this machine")
+    assert plan.present.endswith(f"{count_text(cpus_here(), 'CPU')} on this machine")
     assert plan.possible == "no more"
     assert plan.rank_hours is not None  # of ranks
     assert plan.rank_hours == pytest.approx(5 * (plan.fold_seconds or 0) / 3600)
@@ -148,6 +151,11 @@ def test_what_can_never_run_is_refused(tiles_folder: Path, tmp_path: Path) -> No
         saltray.plan(config_of(tiles_folder, tmp_path, folds=FoldConfig(count=25)), on=SHIPPED)
     with pytest.raises(DataError, match="nowhere"):
         saltray.plan(config_of(tmp_path / "nowhere", tmp_path), on=SHIPPED)
+    with pytest.raises(ConfigError, match="tiles have 101x101 pixels.*use --train.input-size 128"):
+        saltray.plan(replace(config_of(tiles_folder, tmp_path), train=TrainConfig(input_size=64)), on=SHIPPED)
+    with pytest.raises(ModelError, match="nowhere"):
+        saltray.plan(Config(data=str(tiles_folder), model=ModelConfig(weights="nowhere.safetensors")), on=SHIPPED)
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("speed", [0, -1, float("nan"), float("inf")])

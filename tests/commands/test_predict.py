@@ -1,6 +1,12 @@
-"""Prediction by real Ray Data, and what is left of it where something goes wrong."""
+"""Prediction by real Ray Data; and in this process, what is refused first and what is left where it goes wrong."""
 
+import pickle
+import resource
+import shutil
+import signal
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,28 +17,33 @@ from PIL import Image
 from ray_session import Recorded, record
 
 import saltray
+from saltray.commands import predict as module
 from saltray.commands.predict import Prediction
+from saltray.data.pixel_range import PixelRange
 from saltray.data.raw import read_tiles
 from saltray.data.rle import decode_rle
-from saltray.errors import ConfigError, DataError, EnsembleError, SaltrayError
-from saltray.progress import PredictionPlanned
+from saltray.data.tile_reader import TileReader
+from saltray.ensemble.versions import read_manifest, resolve
+from saltray.errors import ConfigError, DataError, EnsembleError, NotFoundError, SaltrayError, StorageError
+from saltray.progress import Event, PredictionPlanned, TilesClipped
+from saltray.storage.uri import open_store
 
-pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_here")]
+BYTES = PixelRange(bits=8, maximum=255)
 
 
 @pytest.fixture(scope="module")
-def ensemble(finished: Recorded[saltray.TrainResult]) -> str:
+def trained(finished: Recorded[saltray.TrainResult]) -> str:
     """URI of the finished run's ensemble."""
     return finished.result.ensemble
 
 
 @pytest.fixture(scope="module")
-def predicted(ensemble: str, tiles_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Recorded[Prediction]:
+def predicted(trained: str, tiles_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Recorded[Prediction]:
     """The test tiles, with masks and probabilities."""
     out = tmp_path_factory.mktemp("predicted") / "new"
     return record(
         saltray.predict,
-        ensemble=ensemble,
+        ensemble=trained,
         data=str(tiles_folder),
         out=out / "submission.csv",
         masks=out / "masks",
@@ -40,6 +51,7 @@ def predicted(ensemble: str, tiles_folder: Path, tmp_path_factory: pytest.TempPa
     )
 
 
+@pytest.mark.ray
 def test_a_prediction_prints_nothing_and_tells_its_observer(predicted: Recorded[Prediction]) -> None:
     assert predicted.printed == ""  # nor does Ray warn of `ray_remote_args` or of concurrency
     assert predicted.events == [
@@ -47,16 +59,17 @@ def test_a_prediction_prints_nothing_and_tells_its_observer(predicted: Recorded[
     ]
 
 
+@pytest.mark.ray
 def test_every_tile_is_predicted_as_by_the_ensemble_itself(
-    predicted: Recorded[Prediction], ensemble: str, tiles_folder: Path
+    predicted: Recorded[Prediction], trained: str, tiles_folder: Path
 ) -> None:
-    out = predicted.result.out.parent
+    out = Path(predicted.result.out).parent
     sample = pd.read_csv(tiles_folder / "sample_submission.csv")
     rows = pd.read_csv(out / "submission.csv", keep_default_na=False)
     assert list(rows.columns) == ["id", "rle_mask"]
     assert list(rows["id"]) == sorted(sample["id"])
     assert (predicted.result.tiles, predicted.result.empty) == (6, (rows["rle_mask"] == "").sum())
-    tiles, loaded = read_tiles(str(tiles_folder), part="test"), saltray.Ensemble.load(ensemble)
+    tiles, loaded = read_tiles(str(tiles_folder), part="test"), saltray.Ensemble.load(trained)
     expected = loaded.predict(tiles.images)
     table = pd.read_parquet(out / "probabilities.parquet")
     for index, (row, kept) in enumerate(zip(rows.itertuples(), table.itertuples(), strict=True)):
@@ -68,86 +81,172 @@ def test_every_tile_is_predicted_as_by_the_ensemble_itself(
     assert sorted(path.name for path in out.iterdir()) == ["masks", "probabilities.parquet", "submission.csv"]
 
 
-def test_the_fault_of_a_tile_is_told_by_its_name_and_leaves_nothing(
-    ensemble: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
-    folder = tmp_path / "tiles/test/images"
-    folder.mkdir(parents=True)
-    Image.fromarray(np.ones((101, 102), np.uint8)).save(folder / "wide.png")
-    out = tmp_path / "out"
-    with pytest.raises(DataError, match=r"wide.png has 101x102 pixels, the ensemble was trained on 101x101") as caught:
-        saltray.predict(
-            ensemble=ensemble, data=str(tmp_path / "tiles"), out=out / "x.csv", probabilities=out / "p.parquet"
-        )
-    assert "\n" not in str(caught.value)
-    assert not list(out.iterdir())
-    assert capfd.readouterr() == ("", "")
+class Stream:
+    """Stands in for Ray Data: what its workers do, done in this process, with `fault` raised after the first tile."""
 
+    def __init__(self) -> None:
+        self.fault: BaseException | None = None
+        self.given: dict[str, Any] = {}
 
-class FakeStream:
-    """Stands in for Ray Data: two batches of one tile each, with `fault` raised between them."""
-
-    def __init__(self, patch: pytest.MonkeyPatch) -> None:
+    def __call__(self, ensemble: str, reader: TileReader, names: list[str], **settings: Any) -> Iterator[Any]:
         from saltray.distributed import prediction
 
-        self.fault: Exception | None = None
-        self.given: dict[str, Any] = {}
-        self.batch = prediction.Batch
-        patch.setattr(prediction, "stream_predictions", self.stream)
-
-    def stream(self, ensemble: str, data: str, names: list[str], **settings: Any) -> Iterator[Any]:
-        self.given = {"ensemble": ensemble, "data": data, "names": names, **settings}
-        one = np.full((1, 101, 101), 0.75, np.float16) if settings["keep_probabilities"] else None
-        yield self.batch(ids=["a"], rles=["1 2"], probabilities=one)
-        if self.fault is not None:
-            raise self.fault
-        yield self.batch(ids=["b"], rles=[""], probabilities=one)
+        self.given = {"ensemble": ensemble, "reader": reader, "names": names, **settings}
+        decode = prediction._Decode(reader)
+        predict = prediction._Predict(ensemble, "cpu", settings["tta"], settings["keep_probabilities"])
+        for name in names:
+            batch = predict(decode({"name": np.array([name])}))
+            yield prediction.Batch(
+                ids=list(batch["id"]), rles=list(batch["rle"]), probabilities=batch.get("probability")
+            )
+            if self.fault is not None:
+                raise self.fault
 
 
 @pytest.fixture
-def fake(monkeypatch: pytest.MonkeyPatch) -> FakeStream:
-    return FakeStream(monkeypatch)
+def stream(monkeypatch: pytest.MonkeyPatch) -> Stream:
+    """Ray is not started, and what its workers do is done here."""
+    from saltray.distributed import prediction
+
+    stream = Stream()
+    monkeypatch.setattr(module, "ray_cluster", lambda: nullcontext("Ray on this machine"))
+    monkeypatch.setattr(module, "check_inputs_seen", lambda *places: None)
+    monkeypatch.setattr(prediction, "choose_workers", lambda *asked: prediction.PredictionWorkers(1, "CPU"))
+    monkeypatch.setattr(prediction, "stream_predictions", stream)
+    return stream
 
 
-def test_all_settings_reach_the_workers(fake: FakeStream, ensemble: str, tiles_folder: Path, tmp_path: Path) -> None:
+@pytest.fixture
+def nothing_starts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+    """The work must not begin, and nothing may appear in the current folder, which is empty."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(module, "ray_cluster", lambda: pytest.fail("Ray is started"))
+    before = set(tmp_path.rglob("*"))
+    yield
+    assert {path for path in tmp_path.rglob("*") if "data" not in path.parts} == before
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def targets(where: str | Path) -> dict[str, str]:
+    return {"out": f"{where}/x.csv", "masks": f"{where}/masks", "probabilities": f"{where}/p.parquet"}
+
+
+def test_all_settings_reach_the_workers(stream: Stream, untrained: str, tiles_folder: Path, tmp_path: Path) -> None:
+    events: list[Event] = []
     done = saltray.predict(
-        ensemble=ensemble.removesuffix("/v1"), data=str(tiles_folder), out=tmp_path / "x.csv", part="train", tta=False
+        ensemble=untrained.removesuffix("/v1"),
+        data=str(tiles_folder),
+        out=tmp_path / "x.csv",
+        part="train",
+        tta=False,
+        observer=events.append,
     )
-    assert done == Prediction(tiles=2, empty=1, out=tmp_path / "x.csv")
-    assert (tmp_path / "x.csv").read_bytes() == b"id,rle_mask\na,1 2\nb,\n"
-    assert fake.given["ensemble"] == ensemble
-    assert fake.given["shape"] == (101, 101)
-    assert len(fake.given["names"]) == 24
-    assert {name.rpartition("/")[0] for name in fake.given["names"]} == {"train/images"}
-    assert (fake.given["tta"], fake.given["keep_probabilities"]) == (False, False)
+    rows = (tmp_path / "x.csv").read_text().splitlines()
+    assert rows[0] == "id,rle_mask"
+    assert done == Prediction(tiles=24, empty=sum(row.endswith(",") for row in rows), out=str(tmp_path / "x.csv"))
+    assert events == [
+        PredictionPlanned(tiles=24, ensemble="r1 v1", where="Ray on this machine", workers=1, device="CPU")
+    ]
+    assert stream.given["ensemble"] == untrained
+    assert stream.given["reader"] == TileReader(uri=str(tiles_folder), height=101, width=101, scale=BYTES)
+    assert len(stream.given["names"]) == 24
+    assert {name.rpartition("/")[0] for name in stream.given["names"]} == {"train/images"}
+    assert (stream.given["tta"], stream.given["keep_probabilities"]) == (False, False)
 
 
-def test_an_interrupted_prediction_leaves_what_was_there_before(
-    fake: FakeStream, ensemble: str, tiles_folder: Path, tmp_path: Path
+def test_outputs_in_s3_are_those_in_a_folder(
+    stream: Stream, untrained: str, tiles_folder: Path, s3_uri: Callable[[], str], tmp_path: Path
 ) -> None:
-    out = tmp_path / "out"
-    files = {"out": out / "x.csv", "probabilities": out / "p.parquet", "masks": out / "masks"}
-    saltray.predict(ensemble=ensemble, data=str(tiles_folder), **files)  # type: ignore[arg-type]
-    before = {path.name: path.read_bytes() for path in out.iterdir() if path.is_file()}
-    assert len(before) == 2
-    fake.fault = RuntimeError("a worker died")
-    with pytest.raises(RuntimeError):
-        saltray.predict(ensemble=ensemble, data=str(tiles_folder), **files)  # type: ignore[arg-type]
-    assert {path.name: path.read_bytes() for path in out.iterdir() if path.is_file()} == before
+    uri = s3_uri()
+    for where in (str(tmp_path), uri, uri):  # the last replaces the one before
+        saltray.predict(ensemble=untrained, data=str(tiles_folder), **targets(where))
+    store = open_store(uri)
+    assert len(list(store.list("masks"))) == 6
+    assert {entry.key: store.get(entry.key) for entry in store.list()} == contents(tmp_path)
+
+
+@pytest.mark.parametrize("fault", [DataError("a tile has vanished"), KeyboardInterrupt()])
+def test_what_fails_leaves_what_was_there_before(
+    fault: BaseException,
+    stream: Stream,
+    untrained: str,
+    tiles_folder: Path,
+    s3_uri: Callable[[], str],
+    tmp_path: Path,
+) -> None:
+    uri = s3_uri()
+    store = open_store(uri)
+    for earlier in (False, True):
+        stream.fault = None
+        if earlier:
+            for where in (f"{tmp_path}/out", uri):
+                saltray.predict(ensemble=untrained, data=str(tiles_folder), tta=False, **targets(where))
+        before = contents(tmp_path)
+        stream.fault = fault
+        for where in (f"{tmp_path}/out", uri):
+            with pytest.raises(type(fault)):
+                saltray.predict(ensemble=untrained, data=str(tiles_folder), part="train", **targets(where))
+        assert contents(tmp_path) == before
+        assert (tmp_path / "out").exists() == earlier
+        assert {entry.key: store.get(entry.key) for entry in store.list()} == contents(tmp_path / "out")
+
+
+def test_a_tile_that_vanishes_is_named(stream: Stream, untrained: str, tiles: Path, tmp_path: Path) -> None:
+    class Vanishing(Stream):
+        def __call__(self, ensemble: str, reader: TileReader, names: list[str], **settings: Any) -> Iterator[Any]:
+            (tiles / names[3]).unlink()
+            fault = _first_fault(_Decode(reader)({"name": np.array(names)}))
+            raise pickle.loads(fault)
+
+    from saltray.distributed import prediction
+    from saltray.distributed.prediction import _Decode, _first_fault
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(prediction, "stream_predictions", Vanishing())
+        with pytest.raises(NotFoundError, match=r"test/images/\w+\.png: there is no such object"):
+            saltray.predict(ensemble=untrained, data=str(tiles), out=tmp_path / "x.csv")
+    assert not list(tmp_path.glob("*x.csv*"))
+
+
+@pytest.fixture
+def tiles(tiles_folder: Path, tmp_path: Path) -> Path:
+    """A copy of the tiles that a test may change."""
+    return Path(shutil.copytree(tiles_folder, tmp_path / "data"))
+
+
+def test_a_full_disk_ends_in_one_line(
+    stream: Stream, untrained: str, tiles_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        for which, limit in (("out", 10), ("probabilities", 20_000), ("masks", 60)):
+            resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
+            uris = {"out": tmp_path / "out", which: tmp_path / which}
+            with pytest.raises(StorageError, match=f"cannot write {tmp_path}/{which}: .*(File too large|write)"):
+                saltray.predict(ensemble=untrained, data=str(tiles_folder), **uris)  # type: ignore[arg-type]
+            assert not list(tmp_path.iterdir())
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
 
 
 @pytest.mark.parametrize(
     "flag", [{"out": "file/x.csv"}, {"out": "folder"}, {"masks": "file"}, {"probabilities": "folder"}]
 )
-def test_an_output_that_cannot_be_written_is_named(
-    fake: FakeStream, flag: dict[str, str], ensemble: str, tiles_folder: Path, tmp_path: Path
+def test_an_output_that_cannot_be_written_is_named_before_the_work(
+    flag: dict[str, str], untrained: str, tiles_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(module, "ray_cluster", lambda: pytest.fail("Ray is started"))
     (tmp_path / "file").touch()
     (tmp_path / "folder").mkdir()
     files: dict[str, Any] = {"out": tmp_path / "x.csv"}
     files |= {name: tmp_path / value for name, value in flag.items()}
-    with pytest.raises(ConfigError, match=r"cannot write .*/(file|folder)\S*: .*; (choose another|name a file)"):
-        saltray.predict(ensemble=ensemble, data=str(tiles_folder), **files)
+    with pytest.raises((ConfigError, StorageError), match=r"cannot write .*/(file|folder)\S*: .*; (move it|name a)"):
+        saltray.predict(ensemble=untrained, data=str(tiles_folder), **files)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder"]
 
 
@@ -156,20 +255,114 @@ def test_an_output_that_cannot_be_written_is_named(
     [
         ({"workers": 0}, ConfigError, "workers is 0; use 1 or more"),
         ({"ensemble": "nowhere/ensembles/e"}, EnsembleError, "no complete ensemble at nowhere/ensembles/e"),
+        ({"ensemble": "gs://bucket/ensembles/e"}, ConfigError, "'gs://' is unsupported"),
         ({"data": "nowhere"}, DataError, "nowhere"),
+        ({"data": "http://host/tiles"}, ConfigError, "'http://' is unsupported"),
+        ({"data": "s3:/bucket/tiles"}, ConfigError, "s3:... is neither a path nor a URI"),
+        ({"out": "gs://bucket/x.csv"}, ConfigError, "'gs://' is unsupported"),
+        ({"masks": Path("s3://bucket/masks")}, ConfigError, "s3:... is neither a path nor a URI"),
+        ({"probabilities": "s3://bucket"}, ConfigError, "'s3://bucket' does not name a file"),
+        ({"out": "deeper/"}, ConfigError, "'deeper/' does not name a file"),
+        ({"probabilities": "x.csv"}, ConfigError, "--out x.csv and --probabilities x.csv overlap"),
+        ({"masks": "."}, ConfigError, "--out x.csv and --masks . overlap"),
+        ({"out": "{data}/train.csv"}, ConfigError, "--out .*/train.csv would replace files of the data set"),
+        ({"probabilities": "{data}/sample_submission.csv"}, ConfigError, "would replace files of the data set"),
+        ({"masks": "{data}/test/images"}, ConfigError, "--masks .* would replace files of the data set"),
+        ({"masks": "{data}/train/../train/masks/"}, ConfigError, "--masks .* would replace files of the data set"),
+        ({"part": "train", "masks": "{data}/train/images"}, ConfigError, "would replace files of the data set"),
+        ({"out": "{ensemble}/manifest.json"}, ConfigError, "is in the ensemble, which never changes"),
+        ({"masks": "{ensemble}"}, ConfigError, "is in the ensemble, which never changes"),
     ],
 )
+@pytest.mark.usefixtures("nothing_starts")
 def test_what_cannot_be_predicted_is_refused_before_ray_starts(
-    settings: dict[str, Any],
-    error: type[SaltrayError],
-    named: str,
-    ensemble: str,
-    tiles_folder: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    settings: dict[str, Any], error: type[SaltrayError], named: str, untrained: str, tiles_folder: Path
 ) -> None:
-    monkeypatch.setattr("saltray.commands.predict.ray_cluster", lambda: pytest.fail("Ray is started"))
     call: Callable[..., Prediction] = saltray.predict
-    with pytest.raises(error, match=named):
-        call(**{"ensemble": ensemble, "data": str(tiles_folder), "out": tmp_path / "x.csv"} | settings)
-    assert not list(tmp_path.iterdir())
+    places = {"ensemble": untrained, "data": str(tiles_folder)}
+    given = {
+        name: value.format(**places) if isinstance(value, str) and "{" in value else value
+        for name, value in settings.items()
+    }
+    with pytest.raises(error, match=named) as caught:
+        call(**places | {"out": "x.csv"} | given)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("flag", ["out", "masks", "probabilities"])
+@pytest.mark.usefixtures("nothing_starts")
+def test_an_output_of_one_job_of_a_cluster_is_refused(
+    flag: str, untrained: str, tiles_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
+    uris: dict[str, Any] = {"out": "s3://bucket/x", flag: "x"}
+    with pytest.raises(ConfigError, match=f"--{flag} x is in the working directory of this one job"):
+        saltray.predict(ensemble=untrained, data=str(tiles_folder), **uris)
+
+
+@pytest.mark.usefixtures("nothing_starts")
+def test_all_bad_tiles_are_told_before_ray_starts(untrained: str, tiles: Path) -> None:
+    good = sorted((tiles / "test/images").iterdir())
+    Image.fromarray(np.ones((101, 102), np.uint8)).save(good[0])
+    good[1].write_text("junk")
+    good[2].write_bytes(good[2].read_bytes()[:-30])
+    with pytest.raises(DataError, match="3 problems in ") as caught:
+        saltray.predict(ensemble=untrained, data=str(tiles), out="x.csv")
+    assert "\n" not in str(caught.value)
+    assert [problem.split(":")[0].rpartition("/")[2] for problem in caught.value.problems] == [
+        path.name for path in good[:3]
+    ]
+
+
+def test_tiles_brighter_than_the_training_images_are_told(
+    stream: Stream, untrained: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = resolve(untrained)
+    manifest = replace(read_manifest(home), pixel_range=PixelRange(bits=16, maximum=3000))
+    monkeypatch.setattr(module, "read_manifest", lambda home: manifest)
+    (tmp_path / "tiles").mkdir()
+    for name, top in (("a", 3500), ("b", 3000)):
+        Image.fromarray(np.full((101, 101), top, np.uint16)).save(tmp_path / f"tiles/{name}.png")
+    events: list[Event] = []
+    saltray.predict(ensemble=untrained, data=str(tmp_path / "tiles"), out=tmp_path / "x.csv", observer=events.append)
+    assert events[0] == TilesClipped(("a.png",))
+    assert stream.given["reader"].scale == manifest.pixel_range
+
+
+@pytest.mark.parametrize("damage", ["shorten", "remove", "swap"])
+@pytest.mark.usefixtures("nothing_starts")
+def test_a_damaged_member_is_told_before_ray_starts(
+    damage: str, untrained: str, tiles_folder: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    copy = Path(shutil.copytree(untrained, tmp_path_factory.mktemp("damaged") / "r1/v1"))
+    member, other = copy / "fold-0.safetensors", copy / "fold-1.safetensors"
+    if damage == "shorten":
+        member.write_bytes(member.read_bytes()[:-10])
+    elif damage == "remove":
+        member.unlink()
+    else:
+        one, two = member.read_bytes(), other.read_bytes()
+        member.write_bytes(two)
+        other.write_bytes(one)
+    with pytest.raises(
+        EnsembleError, match=f"{member}: .*; `saltray ensemble verify {copy}` checks them all"
+    ) as caught:
+        saltray.predict(ensemble=str(copy), data=str(tiles_folder), out="x.csv")
+    assert ("(and 1 more member)" in str(caught.value)) == (damage == "swap")
+
+
+@pytest.mark.usefixtures("nothing_starts")
+def test_a_submission_with_other_ids_than_the_sample_is_refused_before_ray_starts(untrained: str, tiles: Path) -> None:
+    gone = min((tiles / "test/images").iterdir())
+    gone.unlink()
+    with pytest.raises(DataError, match=rf"1 of its 6 ids have no image \({gone.stem}\)"):
+        saltray.predict(ensemble=untrained, data=str(tiles), out="x.csv")
+
+
+def test_a_folder_of_images_alone_and_training_images_have_no_sample(
+    stream: Stream, untrained: str, tiles: Path, tmp_path: Path
+) -> None:
+    min((tiles / "test/images").iterdir()).unlink()
+    settings: dict[str, Any] = {"ensemble": untrained, "out": tmp_path / "x.csv", "tta": False}
+    assert saltray.predict(data=str(tiles / "test/images"), **settings).tiles == 5
+    assert saltray.predict(data=str(tiles), part="train", **settings).tiles == 24

@@ -1,5 +1,6 @@
 """The inputs of train, tune and range_test: read, split and checked once, in the driver."""
 
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -8,11 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import save_file
 
 import saltray
 from saltray.commands.prepare import Prepared, open_for_writing, prepare, share
-from saltray.config import Config, FoldConfig
+from saltray.config import ClusterConfig, Config, FoldConfig
 from saltray.data.raw import read_tiles
 from saltray.errors import ConfigError, DataError, ModelError, StorageError
 from saltray.storage.base import Store
@@ -48,6 +50,69 @@ def test_the_tiles_are_packed_into_the_store_and_split(config: Config, store: St
 def test_too_few_tiles_for_the_folds_are_refused(config: Config, store: Store) -> None:
     with pytest.raises(ConfigError, match="folds.count is 25"):
         prepare(replace(config, folds=FoldConfig(count=25)), store)
+
+
+@pytest.mark.parametrize(("architecture", "input_size", "fits"), [("albunet", 64, 128), ("unet", 96, 112)])
+def test_tiles_larger_than_the_input_are_refused_before_anything_is_written(
+    config: Config, store: Store, architecture: Any, input_size: int, fits: int
+) -> None:
+    config = replace(
+        config,
+        model=replace(config.model, architecture=architecture),
+        train=replace(config.train, input_size=input_size),
+    )
+    with pytest.raises(ConfigError) as caught:
+        prepare(config, store)
+    assert str(caught.value) == (
+        f"the tiles have 101x101 pixels, but train.input_size is {input_size}; use --train.input-size {fits}, or "
+        "smaller tiles"
+    )
+    assert not list(store.list())
+    prepare(replace(config, train=replace(config.train, input_size=fits)), store)
+
+
+def test_a_trial_that_the_tiles_do_not_fit_is_refused(config: Config, store: Store) -> None:
+    variants = [replace(config, train=replace(config.train, input_size=size)) for size in (128, 64)]
+    with pytest.raises(ConfigError, match="train.input_size is 64; use --train.input-size 128"):
+        prepare(config, store, variants)
+    assert not list(store.list())
+    prepare(config, store, variants[:1])
+
+
+@pytest.mark.parametrize(("ranks", "batch_size", "sync"), [(1, 1, True), (2, 2, False)])
+def test_batches_that_the_network_cannot_train_on(
+    config: Config, store: Store, tmp_path: Path, ranks: int, batch_size: int, sync: bool
+) -> None:
+    """At the bottom of this U-Net a tile is one pixel, and BatchNorm needs two values."""
+    for folder in ("images", "masks"):
+        (tmp_path / "tiny" / folder).mkdir(parents=True)
+        for tile in range(4):
+            Image.new("L", (16, 16), 255 * (tile % 2)).save(tmp_path / "tiny" / folder / f"{tile}.png")
+    unet = replace(
+        config,
+        data=f"{tmp_path}/tiny",
+        model=replace(config.model, architecture="unet"),
+        train=replace(config.train, input_size=16, batch_size=batch_size, sync_batchnorm=sync),
+        cluster=ClusterConfig(workers_per_fold=ranks),
+    )
+    with pytest.raises(ConfigError, match=r"unet cannot train on batches of 1 at train.input_size 16 \(Expected more"):
+        prepare(unet, store)
+    prepare(replace(unet, train=replace(unet.train, batch_size=2 * batch_size)), store)
+
+
+def test_all_faults_of_the_tiles_come_before_those_of_the_settings(
+    config: Config, store: Store, tmp_path: Path
+) -> None:
+    shutil.copytree(config.data, tmp_path / "faulty")
+    images = sorted((tmp_path / "faulty/train/images").iterdir())
+    for image in (images[0], images[3]):
+        image.write_bytes(b"no PNG")
+    with pytest.raises(DataError) as caught:
+        prepare(replace(config, data=f"{tmp_path}/faulty", train=replace(config.train, input_size=64)), store)
+    assert [problem.split(":")[0].rpartition("/")[2] for problem in caught.value.problems] == [
+        images[0].name,
+        images[3].name,
+    ]
 
 
 def test_given_weights_are_read_by_the_driver(config: Config, store: Store, tmp_path: Path) -> None:

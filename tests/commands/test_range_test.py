@@ -12,7 +12,7 @@ import saltray
 from saltray.config import ClusterConfig, Config
 from saltray.data.synthetic import write_dataset
 from saltray.errors import ConfigError, RunLockedError, SearchFailedError
-from saltray.progress import CapacityFound, Event, LockTakenOver, RangeTestPlanned
+from saltray.progress import CapacityFound, DataNote, Event, LockTakenOver, RangeTestPlanned
 from saltray.storage.base import Store
 from saltray.storage.lock import RunLock
 from saltray.storage.uri import open_store
@@ -28,6 +28,8 @@ def tested(ray_here: None, small: Small, tmp_path_factory: pytest.TempPathFactor
     """A range test on two ranks, of tiles that are easily learned, after one that was interrupted."""
     folder = tmp_path_factory.mktemp("range-test")
     tiles = write_dataset(folder / "tiles", tiles=24, seed=1, test_tiles=0, noise=0)
+    with (tiles / "train.csv").open("a") as table:
+        table.write("stranger,1 1\n")
     config = small(tiles, folder / "store", cluster=ClusterConfig(workers_per_fold=2, max_failures=0))
     config = replace(config, train=replace(config.train, batch_size=8))
     # Ray Train would resume from its own records of an earlier job of this name.
@@ -51,6 +53,7 @@ def test_a_range_test_suggests_a_rate(tested: Recorded[saltray.RangeTestResult])
 def test_a_range_test_prints_nothing_and_tells_its_observer(tested: Recorded[saltray.RangeTestResult]) -> None:
     assert tested.printed == ""
     assert tested.events == [
+        DataNote("train.csv: 1 rows without a tile, not used: stranger"),
         RangeTestPlanned(STEPS, 8, 1e-4, 1.0),
         CapacityFound(
             where="Ray on this machine", job="test", needs="2 ranks of 1 CPU", jobs=1, concurrency=1, ready=1

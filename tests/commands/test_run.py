@@ -11,8 +11,8 @@ from ray_session import Recorded, record
 
 import saltray
 from saltray.commands import run as module
-from saltray.config import ClusterConfig, Config, SearchConfig
-from saltray.errors import ConfigError
+from saltray.config import ClusterConfig, Config, SearchConfig, choice
+from saltray.errors import ConfigError, ResourceError
 from saltray.progress import FoldEpoch, RunPlanned, SearchPlanned, SearchValuesTaken, TrialEnded
 from saltray.runs.history import epochs_of, read_history
 from saltray.runs.records import RunManifest
@@ -120,12 +120,22 @@ def test_a_search_without_a_name_has_that_of_the_run(
     monkeypatch.setattr(module, "ray_cluster", lambda: __import__("contextlib").nullcontext())
     monkeypatch.setattr(module, "tune", tune)
     monkeypatch.setattr(module, "train", train)
+    monkeypatch.setattr(module, "check_inputs", lambda *_: None)
     config, observer = small("tiles", "store", run="night"), calls.append
     assert saltray.run(config, SearchConfig(name=name), observer=observer) == "trained"
     assert calls == [(config, used, observer), (config, f"searches/{used}", observer)]
 
 
-def test_an_impossible_search_is_refused_before_ray_starts(small: Small, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_impossible_is_refused_before_ray_starts(
+    small: Small, tiles_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(module, "ray_cluster", lambda: pytest.fail("Ray is started"))
+    config = small(tiles_folder, tmp_path / "store")
     with pytest.raises(ConfigError, match="search.folds names fold 7"):
-        saltray.run(small("tiles", "store"), SearchConfig(folds=(7,)))
+        saltray.run(config, SearchConfig(folds=(7,)))
+    with pytest.raises(ConfigError, match="train.input_size is 64; use --train.input-size 128"):
+        saltray.run(config, SearchConfig(space={"train.input_size": choice([128, 64])}))
+    with pytest.raises(ResourceError, match="a job needs 9 ranks of 1 CPU"):
+        cluster = ClusterConfig(workers_per_fold=9, cpus_per_worker=1, gpus_per_worker=0)
+        saltray.run(replace(config, cluster=cluster, train=replace(config.train, batch_size=9)), SearchConfig())
+    assert not (tmp_path / "store").exists()

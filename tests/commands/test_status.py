@@ -39,5 +39,5 @@ def test_an_empty_store(any_store_uri: str) -> None:
 
 @pytest.mark.parametrize("call", [saltray.list_runs, lambda store: saltray.status(store, "r1")])
 def test_what_is_no_store(call: Callable[[str], object]) -> None:
-    with pytest.raises(ConfigError, match="store 'gs://' is unsupported"):
+    with pytest.raises(ConfigError, match="'gs://' is unsupported"):
         call("gs://bucket")

@@ -16,9 +16,10 @@ from ray_session import Recorded, record
 import saltray
 from saltray.config import ClusterConfig, Config
 from saltray.data.raw import read_tiles
-from saltray.errors import ConfigError, FoldsFailedError, ResourceError, RunLockedError
+from saltray.errors import ConfigError, FoldsFailedError, ResourceError, RunLockedError, StorageError
 from saltray.progress import (
     CapacityFound,
+    DataNote,
     FoldEpoch,
     FoldFailed,
     FoldFinished,
@@ -36,7 +37,7 @@ from saltray.storage.base import Store
 from saltray.storage.lock import RunLock
 from saltray.storage.uri import open_store
 
-from .conftest import check_resumed, killed_once
+from .conftest import check_resumed, killed_once, note_something
 
 Finished = Recorded[saltray.TrainResult]
 Small = Callable[..., Config]
@@ -126,6 +127,11 @@ def test_the_lock_of_a_process_that_died_is_taken_over(copied: Config, stale_loc
     assert record(saltray.train, copied).events[0] == LockTakenOver(owner)
 
 
+def test_what_is_unusual_of_the_data_set_is_told(copied: Config) -> None:
+    note_something(open_store(copied.store))
+    assert record(saltray.train, copied).events[0] == DataNote("something")
+
+
 def test_a_second_process_is_refused(copied: Config) -> None:
     home = open_store(f"{copied.store}/runs/r1")
     before = {entry.key: entry.tag for entry in home.list() if not entry.key.startswith("lock/")}
@@ -138,6 +144,7 @@ def test_more_than_the_cluster_has_is_refused_before_training(small: Small, tile
     config = small(tiles_folder, tmp_path, cluster=ClusterConfig(gpus_per_worker=1))
     with pytest.raises(ResourceError, match="1 rank of 1 GPU and 1 CPU, but the cluster has"):
         saltray.train(config)
+    assert not [*tmp_path.rglob("*.*")]
 
 
 def test_a_broken_fold_leaves_the_other_and_is_mended_alone(small: Small, tiles_folder: Path, tmp_path: Path) -> None:
@@ -147,10 +154,9 @@ def test_a_broken_fold_leaves_the_other_and_is_mended_alone(small: Small, tiles_
     obstacle = tmp_path / "runs/r1/fold-0/model.safetensors/x"
     obstacle.mkdir(parents=True)
     events: list[Any] = []
-    with pytest.raises(FoldsFailedError, match=r"1 of 2 folds failed \(0\); .*: fix the cause and run") as caught:
+    told = r"model\.safetensors: .*; 1 of 2 folds are finished, and the same command trains the others"
+    with pytest.raises(StorageError, match=told):
         saltray.train(config, observer=events.append)
-    assert set(caught.value.failures) == {0}
-    assert "model.safetensors" in caught.value.failures[0]
     assert [event.fold for event in events if isinstance(event, FoldFailed)] == [0]
     assert [event.fold for event in events if isinstance(event, FoldFinished)] == [1]
     assert b"Traceback" in run.get("fold-0/error.txt")
@@ -178,6 +184,34 @@ def test_a_fold_that_would_fail_again_asks_for_another_run(
 
     monkeypatch.setattr(fold_jobs, "train_folds", train_folds)
     with pytest.raises(FoldsFailedError, match=r"2 of 2 folds failed \(0, 1\): .* choose another run name"):
+        saltray.train(small(tiles_folder, tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("fault", "told"),
+    [
+        (
+            StorageError("/s: No space left"),
+            "^/s: No space left; 0 of 2 folds are finished, and the same command trains",
+        ),
+        (RunLockedError("run r1 was taken over"), "^run r1 was taken over$"),
+    ],
+    ids=["store", "lock"],
+)
+def test_a_fault_of_the_store_ends_the_run_as_such(
+    fault: StorageError | RunLockedError,
+    told: str,
+    small: Small,
+    tiles_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from saltray.distributed import fold_jobs
+
+    monkeypatch.setattr(
+        fold_jobs, "train_folds", lambda *_: [fold_jobs.FoldOutcome(0, failure=str(fault), fault=fault)]
+    )
+    with pytest.raises(type(fault), match=told):
         saltray.train(small(tiles_folder, tmp_path))
 
 

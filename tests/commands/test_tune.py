@@ -19,6 +19,7 @@ from saltray.config import ClusterConfig, Config, SearchConfig
 from saltray.errors import ConfigError, RunLockedError, SearchFailedError
 from saltray.progress import (
     CapacityFound,
+    DataNote,
     Event,
     LockTakenOver,
     SearchPlanned,
@@ -36,7 +37,7 @@ from saltray.storage.base import Store
 from saltray.storage.lock import RunLock
 from saltray.storage.uri import open_store
 
-from .conftest import FIRST_CHECKPOINT, check_resumed, killed_once
+from .conftest import FIRST_CHECKPOINT, check_resumed, killed_once, note_something
 
 Small = Callable[..., Config]
 Searched = Recorded[saltray.SearchResult]
@@ -257,6 +258,14 @@ def test_the_lock_of_a_process_that_died_is_taken_over(
     with pytest.raises(SearchFailedError):
         saltray.tune(*ended, observer=events.append)
     assert events[0] == LockTakenOver(owner)
+
+
+def test_what_is_unusual_of_the_data_set_is_told(ended: tuple[Config, SearchConfig]) -> None:
+    note_something(open_store(ended[0].store))
+    events: list[Event] = []
+    with pytest.raises(SearchFailedError):
+        saltray.tune(*ended, observer=events.append)
+    assert events[0] == DataNote("something")
 
 
 @pytest.mark.parametrize(

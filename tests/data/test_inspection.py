@@ -6,9 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
-from saltray.data.inspection import check_sizes, decode_all, inspect
-from saltray.data.png import decode_image
+from saltray.data.images import decode_image
+from saltray.data.inspection import NO_MASK, check_sizes, common_range, decode_all, inspect, pixels_digest
+from saltray.data.pixel_range import PixelRange
+from saltray.data.problems import Problem
 from saltray.data.raw_layout import find_images
 from saltray.data.source import Source
 from saltray.errors import DataError
@@ -69,7 +72,7 @@ PROBLEMS: dict[str, tuple[Callable[[Path, Mini], object], dict[str, str]]] = {
     ),
     "no mask": (
         lambda f, m: mask(f, m, 3).unlink(),
-        {"train/images/{3}.png": "no mask of the same name", "train.csv": "{3} has no mask"},
+        {"train/images/{3}.png": "no mask of the same name"},
     ),
     "no image": (lambda f, m: image(f, m, 4).unlink(), {"train/masks/{4}.png": "no image of the same name"}),
     "mask of another size": (
@@ -90,27 +93,39 @@ PROBLEMS: dict[str, tuple[Callable[[Path, Mini], object], dict[str, str]]] = {
     ),
     "two files of one id": (
         lambda f, m: image(f, m, 0).with_suffix(".PNG").write_bytes(png(FULL)),
-        {"train/images/{0}.png": "its id {0} is also that of"},
+        {"train/images/{0}.png": "its id '{0}' is also that of"},
     ),
     "another image format": (
-        lambda f, m: (f / "train/masks/x.tif").write_bytes(b""),
-        {"train/masks/x.tif": "not a PNG"},
+        lambda f, m: (f / "train/masks/x.bmp").write_bytes(b""),
+        {"train/masks/x.bmp": "no PNG, TIFF or JPEG"},
     ),
     "train.csv disagrees": (
         lambda f, m: edit(f / "train.csv", lambda rows: [*rows[:-1], f"{m.ids[0]},1 3"]),
-        {"train.csv": "{0} differs from its mask PNG"},
+        {"train.csv: {0}": "differs from its mask image"},
     ),
-    "unknown id in train.csv": (
-        lambda f, m: edit(f / "train.csv", lambda rows: [*rows, "stranger,1 1"]),
-        {"train.csv": "stranger has no mask among the PNGs"},
+    "one of 16 bits": (
+        lambda f, m: put(image(f, m, 2), m.images[2].astype(np.uint16) * 257),
+        {"train/images/{2}.png": "16 bits per pixel, but most images have 8"},
+    ),
+    "test image of 16 bits": (
+        lambda f, m: put(f / "test/images/ffffff0000.png", m.test_images[0].astype(np.uint16)),
+        {"test/images/ffffff0000.png": "a 16-bit image, but the training images have 8 bits"},
+    ),
+    "broken link": (
+        lambda f, m: (image(f, m, 0).unlink(), image(f, m, 0).symlink_to("nowhere")),
+        {"train/images/{0}.png": "a link that leads nowhere"},
+    ),
+    "JPEG mask": (
+        lambda f, m: (mask(f, m, 0).unlink(), Image.new("L", (WIDTH, HEIGHT)).save(mask(f, m, 0).with_suffix(".jpg"))),
+        {"train/masks/{0}.jpg": "a JPEG, which changes the values"},
     ),
     "path in depths.csv": (
         lambda f, m: edit(f / "depths.csv", lambda rows: [*rows, "../x,7"]),
-        {"depths.csv": "an id that is a path"},
+        {"depths.csv: '../x'": "an id that is a path"},
     ),
     "depths.csv repeats a row": (
         lambda f, m: edit(f / "depths.csv", lambda rows: [*rows, rows[1]]),
-        {"depths.csv": "{0} has two rows"},
+        {"depths.csv: {0}": "two rows"},
     ),
 }
 
@@ -135,11 +150,11 @@ def test_each_problem_is_reported_for_its_file_alone(name: str, folder: Path, mi
 
 
 def test_all_problems_are_reported_at_once_and_in_order(folder: Path, mini: Mini) -> None:
-    names = ["truncated image", "empty mask file", "colour", "no image", "unknown id in train.csv"]
+    names = ["truncated image", "empty mask file", "colour in test", "no image", "one of 16 bits"]
     names += ["test tile of another size", "path in depths.csv", "another image format"]
     for name in names:
         PROBLEMS[name][0](folder, mini)
-    with pytest.raises(DataError, match="8 problems in .*, fix or remove the files; the first: depths.csv") as caught:
+    with pytest.raises(DataError, match="8 problems in .*, fix or remove the files; the first: depths.csv: ") as caught:
         inspect(Source(str(folder)), test=True)
     assert all(reported(caught.value.problems, PROBLEMS[name][1], mini) for name in names), caught.value.problems
     assert len(caught.value.problems) == 8
@@ -184,7 +199,78 @@ SMALL, LARGE = (4, 4), (5, 5)
 def test_most_training_images_decide_the_size(
     train: list[tuple[int, int]], test: list[tuple[int, int]], other: list[str]
 ) -> None:
-    problems: list[str] = []
+    problems: list[Problem] = []
     named = [[(f"{part}{n}", shape) for n, shape in enumerate(of)] for part, of in (("train", train), ("test", test))]
     check_sizes(named[0], named[1], problems)
-    assert [line.split(":")[0] for line in problems] == other
+    assert [problem.where for problem in problems] == other
+
+
+def deepen(folder: Path, mini: Mini, top: int) -> None:
+    """All images with 16 bits and values up to `top`."""
+    for tile, pixels in zip([*mini.ids, *mini.test_ids], [*mini.images, *mini.test_images], strict=True):
+        (path,) = folder.glob(f"*/images/{tile}.png")
+        put(path, np.round(pixels / 255 * top).astype(np.uint16))
+
+
+def test_the_range_is_that_of_all_training_images(folder: Path, mini: Mini) -> None:
+    deepen(folder, mini, 4095)
+    found = inspect(Source(str(folder)), test=True)
+    assert found.pixel_range == PixelRange(bits=16, maximum=4095)
+    np.testing.assert_array_equal(found.tiles.images, mini.images)
+    assert found.notes == ("images: 12-bit range in 16-bit files, scaled by the data set's maximum 4095",)
+    assert [image.digest for image in found.test] == [pixels_digest(image) for image in mini.test_images]
+
+
+def test_brighter_test_images_are_told(folder: Path, mini: Mini) -> None:
+    deepen(folder, mini, 3000)
+    for tile in mini.test_ids[:2]:
+        put(folder / f"test/images/{tile}.png", np.full((HEIGHT, WIDTH), 4000, np.uint16))
+    found = inspect(Source(str(folder)), test=True)
+    assert found.notes[-1] == (
+        "test images brighter than any training image, whose excess is cut off: "
+        "test/images/ffffff0000.png, test/images/ffffff0001.png"
+    )
+    put(folder / "test/images/ffffff0002.png", np.full((HEIGHT, WIDTH), 5000, np.uint16))
+    with pytest.raises(DataError, match="values up to 5000, but the training images have a 12-bit range"):
+        inspect(Source(str(folder)), test=True)
+
+
+def test_other_formats_of_images_and_masks(folder: Path, mini: Mini) -> None:
+    for tile, pixels, salt in zip(mini.ids, mini.images, mini.masks, strict=True):
+        for part in ("images", "masks"):
+            (folder / f"train/{part}/{tile}.png").unlink()
+        Image.fromarray(pixels).save(folder / f"train/images/{tile}.TIF")
+        Image.fromarray(salt > 0).save(folder / f"train/masks/{tile}.png")
+    found = inspect(Source(str(folder)), test=False)
+    np.testing.assert_array_equal(found.tiles.images, mini.images)
+    np.testing.assert_array_equal(found.tiles.masks, mini.masks)
+
+
+def test_a_subset_of_the_tiles_is_a_note(folder: Path, mini: Mini) -> None:
+    for tile in mini.ids[2:]:
+        image(folder, mini, mini.ids.index(tile)).unlink()
+        mask(folder, mini, mini.ids.index(tile)).unlink()
+    found = inspect(Source(str(folder)), test=True)
+    assert found.tiles.ids == tuple(mini.ids[:2])
+    (note,) = found.notes
+    assert note.startswith("train.csv: 10 rows without a tile, not used: ")
+
+
+def test_one_folder_without_train_csv_is_one_line_with_the_choice(folder: Path, mini: Mini) -> None:
+    (folder / "train.csv").unlink()
+    for number in range(200):
+        put(folder / f"train/images/x{number:03}.png", mini.images[1])
+    with pytest.raises(DataError, match="200 problems in ") as caught:
+        inspect(Source(str(folder)), test=True)
+    names = "train/images/x000.png, train/images/x001.png, train/images/x002.png and 197 more"
+    assert caught.value.problems == (f"{names}: {NO_MASK}",)
+    assert "test/images" in NO_MASK
+
+
+@pytest.mark.parametrize(("bits", "other"), [([8, 8, 16], ["2"]), ([16, 16, 8], ["2"]), ([8, 16], ["1"]), ([16], [])])
+def test_most_images_decide_the_bits(bits: list[int], other: list[str]) -> None:
+    problems: list[Problem] = []
+    kinds = {8: np.zeros((1, 1), np.uint8), 16: np.full((1, 1), 1000, np.uint16)}
+    found = common_range({str(number): kinds[depth] for number, depth in enumerate(bits)}, problems)
+    assert [problem.where for problem in problems] == other
+    assert (found.bits, found.maximum) == ((8, 255) if bits[0] == 8 else (16, 1000))

@@ -13,6 +13,7 @@ import pytest
 
 import saltray.data.packing
 from saltray.data.packing import DatasetManifest, DatasetSize, dataset_size, load_tiles, pack
+from saltray.data.pixel_range import PixelRange
 from saltray.data.statistics import statistics_of
 from saltray.data.tiles import LabelledTiles
 from saltray.errors import DataError, IntegrityError
@@ -82,6 +83,8 @@ def test_manifest_json(folder: Path, mini: Mini, packed: Store) -> None:
         "height": HEIGHT,
         "width": WIDTH,
         "statistics": statistics,
+        "pixel_range": {"bits": 8, "maximum": 255},
+        "notes": [],
         "parts": [{"key": shard, "tiles": 12, "sha256": hashlib.sha256(packed.get(shard)).hexdigest()}],
     }
 
@@ -135,6 +138,55 @@ def test_name_depends_on_the_content_and_not_on_times(folder: Path, mini: Mini, 
 @pytest.mark.parametrize(("name", "plain"), [("Salz & Öl", "Salz-l"), ("...", "tiles"), ("x" * 200, "x" * 60)])
 def test_name_is_plain(name: str, plain: str, folder: Path, store: Store) -> None:
     assert pack(str(folder.rename(folder.with_name(name))), store).name.rpartition("-")[0] == plain
+
+
+def deepen(folder: Path, mini: Mini, top: int) -> Path:
+    """Training images of 16 bits with values up to `top`."""
+    for tile, pixels in zip(mini.ids, mini.images, strict=True):
+        put(folder / f"train/images/{tile}.png", np.round(pixels / 255 * top).astype(np.uint16))
+    return folder
+
+
+def test_deep_images_are_packed_with_their_range(folder: Path, mini: Mini, store: Store) -> None:
+    digests = {DIGEST}
+    for top in (4095, 65535):
+        tiles, manifest = load_tiles(str(deepen(folder, mini, top)), store)
+        check_same(tiles, mini)
+        assert manifest.pixel_range == PixelRange(bits=16, maximum=top)
+        assert manifest.notes == (f"images: {manifest.pixel_range}",)
+        assert load_tiles(str(folder), store)[1] == manifest
+        digests.add(manifest.digest)
+    assert len(digests) == 3  # the same tiles, but of another meaning to an ensemble
+
+
+def test_the_range_is_part_of_what_the_digest_checks(folder: Path, mini: Mini, store: Store) -> None:
+    packed = store.sub(f"datasets/{pack(str(deepen(folder, mini, 4095)), store).name}")
+    record = packed.get_json("manifest.json")
+    packed.put_json("manifest.json", record | {"pixel_range": {"bits": 16, "maximum": 4094}})
+    check_damaged(folder, store, "not those of its manifest")
+
+
+def test_data_sets_that_were_packed_without_a_range_are_still_read(packed: Store, store: Store, mini: Mini) -> None:
+    record = packed.get_json("manifest.json")
+    del record["pixel_range"], record["notes"]
+    packed.put_json("manifest.json", record)
+    tiles, manifest = load_tiles(packed.uri, store)
+    check_same(tiles, mini)
+    assert (manifest.pixel_range, manifest.notes) == (None, ())
+
+
+def test_deep_images_that_were_packed_without_a_range_are_packed_anew(folder: Path, mini: Mini, store: Store) -> None:
+    deepen(folder, mini, 4095)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(saltray.data.packing, "decode_image", lambda data: mini.images[0])
+        before = pack(str(folder), store).name  # the name that it had then
+    old = store.sub(f"datasets/{before}")
+    record = old.get_json("manifest.json")
+    del record["pixel_range"], record["notes"]
+    old.put_json("manifest.json", record)
+    manifest = pack(str(folder), store)
+    assert manifest.name != before
+    assert manifest.pixel_range == PixelRange(bits=16, maximum=4095)
 
 
 def test_packed_source_is_not_decoded_again(

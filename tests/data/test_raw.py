@@ -9,12 +9,15 @@ import numpy as np
 import pytest
 
 import saltray.data.raw
+from saltray.data.pixel_range import PixelRange
 from saltray.data.raw import list_images, read_image, read_tiles
 from saltray.data.source import Source
 from saltray.data.tiles import LabelledTiles, Tiles
 from saltray.errors import DataError
 
 from .mini import Mini, put, stems, zip_folder
+
+EIGHT = PixelRange(bits=8, maximum=255)
 
 
 def test_read_tiles(any_source_uri: str, mini: Mini) -> None:
@@ -33,7 +36,7 @@ def test_read_image(any_source_uri: str, mini: Mini) -> None:
     names = list_images(any_source_uri)
     assert stems(names) == mini.test_ids
     with ThreadPoolExecutor(4) as pool:
-        images = list(pool.map(lambda name: read_image(any_source_uri, name), names * 3))
+        images = list(pool.map(lambda name: read_image(any_source_uri, name, scale=EIGHT).pixels, names * 3))
     np.testing.assert_array_equal(images, np.concatenate([mini.test_images] * 3))
     assert stems(list_images(any_source_uri, part="train")) == mini.ids
 
@@ -56,7 +59,7 @@ def test_unlabelled_images_are_of_one_size(tmp_path: Path) -> None:
 def test_read_image_names_the_file(folder: Path) -> None:
     (folder / "test/images/ffffff0000.png").write_bytes(b"broken")
     with pytest.raises(DataError, match=r"test/images/ffffff0000\.png of .*cannot be decoded") as caught:
-        read_image(str(folder), "test/images/ffffff0000.png")
+        read_image(str(folder), "test/images/ffffff0000.png", scale=EIGHT)
     (problem,) = caught.value.problems
     assert problem.startswith("test/images/ffffff0000.png: cannot be decoded")
 
@@ -71,7 +74,9 @@ def test_each_process_opens_a_zip_once(folder: Path, mini: Mini, monkeypatch: py
         return Source(uri)
 
     def read_two() -> None:
-        np.testing.assert_array_equal([read_image(archive, name) for name in names[:2]], mini.test_images[:2])
+        np.testing.assert_array_equal(
+            [read_image(archive, name, scale=EIGHT).pixels for name in names[:2]], mini.test_images[:2]
+        )
         assert opened_by.count(os.getpid()) == 1
 
     monkeypatch.setattr(saltray.data.raw, "Source", recorded)
@@ -80,3 +85,21 @@ def test_each_process_opens_a_zip_once(folder: Path, mini: Mini, monkeypatch: py
     child.start()
     child.join(60)
     assert child.exitcode == 0
+
+
+def test_deep_test_images_have_the_range_that_is_given_or_their_own(tmp_path: Path) -> None:
+    put(tmp_path / "a.png", np.array([[0, 1000, 2000]], np.uint16))
+    put(tmp_path / "b.png", np.array([[0, 0, 500]], np.uint16))
+    own = read_tiles(str(tmp_path), part="test")
+    assert own.images.tolist() == [[[0, 128, 255]], [[0, 0, 64]]]
+    trained = PixelRange(bits=16, maximum=2040)
+    given = read_tiles(str(tmp_path), part="test", scale=trained)
+    assert given.images.tolist() == [[[0, 125, 250]], [[0, 0, 63]]]
+    assert read_image(str(tmp_path), "a.png", scale=trained).pixels.tolist() == [[0, 125, 250]]
+    assert read_image(str(tmp_path), "a.png", scale=None).pixels.tolist() == [[0, 4, 8]]  # as of old ensembles
+    assert read_image(str(tmp_path), "a.png", scale=PixelRange(bits=16, maximum=1990)).clipped
+    for scale in (EIGHT, PixelRange(bits=16, maximum=1000)):
+        with pytest.raises(DataError, match=r"a\.png: .*the training images have"):
+            read_tiles(str(tmp_path), part="test", scale=scale)
+        with pytest.raises(DataError, match=r"a\.png of .*: .*the training images have"):
+            read_image(str(tmp_path), "a.png", scale=scale)

@@ -1,14 +1,16 @@
 """Which files are found as images, masks and tables, and which names are refused before anything is decoded."""
 
 import shutil
+import unicodedata
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from saltray.data.png import MAX_BYTES
-from saltray.data.raw_layout import Part, find_images, find_layout, id_problem, printable, raise_problems
+from saltray.data.images import MAX_BYTES
+from saltray.data.problems import Problem
+from saltray.data.raw_layout import Part, find_images, find_layout
 from saltray.data.source import Source
 from saltray.errors import DataError
 
@@ -21,7 +23,7 @@ def names(uri: Path, part: Part = "test") -> list[str]:
 
 
 def test_layout(any_source_uri: str, mini: Mini) -> None:
-    problems: list[str] = []
+    problems: list[Problem] = []
     layout = find_layout(Source(any_source_uri), problems)
     assert problems == []
     assert list(layout.images) == list(layout.masks) == mini.ids
@@ -50,43 +52,147 @@ def test_test_images_may_be_alone(zipped: bool, folder: Path, mini: Mini) -> Non
     assert names(zip_folder(uri, folder / "test.zip") if zipped else uri) == expected
 
 
-def test_labelled_images_replace_missing_test_images(folder: Path, mini: Mini) -> None:
-    assert stems(names(folder / "train")) == mini.ids
+def test_labelled_images_are_no_test_images(folder: Path, mini: Mini) -> None:
+    assert stems(names(folder / "train", "train")) == mini.ids
+    for uri in (folder / "train", zip_folder(folder / "train", folder / "only.zip")):
+        with pytest.raises(DataError, match="no test images in .*: its 12 images have masks.*choose the part train"):
+            names(uri)
+    shutil.rmtree(folder / "test")
+    with pytest.raises(DataError, match="no test images in .*: its 12 images have masks"):
+        names(folder)
+    shutil.rmtree(folder / "train/masks")
+    assert stems(names(folder / "train")) == mini.ids  # without masks they are images to predict
+
+
+def one_folder(folder: Path) -> Path:
+    """The training and the test part unpacked into one folder."""
+    for path in (folder / "test/images").iterdir():
+        path.rename(folder / "train/images" / path.name)
+    return folder
+
+
+def test_train_csv_tells_the_parts_of_one_folder_apart(folder: Path, mini: Mini) -> None:
+    source = Source(str(one_folder(folder)))
+    problems: list[Problem] = []
+    layout = find_layout(source, problems)
+    assert (list(layout.images), list(layout.test), problems) == (mini.ids, mini.test_ids, [])
+    assert layout.notes == ("5 images without mask and row of train.csv are the test part",)
+    assert stems(names(folder)) == mini.test_ids
+    assert stems(names(folder, "train")) == mini.ids
+
+
+@pytest.mark.parametrize("change", ["no table", "a mask without row"])
+def test_without_train_csv_the_parts_of_one_folder_are_not_known(change: str, folder: Path, mini: Mini) -> None:
+    rows = (folder / "train.csv").read_text().splitlines()
+    (folder / "train.csv").unlink()
+    if change == "a mask without row":
+        (folder / "train.csv").write_text("\n".join(rows[:-1]))
+    layout = find_layout(Source(str(one_folder(folder))), [])
+    assert (list(layout.images), list(layout.test)) == ([*mini.ids, *mini.test_ids], [])
+
+
+def test_an_image_with_a_row_and_without_mask_is_no_test_image(folder: Path, mini: Mini) -> None:
+    (folder / f"train/masks/{mini.ids[3]}.png").unlink()
+    layout = find_layout(Source(str(one_folder(folder))), [])
+    assert (list(layout.images), list(layout.test)) == (mini.ids, mini.test_ids)
+
+
+def test_names_are_composed(folder: Path, mini: Mini) -> None:
+    for part, form in (("images", "NFD"), ("masks", "NFC")):
+        put(folder / "train" / part / f"{unicodedata.normalize(form, 'Föhr')}.PNG", mini.masks[0])
+    problems: list[Problem] = []
+    layout = find_layout(Source(str(folder)), problems)
+    assert problems == []
+    assert "Föhr" in layout.images.keys() & layout.masks.keys()
+    put(folder / "train/images" / f"{unicodedata.normalize('NFC', 'Föhr')}.png", mini.masks[0])
+    find_layout(Source(str(folder)), problems)
+    (problem,) = problems
+    assert "its id 'Föhr' is also that of" in problem.what
+
+
+def test_test_images_may_be_directly_in_test(folder: Path, mini: Mini) -> None:
+    for path in list((folder / "test/images").iterdir()):
+        path.rename(folder / "test" / path.name)
+    (folder / "test/images").rmdir()
+    assert stems(names(folder)) == mini.test_ids
+
+
+def test_folders_may_be_written_in_capitals(folder: Path, mini: Mini) -> None:
+    (folder / "train/images").rename(folder / "train/Images")
+    (folder / "train").rename(folder / "Train")
+    assert list(find_layout(Source(str(folder)), []).images) == mini.ids
 
 
 @pytest.mark.parametrize("zipped", [False, True])
 def test_hidden_files_are_ignored(zipped: bool, folder: Path, mini: Mini) -> None:
-    for name in (".DS_Store", "train/images/.ipynb_checkpoints/x.png", "__MACOSX/train/images/._a.png"):
+    for name in (
+        ".DS_Store",
+        "train/images/.ipynb_checkpoints/x.png",
+        "__MACOSX/train/images/._a.png",
+        "train/images/Thumbs.db",
+        "train/masks/desktop.ini",
+        "train/images/Icon\r",
+        "train/images/@eaDir/a.png",
+        "train/masks/readme.txt",
+        "train/images/._a.png",
+        "test/images/a.png.aux.xml",
+    ):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(b"not a tile")
     uri = zip_folder(folder, folder.parent / "hidden.zip") if zipped else folder
-    problems: list[str] = []
+    problems: list[Problem] = []
     assert list(find_layout(Source(str(uri)), problems).images) == mini.ids
     assert problems == []
 
 
-@pytest.mark.parametrize("uri", ["nowhere", "nowhere/data.zip", "."])
+FINDS: list[Callable[[Source], object]] = [
+    lambda source: find_images(source, "train"),
+    lambda source: find_images(source, "test"),
+    lambda source: find_layout(source, []),
+]
+
+
+@pytest.mark.parametrize("find", FINDS)
 @pytest.mark.parametrize(
-    "find",
+    ("uri", "remedy"),
     [
-        lambda source: find_images(source, "train"),
-        lambda source: find_images(source, "test"),
-        lambda source: find_layout(source, []),
+        (".", r"expected train/images and train/masks .*train\.zip"),
+        ("nowhere", "does not exist; check the path"),
+        ("nowhere/data.zip", "does not exist; check the path"),
+        ("file", "is a file; name a folder"),
+        ("zips/of-zips.zip", r"but train\.zip; name the zip that has the tiles, or unpack it"),
+        ("zips", r"but a\.zip, b\.zip, of-zips\.zip; name the zip that has the tiles"),
     ],
 )
-def test_no_images_is_one_line_that_names_the_layouts(
-    uri: str, find: Callable[[Source], object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_no_images_is_one_line_with_the_remedy(
+    uri: str, remedy: str, find: Callable[[Source], object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(DataError, match=r"expected train/images and train/masks .*train\.zip") as caught:
+    Path("file").touch()
+    Path("zips").mkdir()
+    for name in ("a.zip", "b.zip"):
+        Path("zips", name).touch()
+    zip_members([("salt/train.zip", b"")], Path("zips/of-zips.zip"))
+    with pytest.raises(DataError, match=remedy) as caught:
         find(Source(uri))
     assert str(tmp_path) in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("name", ["images", "masks"])
+def test_the_folder_of_the_images_is_too_deep(name: str, folder: Path) -> None:
+    with pytest.raises(DataError, match=f"only the folder of the {name}; name the folder that it is in, .*/train$"):
+        find_layout(Source(str(folder / "train" / name)), [])
+
+
+def test_the_root_of_a_machine_is_no_data_set() -> None:
+    with pytest.raises(DataError, match="no training tiles in /;"):
+        find_layout(Source("/"), [])
+
+
 def test_no_masks_is_one_line(folder: Path) -> None:
     shutil.rmtree(folder / "train/masks")
-    with pytest.raises(DataError, match=r"no masks in .*train/masks; add one PNG for each image of train/images") as e:
+    with pytest.raises(DataError, match=r"no masks in .*train/masks; add one for each image of train/images") as e:
         find_layout(Source(str(folder)), [])
     assert e.value.problems == ()
 
@@ -99,7 +205,7 @@ def test_names_are_checked(folder: Path, part: Part) -> None:
     put(images / "back\\slash.png", np.zeros((9, 13), np.uint8))
     put(images / f"{'x' * 101}.png", np.zeros((9, 13), np.uint8))
     put(images / ".png", np.zeros((9, 13), np.uint8))
-    (images / "photo.jpg").write_bytes(b"")
+    (images / "photo.gif").write_bytes(b"")
     with (images / "vast.png").open("wb") as file:
         file.truncate(MAX_BYTES + 1)
     with pytest.raises(DataError, match="7 problems") as caught:
@@ -111,7 +217,7 @@ def test_names_are_checked(folder: Path, part: Part) -> None:
         "back\\slash.png": "a path",
         "x" * 101 + ".png": "101 characters",
         "images/.png": "an empty id",
-        "photo.jpg": "not a PNG",
+        "photo.gif": "no PNG, TIFF or JPEG",
         "vast.png": "67,108,865 bytes",
     }.items():
         (line,) = [line for line in problems.split("\n") if name.replace("train", part) in line]
@@ -120,43 +226,11 @@ def test_names_are_checked(folder: Path, part: Part) -> None:
 
 @pytest.mark.filterwarnings("ignore:Duplicate name")
 def test_a_zip_may_not_have_paths_outside_it_or_repeat_a_name(tmp_path: Path) -> None:
-    members = ("a.png", "../../etc/b.png", "...png", "a.png", "A.PNG", "a.PNG")
-    tile = png(np.zeros((4, 4), np.uint8))
+    members = ("a.png", "../../etc/b.png", "...png", "A.PNG", "a.PNG", "b.png", "b.png")
+    tiles = [png(np.full((4, 4), number, np.uint8)) for number in range(len(members))]
     with pytest.raises(DataError) as caught:
-        names(zip_members([(f"images/{name}", tile) for name in members], tmp_path / "data.zip"))
+        names(zip_members([(f"images/{name}", t) for name, t in zip(members, tiles, strict=True)], tmp_path / "d.zip"))
     assert len(caught.value.problems) == 4
-    assert sum("its id a is also that of images/a" in line for line in caught.value.problems) == 2
+    assert sum("its id 'a' is also that of 'images/a" in line for line in caught.value.problems) == 1
     assert sum("a path" in line for line in caught.value.problems) == 2
-
-
-@pytest.mark.parametrize(
-    ("name", "problem"),
-    [
-        ("0a1b", None),
-        ("tile 7.v2", None),
-        ("x" * 100, None),
-        ("x" * 101, "101 characters"),
-        ("", "an empty id"),
-        ("a\x1bb", "control characters"),
-        ("a/b", "a path"),
-        ("a\\b", "a path"),
-        ("..", "a path"),
-    ],
-)
-def test_id_problem(name: str, problem: str | None) -> None:
-    found = id_problem(name)
-    assert found is None if problem is None else found is not None and problem in found
-
-
-def test_printable() -> None:
-    assert printable("Öl.png") == "Öl.png"
-    assert printable("a\x1b[2J") == r"'a\x1b[2J'"
-
-
-def test_problems_are_sorted_and_counted() -> None:
-    raise_problems("here", [])
-    with pytest.raises(DataError, match="^1 problem in here, fix or remove the files; the first: b$"):
-        raise_problems("here", ["b"])
-    with pytest.raises(DataError, match="^2 problems in here, .*; the first: a$") as caught:
-        raise_problems("here", ["b", "a"])
-    assert caught.value.problems == ("a", "b")
+    assert sum("images/b.png: is twice in d.zip" in line for line in caught.value.problems) == 1

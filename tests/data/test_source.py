@@ -1,19 +1,18 @@
 """The raw files of every kind of source: listed, read and tagged; damaged and malicious zips are refused."""
 
-import io
 import os
 import shutil
-import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from saltray.data.png import MAX_BYTES
+import saltray.data.source
 from saltray.data.source import Source
 from saltray.errors import ConfigError, DataError, NotFoundError
+from saltray.storage.uri import open_store
 
-from .mini import SOURCES, Mini, kaggle_zips, png, put, zip_folder, zip_members
+from .mini import SOURCES, Mini, kaggle_zips, png, put, zip_folder
 
 
 def test_every_source_has_the_same_files(any_source_uri: str, mini: Mini) -> None:
@@ -68,36 +67,93 @@ def test_content_tag_is_that_of_the_content(
     assert tag() != before
 
 
-def test_damaged_zip(folder: Path, mini: Mini, tmp_path: Path) -> None:
-    whole = zip_folder(folder, tmp_path / "data.zip").read_bytes()
-    (tmp_path / "short.zip").write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(DataError, match=r"short\.zip is not a complete zip"):
-        Source(str(tmp_path / "short.zip"))
-    spot = whole.index(b"ffffff0001.png") + 80  # inside the compressed bytes of that member
-    (tmp_path / "flipped.zip").write_bytes(whole[:spot] + bytes([whole[spot] ^ 1]) + whole[spot + 1 :])
-    source = Source(str(tmp_path / "flipped.zip"))
-    with pytest.raises(DataError, match="cannot be read from the zip"):
-        source.read("test/images/ffffff0001.png")
-    assert source.read("test/images/ffffff0002.png") == (folder / "test/images/ffffff0002.png").read_bytes()
+def wrapped(folder: Path, target: Path, name: str = "competition_data") -> Path:
+    """The data set in a folder that is alone in another, with a file manager's files."""
+    shutil.copytree(folder, target / name)
+    (target / "__MACOSX").mkdir()
+    (target / "__MACOSX/._x").touch()
+    (target / ".DS_Store").touch()
+    (target / "README.txt").touch()
+    return target
+
+
+def keys(uri: Path | str) -> list[str]:
+    return [entry.key for entry in Source(str(uri)).list() if entry.key.endswith(("png", "csv"))]
+
+
+@pytest.mark.parametrize("kind", ["folder", "zip", "competition_data.zip", "s3", "zip on s3"])
+def test_a_folder_on_top_is_not_part_of_the_names(kind: str, folder: Path, tmp_path: Path, s3_server: str) -> None:
+    outer = wrapped(folder, tmp_path / "outer")
+    uri = SOURCES[kind](outer, tmp_path / "other", f"s3://saltray-test/{tmp_path.name}")
+    assert keys(uri) == keys(folder)
+    source = Source(uri)
+    assert len(source.notes) == 1
+    assert "the data set is in the folder competition_data of " in source.notes[0]
+    (entry,) = [entry for entry in source.list() if entry.key == "train.csv"]
+    assert source.read(entry.key) == (folder / "train.csv").read_bytes()
+    assert Source(source.uri).list() == source.list()
+
+
+def test_folders_on_top_may_be_nested_or_beside_others(folder: Path, tmp_path: Path) -> None:
+    assert keys(wrapped(folder, tmp_path / "outer", "a/b")) == keys(folder)
+    (tmp_path / "outer/notebooks").mkdir()
+    (tmp_path / "outer/notebooks/x.py").touch()
+    with pytest.raises(DataError, match=r"several data sets, in b, c; name one of them"):
+        shutil.copytree(folder, tmp_path / "outer/a/c")
+        Source(str(tmp_path / "outer/a"))
+    shutil.rmtree(tmp_path / "outer/a")
+    shutil.copytree(folder, tmp_path / "outer/salt")
+    assert keys(tmp_path / "outer") == keys(folder)
+
+
+def test_archives_in_a_folder_on_top(folder: Path, tmp_path: Path) -> None:
+    kaggle_zips(folder, tmp_path / "outer/salt")
+    assert keys(tmp_path / "outer") == keys(folder)
+
+
+def test_train_zip_may_have_a_folder_on_top(folder: Path, tmp_path: Path) -> None:
+    (folder / "train").rename(tmp_path / "mine")
+    for path in (folder / "train.csv", folder / "depths.csv"):
+        path.unlink()
+    (tmp_path / "outer").mkdir()
+    (tmp_path / "mine").rename(tmp_path / "outer/mine")
+    zip_folder(tmp_path / "outer", folder / "train.zip")
+    assert f"train/images/{Mini().ids[0]}.png" in keys(folder)
+
+
+def test_equal_files_of_several_archives_are_read_once(folder: Path, mini: Mini, tmp_path: Path) -> None:
+    both = kaggle_zips(folder, tmp_path / "both")
+    (folder / "train.csv").write_text("of the zip")
+    zip_folder(folder, both / "competition_data.zip")
+    assert keys(both) == keys(folder)
+    source = Source(str(both))
+    assert source.read("train.csv") == (both / "train.csv").read_bytes() != b"of the zip"
+    assert source.problems == []
+    (note,) = source.notes
+    assert note.startswith("in several zips with equal content, and read once: ")
+
+
+def test_different_files_of_one_name_in_several_archives_are_refused(folder: Path, mini: Mini, tmp_path: Path) -> None:
+    both = kaggle_zips(folder, tmp_path / "both")
+    put(folder / f"train/images/{mini.ids[1]}.png", mini.images[2])
+    zip_folder(folder, both / "competition_data.zip")
+    (problem,) = Source(str(both)).problems
+    assert problem.where == f"train/images/{mini.ids[1]}.png"
+    assert "is twice in train.zip and in competition_data.zip, with different content" in problem.what
+
+
+def test_a_prefix_of_many_other_objects_is_not_listed_whole(
+    s3_server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(saltray.data.source, "_MAX_OTHERS", 3)
+    uri = f"s3://saltray-test/{tmp_path.name}"
+    for number in range(5):
+        open_store(uri).put(f"logs{number}/x", b"")
+    with pytest.raises(DataError, match="over 3 objects that are no tiles; name the data set itself"):
+        Source(uri).list()
 
 
 def test_a_folder_may_be_named_like_a_zip(tmp_path: Path) -> None:
     (tmp_path / "data.zip").mkdir()
     (tmp_path / "data.zip/inside").touch()
     assert [entry.key for entry in Source(str(tmp_path / "data.zip")).list()] == ["inside"]
-
-
-def test_zip_bomb_is_refused_before_it_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    source = Source(str(zip_members([("images/a.png", bytes(MAX_BYTES + 1))], tmp_path / "bomb.zip")))
-    monkeypatch.setattr(zipfile.ZipFile, "read", None)  # reading would fail
-    with pytest.raises(DataError, match="67,108,865 bytes"):
-        source.read("images/a.png")
-
-
-def test_zip_of_another_compression_is_refused(tmp_path: Path) -> None:
-    file = io.BytesIO()
-    with zipfile.ZipFile(file, "w", zipfile.ZIP_LZMA) as archive:
-        archive.writestr("images/a.png", png(np.zeros((4, 4), np.uint8)))
-    (tmp_path / "lzma.zip").write_bytes(file.getvalue())
-    with pytest.raises(DataError, match="neither stored nor deflated"):
-        Source(str(tmp_path / "lzma.zip")).read("images/a.png")

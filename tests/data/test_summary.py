@@ -1,11 +1,13 @@
 """The summary of a data set that is known beforehand, from every kind of source."""
 
+import shutil
 from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from saltray.data.pixel_range import PixelRange
 from saltray.data.statistics import statistics_of
 from saltray.data.summary import DatasetSummary, summarise
 from saltray.data.tiles import LabelledTiles
@@ -18,11 +20,13 @@ def test_summary(any_source_uri: str, mini: Mini) -> None:
     assert summarise(any_source_uri) == DatasetSummary(
         **asdict(statistics_of(LabelledTiles(tuple(mini.ids), mini.images, mini.masks))),
         test_tiles=5,
+        pixel_range=PixelRange(bits=8, maximum=255),
         masks_8bit=5,
         masks_16bit=7,
         black_test=1,
         duplicate_images=1,  # the black ones, two of them for training
         depth_range=(60, 71),
+        notes=(),
     )
 
 
@@ -43,3 +47,12 @@ def test_test_images_are_checked_too(folder: Path) -> None:
     put(folder / "test/images/ffffff0000.png", np.zeros((5, 6), np.uint8))
     with pytest.raises(DataError, match="1 problem in"):
         summarise(str(folder))
+
+
+def test_what_is_unusual_is_noted(folder: Path, mini: Mini) -> None:
+    for tile in mini.ids:
+        put(folder / f"train/images/{tile}.png", np.full((9, 13), 1000, np.uint16))
+    shutil.rmtree(folder / "test")
+    summary = summarise(str(folder))
+    assert summary.pixel_range == PixelRange(bits=16, maximum=1000)
+    assert summary.notes == ("images: 10-bit range in 16-bit files, scaled by the data set's maximum 1000",)

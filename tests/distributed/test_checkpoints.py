@@ -1,5 +1,6 @@
 """Checkpoints of a job: uploaded through the store, and found again, complete and uncorrupted."""
 
+import resource
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -93,6 +94,22 @@ def test_an_upload_that_fails_is_not_reported(
         upload(Checkpoint(str(tmp_path)), checkpoint_folder(1))
     assert upload.done.is_set()  # otherwise the fold would never write a checkpoint again
     assert checkpoints.newest(folder_store.sub("fold-0")) == (None, [])
+
+
+def test_a_full_folder_of_temporary_files_is_named(folder_store: Store, tmp_path: Path) -> None:
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    big = {"epoch": 1, "model": {"weight": torch.zeros(1 << 16)}}
+    upload = Upload(folder_store, "fold-0", 1, [big])
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 16, before[1]))  # a larger file fails half-way, as on a full disk
+    try:
+        with pytest.raises(StorageError, match="temporary files cannot be written to .*; free some space") as caught:
+            upload(Checkpoint(str(tmp_path)), checkpoint_folder(1))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert "\n" not in str(caught.value)
+    assert upload.done.is_set()
+    assert list(folder_store.list()) == []
+    assert not (tmp_path / "state.pt").exists()
 
 
 def test_the_newest_is_the_one_of_most_epochs(folder_store: Store, tmp_path: Path) -> None:

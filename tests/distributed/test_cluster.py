@@ -1,6 +1,7 @@
 """The Ray cluster: which one is joined, what is started here, and what is known of its nodes."""
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -73,6 +74,35 @@ def test_the_address_of_the_jobs_api_is_refused(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setenv("RAY_ADDRESS", "http://127.0.0.1:8265")
     with pytest.raises(ConfigError, match="RAY_ADDRESS is http://127.0.0.1:8265, which is for `ray job submit`"):
         ray_cluster().__enter__()
+
+
+def test_a_signal_while_ray_starts_reaches_the_callers_handler(monkeypatch: pytest.MonkeyPatch) -> None:
+    def init(**settings: object) -> None:
+        signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(1))  # as Ray does
+        signal.raise_signal(signal.SIGTERM)
+
+    received: list[int] = []
+    monkeypatch.setattr("ray.init", init)
+    before = signal.signal(signal.SIGTERM, lambda number, frame: received.append(number))
+    try:
+        cluster._connect(ConfigError)
+        assert received == [signal.SIGTERM]
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def test_other_versions_on_the_cluster_are_told_in_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def init(**settings: object) -> None:
+        raise RuntimeError(
+            "Version mismatch: The cluster was started with:\n    Ray: 2.60.0\n    Python: 3.12.1\n"
+            "This process on 10.0.0.1 was started with:\n    Ray: 2.60.0\n    Python: 3.11.7\n"
+        )
+
+    monkeypatch.setattr("ray.init", init)
+    with pytest.raises(
+        ConfigError, match=r"^Version .* Ray: 2.60.0 Python: 3.12.1 This .* Ray: 2.60.0 Python: 3.11.7$"
+    ):
+        cluster._connect(ConfigError)
 
 
 def test_a_job_on_the_head_node_knows_what_the_cluster_can_grow_to(

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any, Self
 
 import pytest
+from ray.train.v2.api.exceptions import ControllerError
 
 from saltray.config import Config
 from saltray.distributed import fold_jobs
@@ -64,6 +65,7 @@ class FakePool:
         self.most = 0
         self.resources: JobResources | None = None
         self.left_by: type[BaseException] | None = None
+        self.short = True
 
     def __call__(self, resources: JobResources) -> Self:
         self.resources = resources
@@ -83,6 +85,9 @@ class FakePool:
             return None
         fold, value = step
         return JobOutcome(self.running.pop(fold), value)
+
+    def is_short(self) -> bool:
+        return self.short
 
     def __enter__(self) -> Self:
         return self
@@ -140,6 +145,17 @@ def test_a_failure_leaves_the_other_folds_running(
     assert outcomes[1].result == result_of(1)
     assert events[2] == FoldFailed(fold=0, reason=failure, queued=0)
     assert (jobs[0].home.get("error.txt") if jobs[0].home.exists("error.txt") else None) == kept
+
+
+def test_no_fold_is_started_after_one_that_the_store_refused(
+    make_job: MakeJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    full = StorageError("/store: No space left on device; free some space there")
+    jobs = [make_job(fold) for fold in range(4)]
+    outcomes, events, _ = train(monkeypatch, jobs, [(0, ControllerError(full)), (1, result_of(1))])
+    assert [(outcome.fold, outcome.fault) for outcome in outcomes] == [(0, full), (1, None)]
+    assert outcomes[0].failure == f"{full} (full text: {jobs[0].home.uri}/error.txt)"
+    assert [event.fold for event in events if isinstance(event, FoldStarted)] == [0, 1]
 
 
 def test_the_error_of_an_earlier_attempt_is_deleted_first(make_job: MakeJob, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -204,11 +220,18 @@ def test_a_fold_without_resources_says_that_it_waits(make_job: MakeJob, monkeypa
     def begin() -> None:
         with History(job.home) as history:
             history.note("runs on 10.0.0.1")
+        pool.short = False
 
-    _, events, _ = train(monkeypatch, [job], [NOTHING, begin, NOTHING, NOTHING, (3, result_of(3))])
-    assert isinstance(events[1], FoldWaiting)
+    def lose_a_node() -> None:
+        pool.short = True
+
+    pool = FakePool([NOTHING, begin, NOTHING, NOTHING, lose_a_node, NOTHING, (3, result_of(3))])
+    monkeypatch.setattr(fold_jobs, "JobPool", pool)
+    events: list[Event] = []
+    train_folds([job], capacity(1), lambda: None, events.append)
+    kinds = [type(event) for event in events]
+    assert kinds == [FoldStarted, FoldWaiting, FoldNote, FoldWaiting, FoldFinished]
     assert str(events[1]).startswith("fold 3  has waited 0 min for its nodes; `ray status` ")
-    assert events[2:-1] == [FoldNote(3, "runs on 10.0.0.1")]
 
 
 def test_a_store_that_is_away_for_a_moment_does_not_stop_the_folds(
@@ -230,3 +253,65 @@ def test_a_store_that_is_away_for_a_moment_does_not_stop_the_folds(
 
     _, events, _ = train(monkeypatch, [job], [leave, NOTHING, come_back, (3, result_of(3))])
     assert [type(event) for event in events] == [FoldStarted, FoldEpoch, FoldFinished]
+
+
+def test_the_last_records_are_told_also_when_the_store_is_away_as_the_fold_ends(
+    make_job: MakeJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fold_jobs, "POLL_S", 0.0)
+    job = make_job(3)
+    read, answers = fold_jobs.read_history, [StorageError("the store is away"), None]
+
+    def away_once(home: Store) -> Any:
+        if (answer := answers.pop(0)) is not None:
+            raise answer
+        return read(home)
+
+    def last_epoch() -> None:
+        with History(job.home) as history:
+            history.append(epoch(2))
+        monkeypatch.setattr(fold_jobs, "read_history", away_once)
+
+    _, events, _ = train(monkeypatch, [job], [last_epoch, (3, result_of(3))])
+    assert [type(event) for event in events] == [FoldStarted, FoldEpoch, FoldFinished]
+    assert answers == []
+
+
+def test_a_store_that_is_away_at_the_start_is_told_before_a_fold_starts(
+    make_job: MakeJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Epochs of an earlier attempt would be told again otherwise."""
+
+    def away(home: Store) -> Any:
+        raise StorageError("the store is away")
+
+    monkeypatch.setattr(fold_jobs, "read_history", away)
+    monkeypatch.setattr(fold_jobs, "JobPool", lambda resources: pytest.fail("a fold starts"))
+    with pytest.raises(StorageError, match="the store is away"):
+        train_folds([make_job(3)], capacity(1), lambda: None, lambda event: None)
+
+
+def test_a_history_that_cannot_be_read_is_replaced(make_job: MakeJob, monkeypatch: pytest.MonkeyPatch) -> None:
+    job = make_job(3)
+    job.home.put("history.jsonl", b"junk")
+
+    def begin() -> None:
+        with History(job.home) as history:
+            history.append(epoch(1))
+
+    _, events, _ = train(monkeypatch, [job], [NOTHING, begin, (3, result_of(3))])
+    assert [type(event) for event in events] == [FoldStarted, FoldEpoch, FoldFinished]
+
+
+def test_an_observer_that_raises_ends_the_folds_with_its_own_exception(
+    make_job: MakeJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pool = FakePool([])
+    monkeypatch.setattr(fold_jobs, "JobPool", pool)
+
+    def observer(event: Event) -> None:
+        raise BrokenPipeError("the terminal is closed")
+
+    with pytest.raises(BrokenPipeError, match="the terminal is closed"):
+        train_folds([make_job(0)], capacity(1), lambda: None, observer)
+    assert pool.left_by is BrokenPipeError

@@ -1,15 +1,18 @@
-"""Workers by fork: they get their arguments, environment and streams, and ids of their own."""
+"""Workers by fork: they get their arguments, environment and streams, and ids of their own; without a server, too."""
 
 import os
+import shlex
+import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack, chdir
 from pathlib import Path
 
 import pytest
 
-from saltray.distributed import fork_server as module
 from saltray.distributed.fork_server import fork_server
 
 WORKER = """
@@ -26,29 +29,53 @@ SHARED = {"numpy", "pandas", "pyarrow", "safetensors", "torch", "torchvision"}
 """What takes long to import, and what a worker therefore must not import itself."""
 KILLED_DRIVER = """
 import os
+from pathlib import Path
 from saltray.distributed.fork_server import fork_server
-with fork_server() as command:
-    print(command.split()[-1], flush=True)
+with fork_server(Path("/tmp")) as command:
+    print(command, flush=True)
     os.kill(os.getpid(), 9)
 """
+IMPATIENT = (
+    "import sys; from saltray.distributed import fork_server as m; m.ANSWER_S = 0.1; m.ask(sys.argv[1], sys.argv[2:])"
+)
 
 
 @pytest.fixture(scope="module")
-def python() -> Iterator[str]:
-    with fork_server() as command:
+def python(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A server that was started in an analyst's folder; its own folder has a blank in its name."""
+    here = tmp_path_factory.mktemp("here")
+    for name in ("random", "queue", "numpy", "signal", "requests"):
+        (here / f"{name}.py").write_text("raise SystemExit('not the one you want')")
+    with ExitStack() as stack:
+        base = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="a b", dir="/tmp")))
+        with chdir(here):
+            command = stack.enter_context(fork_server(base))
         yield command
 
 
-def run(python: str, script: Path, *args: str, mark: str) -> subprocess.CompletedProcess[str]:
+def run(python: str, script: Path, *args: str, mark: str = "") -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [*python.split(), str(script), *args],
+        ["bash", "-c", shlex.join(["exec", *shlex.split(python), str(script), *args])],
         env=os.environ | {"MARK": mark},
         cwd=script.parent,
+        stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
         check=True,
         timeout=240,
     )
+
+
+def server_of(python: str) -> list[int]:
+    """The process that serves those who ask so; none if it has ended."""
+    log, found = Path(shlex.split(python)[-1]).parent / "log", []
+    for stdout in Path("/proc").glob("[0-9]*/fd/1"):
+        try:
+            if stdout.readlink() == log:
+                found.append(int(stdout.parts[2]))
+        except OSError:  # it has ended
+            continue
+    return found
 
 
 def test_a_fork_is_what_was_asked_for_and_draws_ids_of_its_own(python: str, tmp_path: Path) -> None:
@@ -81,39 +108,83 @@ def test_a_fork_imports_no_large_library_itself(python: str, tmp_path: Path) -> 
     assert not [module for module in own if not module.startswith("saltray.distributed")]
 
 
-def test_the_server_ends_with_whoever_started_it_and_asking_it_then_fails() -> None:
+@pytest.fixture
+def script(tmp_path: Path) -> Path:
+    """A worker that tells whether it is a fork, in a file too, and ends when its standard input does."""
+    path = tmp_path / "script.py"
+    path.write_text(
+        "import sys\n"
+        "said = f\"{'torch' in sys.modules} {sys.argv[1:]}\"\n"
+        "with open('started', 'a') as file: print(said, file=file)\n"
+        "print(said, flush=True)\n"
+        "print(sys.stdin.read())\n"
+    )
+    return path
+
+
+def test_the_server_ends_with_whoever_started_it_and_who_asks_then_starts_alone(script: Path) -> None:
     killed = subprocess.run(
         [sys.executable, "-c", KILLED_DRIVER], capture_output=True, text=True, timeout=240, check=False
     )
     assert killed.returncode == -9
-    address = killed.stdout.strip()
+    python = killed.stdout.strip()
     end = time.monotonic() + 60
-    while servers_at(address):
+    while server_of(python):
         assert time.monotonic() < end, "the server outlived the process that started it"
         time.sleep(0.1)
-    assert Path(address).exists()  # nobody was left to delete it
-    ask = [sys.executable, "-I", "-S", module.__file__, "ask", address, "worker.py"]
-    done = subprocess.run(ask, capture_output=True, text=True, timeout=60, check=False)
-    assert (done.returncode, done.stderr) == (1, "the fork server has ended\n")
+    assert Path(shlex.split(python)[-1]).exists()  # nobody was left to delete it
+    assert run(python, script, "a b").stdout.splitlines()[0] == "False ['a b']"
 
 
-def servers_at(address: str) -> list[Path]:
-    """Processes that serve at this address."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            words = path.read_bytes().decode(errors="replace").split("\0")
-        except OSError:  # it has ended
-            continue
-        if words[-3:-1] == ["serve", address]:
-            found.append(path)
-    return found
+def test_without_a_server_a_worker_starts_alone_which_is_told(script: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with fork_server(Path("/tmp")) as python:
+        (server,) = server_of(python)
+        os.kill(server, signal.SIGKILL)
+        assert run(python, script, "a b").stdout.splitlines()[0] == "False ['a b']"
+    assert "has ended (signal 9); workers start on their own, slower" in caplog.text
+    assert run(python, script).stdout.splitlines()[0] == "False []"  # its folder is gone, too
 
 
-def test_asking_a_server_that_has_ended_fails() -> None:
-    with fork_server() as command:
-        pass
-    done = subprocess.run(
-        [*command.split(), "worker.py"], capture_output=True, text=True, timeout=60, check=False, cwd="/"
-    )
-    assert (done.returncode, done.stderr) == (1, "the fork server has ended\n")
+def test_a_server_that_cannot_import_tells_why_and_no_worker_waits_for_it(
+    script: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "fsspec.py").write_text("raise ImportError('torn')")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    with fork_server(Path("/tmp")) as python:
+        assert run(python, script).stdout.splitlines()[0] == "False []"
+    assert "has ended (ImportError: torn)" in caplog.text
+
+
+def test_a_stopped_server_is_waited_for_no_longer_than_that_and_its_late_fork_does_nothing(
+    script: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with fork_server(Path("/tmp")) as python:
+        (server,) = server_of(python)
+        os.kill(server, signal.SIGSTOP)
+        impatient = [sys.executable, "-c", IMPATIENT, shlex.split(python)[-1], str(script)]
+        # The stopped server is sent copies of these streams; pipes would stay open.
+        quiet = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        subprocess.run(impatient, cwd=script.parent, check=True, timeout=60, **quiet)
+        os.kill(server, signal.SIGCONT)
+        run(python, script)  # the server takes requests in order
+        assert (script.parent / "started").read_text() == "False []\nTrue []\n"
+        os.kill(server, signal.SIGSTOP)
+    assert server_of(python) == []
+    assert caplog.text == ""
+
+
+def test_a_fork_outlives_the_server_and_ends_with_its_own_work(script: Path) -> None:
+    with fork_server(Path("/tmp")) as other:
+        asking = subprocess.Popen(
+            [*shlex.split(other), str(script)],
+            cwd=script.parent,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        assert asking.stdout is not None
+        assert asking.stdout.readline() == "True []\n"
+    assert server_of(other) == []
+    assert asking.poll() is None
+    assert asking.communicate("done", timeout=60) == ("done\n", None)
+    assert (script.parent / "started").read_text() == "True []\n"

@@ -28,10 +28,26 @@ class FakeRay:
         self.started = threading.Semaphore(0)
         self.calls: list[Any] = []
         self.killable = True
+        self.ranks: list[str] = []
+        self.away = False
         patch.setattr(job_pool, "run_job", self.run_job)
         patch.setattr(job_pool, "kill_trainers", self.kill_trainers)
-        patch.setattr(job_pool, "remove_orphaned_placement_groups", lambda: self.calls.append("remove"))
+        patch.setattr(job_pool, "remove_orphaned_placement_groups", self.remove)
+        patch.setattr(job_pool, "live_actors", self.live_actors)
         patch.setattr(job_pool.ray, "shutdown", lambda: self.calls.append("shutdown"))
+
+    def remove(self) -> None:
+        self.calls.append("remove")
+        self.ask()
+
+    def live_actors(self, *classes: str) -> list[str]:
+        assert classes == ("RayTrainWorker",)
+        self.ask()
+        return self.ranks
+
+    def ask(self) -> None:
+        if self.away:
+            raise RuntimeError("RpcError: the GCS is away")
 
     def run_job(self, train_loop: Any, job: Job, resources: JobResources) -> Any:
         self.calls.append((train_loop, job.name, resources))
@@ -50,6 +66,7 @@ class FakeRay:
 
     def kill_trainers(self) -> None:
         self.calls.append("kill")
+        self.ask()
         if self.killable:
             for name in self.ends:
                 self.end(name, RuntimeError("the controller was killed"))
@@ -83,6 +100,46 @@ def test_jobs_run_at_once_and_come_back_as_they_end(fake: FakeRay, make_job: Mak
     assert sorted(started, key=lambda call: call[1]) == [(loop, "fold-0", RESOURCES), (loop, "fold-1", RESOURCES)]
     assert fake.calls.count("remove") == 3  # once per look
     assert not {"kill", "shutdown"} & {call for call in fake.calls if isinstance(call, str)}
+
+
+def test_a_gcs_that_is_away_for_a_moment_ends_no_job(fake: FakeRay, make_job: MakeJob) -> None:
+    fake.away = True
+    with JobPool(RESOURCES) as pool:
+        pool.start(loop, make_job(0))
+        fake.wait_for(1)
+        assert pool.wait(0.0) is None
+        assert not pool.is_short()
+        fake.end("fold-0")
+        ended = pool.wait(30)
+    assert ended is not None
+    assert ended.value == "result of fold-0"
+
+
+def test_a_pool_is_short_while_a_job_lacks_a_rank(fake: FakeRay, make_job: MakeJob) -> None:
+    with JobPool(RESOURCES) as pool:
+        assert not pool.is_short()
+        pool.start(loop, make_job(0))
+        fake.wait_for(1)
+        for fake.ranks in ([], ["a"]):
+            assert pool.is_short()
+        fake.ranks = ["a", "b"]
+        assert not pool.is_short()
+        fake.end("fold-0")
+        pool.wait(30)
+
+
+def test_an_interrupt_ends_ray_also_where_it_does_not_answer(
+    fake: FakeRay, make_job: MakeJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(job_pool, "JOIN_S", 0.3)
+    with pytest.raises(KeyboardInterrupt), JobPool(RESOURCES) as pool:
+        pool.start(loop, make_job(0))
+        fake.wait_for(1)
+        fake.away = True
+        raise KeyboardInterrupt
+    assert fake.calls[-1] == "shutdown"
+    assert fake.calls.count("kill") > 1
+    fake.end("fold-0")
 
 
 def test_an_interrupt_stops_all_jobs_and_then_ray(fake: FakeRay, make_job: MakeJob) -> None:

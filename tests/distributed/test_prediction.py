@@ -1,6 +1,8 @@
 """Tiles through an ensemble by Ray Data: how many workers, what a worker does, and how its fault is told."""
 
+import os
 import pickle
+import signal
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -9,11 +11,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from saltray.data.pixel_range import PixelRange
 from saltray.data.rle import decode_rle
+from saltray.data.tile_reader import TileReader
 from saltray.distributed import prediction
 from saltray.distributed.capacity import Node
 from saltray.distributed.prediction import PredictionWorkers, choose_workers
-from saltray.errors import ConfigError, DataError, EnsembleError
+from saltray.errors import ConfigError, DataError, EnsembleError, NotFoundError, ResourceError
 
 CPUS: list[Node] = [{"CPU": 3.0}, {"CPU": 1.0}]
 GPUS: list[Node] = [{"CPU": 8.0, "GPU": 2.0}]
@@ -64,24 +68,35 @@ def images(tmp_path: Path) -> str:
     return str(tmp_path / "tiles")
 
 
+def reader_of(uri: str, height: int, width: int) -> TileReader:
+    return TileReader(uri=uri, height=height, width=width, scale=PixelRange(bits=8, maximum=255))
+
+
 NAMES = {"name": np.array(["test/images/1.png", "test/images/2.png"])}
 
 
 def test_names_become_pixels(images: str) -> None:
-    decoded = prediction._Decode(images, (4, 5))(NAMES)
+    decoded = prediction._Decode(reader_of(images, 4, 5))(NAMES)
     assert decoded["id"].tolist() == ["1", "2"]
     np.testing.assert_array_equal(decoded["image"], np.stack([np.full((4, 5), 1), np.full((4, 5), 2)]))
     assert decoded["fault"].tolist() == [b"", b""]
 
 
 def test_a_tile_of_another_size_is_a_fault_of_its_batch(images: str) -> None:
-    decoded = prediction._Decode(images, (5, 4))(NAMES)
+    decoded = prediction._Decode(reader_of(images, 5, 4))(NAMES)
     assert decoded["image"].shape == (2, 5, 4)  # as in every other batch
     fault = pickle.loads(decoded["fault"][0])
     assert type(fault) is DataError
     assert str(fault) == (
-        "test/images/1.png has 4x5 pixels, the ensemble was trained on 5x4; cut or pad the tiles to that size"
+        f"test/images/1.png of {images}: 4x5 pixels, but the ensemble was trained on 5x4; crop or pad it"
     )
+
+
+def test_a_tile_that_vanishes_is_a_fault_of_its_batch(images: str) -> None:
+    Path(images, "test/images/2.png").unlink()
+    fault = pickle.loads(prediction._Decode(reader_of(images, 4, 5))(NAMES)["fault"][1])
+    assert type(fault) is NotFoundError
+    assert "test/images/2.png: there is no such object" in str(fault)
 
 
 BATCH = {"id": np.array(["a", "b"]), "image": np.zeros((2, 3, 3), np.uint8), "fault": np.array([b"", b""], object)}
@@ -125,3 +140,39 @@ def test_an_ensemble_that_cannot_be_loaded_is_a_fault_of_every_batch(monkeypatch
     earlier = BATCH | {"fault": np.array([b"", pickle.dumps(DataError("1.png"))], object)}
     out = prediction._Predict("uri", "cpu", True, False)(earlier)
     assert str(pickle.loads(out["fault"][0])) == "1.png"  # what went wrong first
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_here")
+def test_a_worker_that_is_killed_is_told_in_one_line(
+    images: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    import ray.data
+
+    def killed(uri: str, *, device: str) -> Any:  # as the kernel does when memory is short
+        def predict(images: Any, *, tta: bool) -> Any:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+        return SimpleNamespace(predict=predict, threshold=0.2)
+
+    context = ray.data.DataContext.get_current()
+    before = (context.enable_progress_bars, context.execution_options.preserve_order)
+    monkeypatch.setattr(prediction, "_Predict", dying(killed))
+    names = [str(name) for name in NAMES["name"]]
+    settings: dict[str, Any] = {"tta": False, "keep_probabilities": False, "workers": PredictionWorkers(1, "CPU")}
+    with pytest.raises(ResourceError, match="a worker was killed .*; give fewer --workers") as caught:
+        list(prediction.stream_predictions("unused", reader_of(images, 4, 5), names, **settings))
+    assert "\n" not in str(caught.value)
+    assert capfd.readouterr() == ("", "")
+    assert ray.data.DataContext.get_current() is context
+    assert (context.enable_progress_bars, context.execution_options.preserve_order) == before
+
+
+def dying(load: Any) -> Any:
+    """`_Predict` whose ensemble is what `load` gives."""
+
+    class Dying(prediction._Predict):
+        def __init__(self, *args: Any) -> None:
+            self.tta, self.keep_probabilities, self.fault, self.ensemble = False, False, b"", load("", device="")
+
+    return Dying

@@ -1,5 +1,6 @@
 """What is checked before anything trains on a cluster; several real hosts are in tests/cluster."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -7,7 +8,7 @@ import pytest
 from saltray.config import ClusterConfig
 from saltray.distributed import preflight as module
 from saltray.distributed.capacity import Capacity, JobResources, Node
-from saltray.distributed.preflight import check_store_uri, preflight
+from saltray.distributed.preflight import check_cluster, check_store_uri, preflight
 from saltray.errors import ConfigError, ResourceError
 from saltray.progress import Event, StoreMustBeShared
 from saltray.storage.base import Store
@@ -44,33 +45,96 @@ def pretend(patch: pytest.MonkeyPatch, present: list[Node], possible: list[Node]
     patch.setattr(module, "nodes_possible", lambda: possible)
 
 
-def run_preflight(home: Store, cluster: ClusterConfig | None = None) -> tuple[Capacity, list[Event]]:
+def run_check(home: Store, cluster: ClusterConfig | None = None) -> tuple[Capacity, list[Event]]:
     events: list[Event] = []
     cluster = cluster or ClusterConfig(cpus_per_worker=1)
-    return preflight(cluster, home, jobs=5, sharing=5, observer=events.append), events
+    return check_cluster(cluster, home, jobs=5, sharing=5, observer=events.append), events
 
 
 def test_on_one_machine_the_capacity_is_counted(home: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     pretend(monkeypatch, [NODE], [])
-    assert run_preflight(home) == (Capacity(JobResources(1, 1, 0), 2, ready=2), [])
+    assert run_check(home) == (Capacity(JobResources(1, 1, 0), 2, ready=2), [])
     with pytest.raises(ResourceError, match="3 ranks of 1 CPU"):
-        run_preflight(home, ClusterConfig(workers_per_fold=3, cpus_per_worker=1))
+        run_check(home, ClusterConfig(workers_per_fold=3, cpus_per_worker=1))
 
 
 def test_a_folder_on_a_cluster_that_can_grow_must_be_shared(home: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     pretend(monkeypatch, [NODE], [NODE, NODE])
-    assert run_preflight(home) == (Capacity(JobResources(1, 1, 0), 4, ready=2), [StoreMustBeShared(home.uri)])
-    assert run_preflight(open_store("s3://bucket/runs/r1"))[1] == []
+    assert run_check(home) == (Capacity(JobResources(1, 1, 0), 4, ready=2), [StoreMustBeShared(home.uri)])
+    assert run_check(open_store("s3://bucket/runs/r1"))[1] == []
+
+
+@pytest.fixture
+def alone(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    """A process that belongs to no cluster, on a machine of two CPUs."""
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr("ray.is_initialized", lambda: False)
+    monkeypatch.setattr(module, "this_machine", lambda: NODE)
+    return monkeypatch
+
+
+def test_without_a_cluster_this_machine_is_judged(alone: pytest.MonkeyPatch) -> None:
+    found = preflight(ClusterConfig(cpus_per_worker=1), jobs=5, sharing=5)
+    assert (found.where, found.present, found.possible) == ("this machine", [NODE], [])
+    assert found.capacity == Capacity(JobResources(1, 1, 0), 2, ready=2)
+    with pytest.raises(ResourceError, match="3 ranks of 1 CPU"):
+        preflight(ClusterConfig(workers_per_fold=3, cpus_per_worker=1), jobs=5, sharing=5)
+    alone.setattr(module, "this_machine", lambda: pytest.fail("jobs run elsewhere"))
+    planned = preflight(ClusterConfig(cpus_per_worker=1), jobs=5, sharing=5, planned=[NODE] * 2)
+    assert (planned.where, planned.capacity.concurrency, planned.capacity.ready) == ("no cluster is connected", 4, 0)
+
+
+def test_a_gpu_that_torch_cannot_use_is_told_unless_none_is_wanted(alone: pytest.MonkeyPatch) -> None:
+    alone.setattr(module, "gpu_fault", lambda: "found 1 x X, but torch is built without CUDA")
+    for wanted in (None, 0.5, 1.0):
+        with pytest.raises(ResourceError, match="this machine: found 1 x X, .*; install a torch that fits .* CPUs"):
+            preflight(ClusterConfig(gpus_per_worker=wanted), jobs=5, sharing=5)
+    assert preflight(ClusterConfig(gpus_per_worker=0), jobs=5, sharing=5).capacity.concurrency == 5
+
+
+@pytest.mark.parametrize("value", ["0", "false", "False", ""])
+def test_version_1_of_ray_train_is_refused(value: str, alone: pytest.MonkeyPatch) -> None:
+    alone.setenv("RAY_TRAIN_V2_ENABLED", value)
+    with pytest.raises(ConfigError, match=f"RAY_TRAIN_V2_ENABLED is '{value}', but .*; unset it"):
+        preflight(ClusterConfig(), jobs=5, sharing=5)
+    for fine in ("1", "true"):
+        alone.setenv("RAY_TRAIN_V2_ENABLED", fine)
+        preflight(ClusterConfig(), jobs=5, sharing=5)
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_here")
+def test_the_gpus_of_a_cluster_are_judged_on_their_nodes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The session's node has none: its driver's answer is written for it, and its task must be the one that asks."""
+    smi = tmp_path / "nvidia-smi"
+    smi.write_text("#!/bin/sh\necho '9.0, NVIDIA H100'\n")
+    smi.chmod(0o755)
+
+    def ask() -> str | None:
+        return module._gpu_fault_of_node()
+
+    nodes = [{**node, "Resources": {**node["Resources"], "GPU": 1.0}} for node in module.live_nodes()] * 2
+    monkeypatch.setattr(module, "live_nodes", lambda: nodes)
+    path = f"{tmp_path}:{os.environ['PATH']}"
+
+    def fault() -> str | None:
+        os.environ["PATH"] = path
+        return ask()
+
+    monkeypatch.setattr(module, "_gpu_fault_of_node", fault)
+    with pytest.raises(ResourceError, match=r"^[\d.]+: found 1 x NVIDIA H100, but torch .* cannot use it"):
+        preflight(ClusterConfig(), jobs=5, sharing=5)
+    assert preflight(ClusterConfig(gpus_per_worker=0), jobs=5, sharing=5).capacity.concurrency > 0
 
 
 @pytest.mark.ray
 @pytest.mark.usefixtures("ray_here")
 def test_every_node_of_several_must_see_what_the_driver_wrote(home: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     pretend(monkeypatch, [NODE, NODE], [])  # the session's Ray has one, which answers
-    assert run_preflight(home)[0].ready == 4
+    assert run_check(home)[0].ready == 4
     home.delete("manifest.json")
     with pytest.raises(ConfigError, match=r"is not the same folder on every node \([\d.]+: the files .* not visible\)"):
-        run_preflight(home)
+        run_check(home)
     monkeypatch.setattr(module, "CHECK_S", 0.0)
     with pytest.raises(ConfigError, match=r"\([\d.]+: no answer within 0 s\); use s3://"):
-        run_preflight(home)
+        run_check(home)

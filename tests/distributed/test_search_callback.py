@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -30,7 +31,7 @@ class Search:
         self.events: list[Event] = []
         lock: Any = SimpleNamespace(lost=self.lost)
         self.callback = SearchCallback(spec, home, known, lock, self.events.append)
-        self.trial = SimpleNamespace(config={"index": 0, "values": VALUES})
+        self.trial = SimpleNamespace(config={"index": 0, "values": VALUES}, error_file=None)
         create_trial(home, 0, VALUES)
         home.put(CHECKPOINT, b"state")
 
@@ -115,15 +116,24 @@ def test_a_diverged_trial_keeps_its_reason(make_search: MakeSearch) -> None:
     assert search.events[-1].failure
 
 
-def test_a_trial_whose_process_died_for_good_failed_and_can_be_resumed(make_search: MakeSearch) -> None:
+def test_a_trial_whose_process_died_for_good_failed_and_can_be_resumed(make_search: MakeSearch, tmp_path: Path) -> None:
     search = make_search()
+    (tmp_path / "error.txt").write_text("Failure # 3\nThe actor died: killed by signal 9\n\n")
+    search.trial.error_file = f"{tmp_path}/error.txt"
     search.start()
     search.epoch(1)
     search.error()
     assert search.now.status == "failed"
     assert search.now.resumable
     assert search.home.exists(CHECKPOINT)
-    assert "its process on the driver's node died" in str(search.events[-1])
+    assert "its process on the driver's node died: The actor died: killed by signal 9" in str(search.events[-1])
+
+
+def test_a_death_without_a_reason(make_search: MakeSearch) -> None:
+    search = make_search()
+    search.start()
+    search.error()
+    assert str(search.now.reason).endswith("died: Ray gives no reason")
 
 
 def test_a_trial_that_is_resumed_replaces_the_epochs_after_its_checkpoint(make_search: MakeSearch) -> None:
@@ -164,3 +174,32 @@ def test_what_stopped_trials_had_reserved_is_freed_once_a_second(
     for now in (100.0, 100.5, 101.5, 102.0):  # noqa: B007
         search.callback.on_step_end(1, [])
     assert calls == [100.0, 101.5]
+
+
+def test_a_gcs_that_is_away_for_a_moment_does_not_end_the_search(
+    make_search: MakeSearch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away() -> None:
+        raise RuntimeError("RpcError: the GCS is away")
+
+    monkeypatch.setattr(module, "remove_orphaned_placement_groups", away)
+    search = make_search()
+    search.callback.on_step_end(1, [])
+    assert search.callback.errors == []
+
+
+def test_what_the_observer_raises_is_kept_for_the_caller(make_search: MakeSearch) -> None:
+    search = make_search()
+    broken = BrokenPipeError("the terminal is closed")
+
+    def observer(event: Event) -> None:
+        raise broken
+
+    search.callback._observer = observer
+    with pytest.raises(BrokenPipeError):
+        search.start()
+    search.epoch(1)
+    search.complete()
+    search.error()  # as Ray Tune does with a trial whose hook has failed
+    assert search.callback.errors == [broken]
+    assert search.result() is None

@@ -2,16 +2,18 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
+from ray.train.v2.api.exceptions import ControllerError, WorkerGroupError
 
 from saltray.config import ClusterConfig
 from saltray.distributed.capacity import JobResources
 from saltray.distributed.jobs import Job, LoopConfig
 from saltray.distributed.ray_internals import CONTROLLER, RANK, RunConfig, live_actors
-from saltray.distributed.trainer import failure_reason, run_job, write_error
-from saltray.errors import StorageError
+from saltray.distributed.trainer import failure_reason, run_job, store_fault, write_error
+from saltray.errors import RunLockedError, StorageError
 from saltray.storage.base import Store
 
 MakeJob = Callable[..., Job]
@@ -43,6 +45,33 @@ def test_ranks_get_the_job_and_rank_0_answers(make_job: MakeJob, home: Store) ->
     assert (len(told["ranks"]), len(told["controllers"])) == (2, 1)
     # Ray's own records of the job went through the store.
     assert [entry.key for entry in home.list("fold-3")]
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_here")
+@pytest.mark.parametrize("kind", [StorageError, RunLockedError])
+def test_a_job_whose_store_refuses_is_not_retried(kind: type[Exception], make_job: MakeJob, tmp_path: Path) -> None:
+    attempts = tmp_path / "attempts"
+
+    def loop(loop_config: LoopConfig) -> None:
+        with attempts.open("a") as file:
+            file.write("x")
+        raise kind("No space left on device; free some space there")
+
+    with pytest.raises(Exception, match="No space left on device") as caught:
+        run_job(loop, make_job(4), JobResources(1, 0.5, 0))
+    fault = store_fault(caught.value)
+    assert (type(fault), str(fault)) == (kind, "No space left on device; free some space there")
+    assert attempts.read_text() == "x"
+
+
+def test_only_the_stores_own_faults_are_the_stores() -> None:
+    full = StorageError("full")
+    assert store_fault(full) is full
+    assert store_fault(WorkerGroupError("rank 1", {1: full})) is full
+    assert store_fault(ControllerError(full)) is full
+    for error in (RuntimeError("x"), ControllerError(RuntimeError("x")), WorkerGroupError("x", {0: RuntimeError("x")})):
+        assert store_fault(error) is None
 
 
 @pytest.mark.parametrize(("cluster", "retries"), [(ClusterConfig(), 2), (ClusterConfig(max_failures=7), 7)])

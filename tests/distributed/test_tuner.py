@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import ray
 from ray import tune
+from ray.tune import TuneError
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler
 from samples import metrics
 
@@ -19,7 +20,7 @@ from saltray.distributed.jobs import Job
 from saltray.distributed.trial import TrialTemplate
 from saltray.distributed.trial_searcher import TrialSearcher
 from saltray.distributed.tuner import make_scheduler, run_trials
-from saltray.errors import RunLockedError
+from saltray.errors import RunLockedError, StorageError
 from saltray.search.objective import OBJECTIVE, objective
 from saltray.search.spec import SearchSpec
 from saltray.search.trials import Trial
@@ -77,6 +78,7 @@ class FakeTune:
     def __init__(self, patch: pytest.MonkeyPatch) -> None:
         self.calls: list[str] = []
         self.error: BaseException | None = None
+        self.errors: list[Exception] = []
         self.lost = threading.Event()
         self.tune_config: Any = None
         self.run_config: Any = None
@@ -115,7 +117,7 @@ def run(fake: FakeTune, make_spec: MakeSpec, make_job: Callable[..., Job]) -> Ca
         spec = make_spec()
         config = replace(spec.config, cluster=ClusterConfig(max_failures=5))
         template = TrialTemplate(make_job(0), JobResources(1, 1, 0))
-        callback: Any = SimpleNamespace(trials=[finished(0, 0.5)])
+        callback: Any = SimpleNamespace(trials=[finished(0, 0.5)], errors=fake.errors)
         run_trials(replace(spec, config=config), template, callback, trials=3, concurrency=2, lock=fake)  # type: ignore[arg-type]
         return template
 
@@ -153,3 +155,17 @@ def test_a_lost_lock_ends_the_search(fake: FakeTune, run: Callable[[], TrialTemp
     with pytest.raises(RunLockedError):
         run()
     assert fake.calls == ["fit", "wait", "check", "shutdown"]
+
+
+@pytest.mark.parametrize("raised", [True, False], ids=["by a text of Tune's", "as a failure of the trial"])
+def test_an_error_of_a_hook_is_raised_as_itself(fake: FakeTune, run: Callable[[], TrialTemplate], raised: bool) -> None:
+    run()
+    stop = fake.run_config.stop
+    assert not stop.stop_all()
+    fake.calls.clear()
+    fake.errors += [StorageError("the store is away"), RuntimeError("of a later call")]
+    assert stop.stop_all()
+    fake.error = TuneError("Traceback ...\nStorageError: the store is away") if raised else None
+    with pytest.raises(StorageError, match="^the store is away$"):
+        run()
+    assert fake.calls == ["fit", "shutdown"]

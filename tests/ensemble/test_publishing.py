@@ -9,16 +9,17 @@ import pytest
 
 from saltray.config import Config
 from saltray.data.packing import DatasetManifest
+from saltray.ensemble import publishing
 from saltray.ensemble.card import model_card
 from saltray.ensemble.load import Ensemble
 from saltray.ensemble.manifest import EnsembleManifest, SearchProvenance
 from saltray.ensemble.publishing import FoldModel, publish
 from saltray.ensemble.threshold import ThresholdChoice
-from saltray.ensemble.versions import list_ensembles, read_manifest, resolve
+from saltray.ensemble.versions import last_number, list_ensembles, read_manifest, resolve
 from saltray.errors import EnsembleError, IntegrityError, NotFoundError
 from saltray.storage.base import Store
 
-from .conftest import Publisher
+from .conftest import Publisher, put_fold
 
 
 def rescored(models: list[FoldModel], score: float) -> list[FoldModel]:
@@ -135,12 +136,66 @@ def test_concurrent_publishers_get_a_version_each(
         assert [member.score for member in kept.members] == [score, score]
 
 
+PUBLISHERS = 100
+
+
+def test_a_hundred_publishers_at_once_leave_whole_versions_and_no_reader_fails(
+    store: Store, weights: list[bytes], publish_run: Publisher
+) -> None:
+    small = [put_fold(store, fold, data[: 1000 + fold]) for fold, data in enumerate(weights)]
+    home = f"{store.uri}/ensembles/r1"
+    publish_run(rescored(small, 0.0))  # so that there is always a version to read
+    start, done = threading.Barrier(PUBLISHERS), threading.Event()
+
+    def run(number: int) -> EnsembleManifest:
+        start.wait(timeout=60)
+        return publish_run(rescored(small, number / PUBLISHERS))
+
+    def read() -> list[int]:
+        numbers = []
+        while not done.is_set():
+            version = resolve(home)
+            manifest = read_manifest(version)
+            for member in manifest.members:
+                assert len(version.get(member.key, sha256=member.sha256)) == 1000 + member.fold
+            assert version.get("model-card.md").startswith(f"# r1 {manifest.version}\n".encode())
+            numbers.append(int(manifest.version[1:]))
+        return numbers
+
+    with ThreadPoolExecutor(PUBLISHERS + 2) as pool:
+        readers = [pool.submit(read) for _ in range(2)]
+        published = [pool.submit(run, number) for number in range(1, PUBLISHERS + 1)]
+        try:
+            manifests = [future.result() for future in published]
+        finally:
+            done.set()
+        seen = [reader.result() for reader in readers]
+    assert {manifest.version for manifest in manifests} == {f"v{number}" for number in range(2, PUBLISHERS + 2)}
+    assert len({member.score for manifest in manifests for member in manifest.members}) == PUBLISHERS
+    for manifest in manifests:
+        version = store.sub(f"ensembles/r1/{manifest.version}")
+        assert read_manifest(version) == manifest
+        assert [entry.key for entry in version.list()] == [
+            *("claim.json", "fold-0.safetensors", "fold-1.safetensors", "manifest.json", "model-card.md")
+        ]
+        for member in manifest.members:
+            version.get(member.key, sha256=member.sha256)
+    for numbers in seen:
+        assert numbers
+        assert numbers == sorted(numbers)  # the latest version never goes back
+    assert [version.manifest for version in list_ensembles(store)][1:] == sorted(
+        manifests, key=lambda manifest: int(manifest.version[1:])
+    )
+
+
 def test_numbers_that_others_claimed_since_the_listing_are_skipped(
     store: Store, models: list[FoldModel], publish_run: Publisher, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for version in ("v1", "v2"):
         store.put_json(f"ensembles/r1/{version}/claim.json", {"version": version})
-    monkeypatch.setattr("saltray.ensemble.publishing.versions_of", lambda store, name: [])
+    outdated = [0, 1]
+    monkeypatch.setattr(publishing, "last_number", lambda *where: outdated.pop(0) if outdated else last_number(*where))
+    monkeypatch.setattr(publishing, "LONGEST_PAUSE_S", 0.0)
     assert publish_run(models).version == "v3"
     assert store.get_json("ensembles/r1/v3/claim.json") == {"version": "v3"}
     assert store.folders("ensembles/r1") == ["v1", "v2", "v3"]

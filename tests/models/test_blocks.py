@@ -1,11 +1,15 @@
 """The shared modules: shapes, arithmetic and initialisation."""
 
+import os
+import subprocess
+import sys
+
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from saltray.models.blocks import ConvReLU, DecoderBlock, initialise_encoder
+from saltray.models.blocks import ConvReLU, DecoderBlock, StridedPointwise, initialise_encoder
 
 
 def test_conv_relu_has_a_bias_and_clips_at_zero() -> None:
@@ -46,3 +50,52 @@ def test_encoders_start_with_kaiming_normal_weights_and_zero_biases() -> None:
         assert conv.weight.mean().item() == pytest.approx(0, abs=1e-3)
         assert conv.bias is not None
         assert not conv.bias.any()
+
+
+@pytest.mark.parametrize("stride", [2, 3])
+def test_strided_pointwise_is_a_strided_convolution(stride: int) -> None:
+    block = StridedPointwise(5, 7, stride)
+    assert list(block.state_dict()) == ["weight"]
+    x = torch.randn(2, 5, 10, 13, requires_grad=True)
+    result, expected = block(x), F.conv2d(x, block.weight, stride=stride)
+    torch.testing.assert_close(result, expected)
+    for got, wanted in zip(*(torch.autograd.grad(y.sum(), [x, block.weight]) for y in (result, expected)), strict=True):
+        torch.testing.assert_close(got, wanted)
+
+
+THIN_BACKWARD = """
+import torch
+from saltray.models.albunet import AlbuNet
+from saltray.models.blocks import StridedPointwise
+
+def gradient(network, x):
+    network.zero_grad()
+    network(x).square().mean().backward()
+    return torch.cat([p.grad.flatten().double() for p in network.parameters()])
+
+def check(network, x, tolerance):
+    network.to(memory_format=torch.channels_last)
+    found = gradient(network, x.contiguous(memory_format=torch.channels_last))
+    exact = gradient(network.double().to(memory_format=torch.contiguous_format), x.double())
+    assert (found - exact).norm() <= tolerance * exact.norm(), (network, x.shape)
+
+torch.manual_seed(0)
+torch.set_num_threads(1)
+for width in (2, 4, 8, 12):
+    for batch, size in ((2, 32), (4, 64), (1, 128)):
+        check(StridedPointwise(width, 2 * width, 2), torch.rand(batch, width, size, size), 1e-4)
+for width, size in ((4, 128), (8, 64), (8, 256)):
+    check(AlbuNet(num_filters=4, encoder_width=width), torch.rand(2, 1, size, size), 1e-2)
+"""
+"""Run in a process of its own: it dies where memory is overwritten."""
+
+
+@pytest.mark.parametrize("instructions", ["AVX2", "DEFAULT"])
+def test_gradients_of_thin_networks_are_right_and_overwrite_nothing(instructions: str) -> None:
+    debug = {"GLIBC_TUNABLES": "glibc.malloc.check=3", "LD_PRELOAD": "libc_malloc_debug.so.0"}  # ignored where absent
+    subprocess.run(
+        [sys.executable, "-c", THIN_BACKWARD],
+        env=os.environ | debug | {"ONEDNN_MAX_CPU_ISA": instructions},
+        check=True,
+        timeout=300,
+    )

@@ -15,6 +15,7 @@ def test_keys() -> None:
     ]
     assert {name: value for name, value in vars(layout).items() if name.isupper() and not name.startswith("_")} == {
         "RUNS": "runs",
+        "FOLD_PREFIX": "fold-",
         "MANIFEST": "manifest.json",
         "SPLIT": "folds.json",
         "OOF": "oof.parquet",

@@ -1,5 +1,6 @@
 """A run is created once, and what its finished folds predicted is put together."""
 
+import json
 from dataclasses import replace
 from typing import Any
 
@@ -7,18 +8,20 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from numpy.typing import NDArray
-from samples import DIGEST, dataset
+from samples import DIGEST, STORED_EPOCH, dataset
 
 from saltray.config import AugmentConfig, ClusterConfig, Config, FoldConfig, OptimConfig, TrainConfig
 from saltray.data.tiles import LabelledTiles
 from saltray.ensemble.manifest import SearchProvenance, provenance
 from saltray.errors import ConfigError, IntegrityError, NotFoundError
 from saltray.records import to_record
+from saltray.runs.history import History
 from saltray.runs.records import FoldResult, RunManifest
 from saltray.runs.run import create_run, find_run, fold_result, out_of_fold
 from saltray.storage.base import Store
 
 CONFIG = Config(data="here", store="there", run="r1", folds=FoldConfig(count=2))
+EPOCH = json.dumps(STORED_EPOCH).encode() + b"\n"
 FOLD_OF = np.array([0, 1, 0, 1])
 SEARCH = SearchProvenance(
     uri="s3://b/searches/s1", search="s1", trial="trial-003", values={"optim.lr": 0.5}, score=0.8, trials=4
@@ -79,6 +82,15 @@ def test_a_run_is_written_once(store: Store, tiles: LabelledTiles) -> None:
     assert contents(store) == written
 
 
+def test_a_run_whose_name_differs_in_capitals_is_another(store: Store, tiles: LabelledTiles) -> None:
+    """FAT, SMB and macOS have one folder for both."""
+    create(store, tiles)
+    written = contents(store)
+    with pytest.raises(ConfigError, match="run R1 and run r1 are the same folder on this file system"):
+        create(store, tiles, replace(CONFIG, run="R1"))
+    assert contents(store) == written
+
+
 def test_a_creation_that_was_interrupted_is_completed(store: Store, tiles: LabelledTiles) -> None:
     create(store, tiles)
     split = store.get("folds.json")
@@ -106,6 +118,7 @@ def test_another_run_of_the_same_name_is_refused(
     store: Store, tiles: LabelledTiles, changes: dict[str, Any], digest: str, named: str
 ) -> None:
     create(store, tiles)
+    store.put("fold-1/history.jsonl", EPOCH)
     written = contents(store)
     with pytest.raises(ConfigError) as caught:
         create(store, tiles, replace(CONFIG, **changes), digest=digest)
@@ -118,9 +131,47 @@ def test_another_run_of_the_same_name_is_refused(
 def test_other_initial_weights_are_refused(store: Store, tiles: LabelledTiles) -> None:
     create(store, tiles, initial_weights="a" * 64)
     create(store, tiles, initial_weights="a" * 64)
+    store.put("fold-1/history.jsonl", EPOCH)
     for other in ("b" * 64, None):
         with pytest.raises(ConfigError, match="run r1 was started with other initial weights; use those again"):
             create(store, tiles, initial_weights=other)
+
+
+def test_a_run_that_never_trained_an_epoch_may_begin_with_other_settings(store: Store, tiles: LabelledTiles) -> None:
+    create(store, tiles)
+    store.put("lock/000001.json", b"the caller's")
+    store.put("fold-1/error.txt", b"tiles are larger than the input")
+    store.put("fold-1/checkpoint_manager_snapshot.json", b"Ray Train's, by which it would resume")
+    with History(store.sub("fold-0")) as history:
+        history.note("runs on 10.0.0.1")
+    other = replace(CONFIG, train=TrainConfig(input_size=256), folds=FoldConfig(count=3))
+    fold_of = np.array([2, 1, 0, 1])
+    manifest = create(store, tiles, other, fold_of=fold_of, search=SEARCH)
+    assert (manifest.config, manifest.search_provenance) == (other, SEARCH)
+    assert store.get_record("manifest.json", RunManifest) == manifest
+    assert store.get_json("folds.json")["fold_of"] == {"a": 2, "b": 1, "c": 0, "d": 1}
+    assert list(contents(store)) == ["folds.json", "lock/000001.json", "manifest.json"]
+    assert create(store, tiles, other, fold_of=fold_of) == manifest
+
+
+@pytest.mark.parametrize(
+    ("key", "data"),
+    [
+        ("history.jsonl", EPOCH),
+        ("history.jsonl", b"corrupted\n"),
+        ("checkpoints/epoch-00001/manifest.json", b"{}"),
+        ("result.json", b"{}"),
+    ],
+)
+def test_a_run_with_something_to_keep_keeps_its_settings(
+    store: Store, tiles: LabelledTiles, key: str, data: bytes
+) -> None:
+    create(store, tiles)
+    store.put(f"fold-1/{key}", data)
+    written = contents(store)
+    with pytest.raises(ConfigError, match=r"run r1 was started with other optim.lr \(0.001\)"):
+        create(store, tiles, replace(CONFIG, optim=OptimConfig(lr=1)))
+    assert contents(store) == written
 
 
 def test_a_run_is_found_or_the_others_are_named(store: Store, tiles: LabelledTiles) -> None:

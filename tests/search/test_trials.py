@@ -1,5 +1,6 @@
 """A search in the store: created once, its trials written before they start and when they end, and read back."""
 
+import json
 from dataclasses import replace
 from typing import Any
 
@@ -24,6 +25,7 @@ from saltray.search.trials import (
     create_search,
     create_trial,
     finish_trial,
+    is_complete,
     load_trials,
 )
 from saltray.storage.base import Store
@@ -135,6 +137,7 @@ def test_another_search_of_the_same_name_is_refused(
     home: Store, make_spec: SpecMaker, changes: dict[str, Any], named: str
 ) -> None:
     create(home, make_spec())
+    home.put_json("trial-000/result.json", STOPPED)
     written = home.get("manifest.json")
     with pytest.raises(ConfigError) as caught:
         create(home, make_spec(**changes))
@@ -142,6 +145,58 @@ def test_another_search_of_the_same_name_is_refused(
         f"search s1 was started with other {named}; use those again to resume it, or choose another --search.name"
     )
     assert home.get("manifest.json") == written
+
+
+def test_a_search_that_finished_no_epoch_may_begin_with_other_settings(home: Store, make_spec: SpecMaker) -> None:
+    create(home, make_spec())
+    create_trial(home, 0, {"optim.lr": 1e-3})
+    home.put_json("trial-001/result.json", FAILED)
+    with History(home.sub("trial-000")) as history:
+        history.note("runs on 10.0.0.1")
+    other = make_spec(seed=1)
+    create(home, other)
+    assert home.get_record("manifest.json", SearchManifest).seed == 1
+    assert [entry.key for entry in home.list()] == ["manifest.json"]
+    create(home, other)
+
+
+@pytest.mark.parametrize("kept", ["epoch", "checkpoint", "stopped", "diverged", "failed later", "corrupted"])
+def test_a_search_with_something_to_keep_keeps_its_settings(home: Store, make_spec: SpecMaker, kept: str) -> None:
+    create(home, make_spec())
+    home.put_json("trial-000/result.json", FAILED)
+    match kept:
+        case "epoch":
+            home.put("trial-001/history.jsonl", json.dumps(STORED_EPOCH).encode() + b"\n")
+        case "checkpoint":
+            home.put("trial-001/checkpoints/epoch-00001/manifest.json", b"{}")
+        case "stopped":
+            home.put_json("trial-001/result.json", STOPPED)
+        case "diverged":
+            home.put_json("trial-001/result.json", FAILED | {"status": "diverged"})
+        case "failed later":
+            home.put_json("trial-001/result.json", FAILED | {"epochs": [STORED_EPOCH]})
+        case "corrupted":
+            home.put("trial-001/history.jsonl", b"junk\n")
+    with pytest.raises(ConfigError, match="search s1 was started with other search.seed; use those again"):
+        create(home, make_spec(seed=1))
+
+
+@pytest.mark.parametrize(
+    ("results", "complete"),
+    [
+        ([], False),
+        ([FINISHED], False),
+        ([FINISHED, STOPPED], True),
+        ([FINISHED, FAILED], False),
+        ([FINISHED, None], False),
+    ],
+)
+def test_a_search_is_complete_when_its_trials_have_ended(home: Store, results: list[Any], complete: bool) -> None:
+    for index, result in enumerate(results):
+        create_trial(home, index, {"optim.lr": 1e-3})
+        if result is not None:
+            home.put_json(f"trial-{index:03d}/result.json", result)
+    assert is_complete(home, 2) == complete
 
 
 @pytest.mark.parametrize(
@@ -152,6 +207,7 @@ def test_other_tiles_and_other_initial_weights_are_refused(
     home: Store, make_spec: SpecMaker, digest: str, initial_weights: str | None, named: str
 ) -> None:
     create(home, make_spec())
+    home.put_json("trial-000/result.json", STOPPED)
     with pytest.raises(ConfigError, match=f"search s1 was started with other {named}; use those again"):
         create(home, make_spec(), digest, initial_weights)
 

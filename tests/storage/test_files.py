@@ -1,11 +1,25 @@
 import errno
 import hashlib
 import os
+import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
-from saltray.storage.files import CHUNK_BYTES, TEMP_PREFIX, explain_os_error, read_chunks, sha256_of, temporary_file
+from saltray.errors import StorageError
+from saltray.storage.files import (
+    CHUNK_BYTES,
+    TEMP_PREFIX,
+    explain_os_error,
+    no_scratch,
+    read_chunks,
+    scratch_folder,
+    sha256_of,
+    sync,
+    temporary_file,
+    write_here,
+)
 
 
 @pytest.mark.parametrize(
@@ -32,6 +46,39 @@ def test_a_temporary_file_is_deleted_unless_it_was_renamed(tmp_path: Path) -> No
         file.write(b"1")
         Path(file.name).rename(tmp_path / "kept")
     assert (tmp_path / "kept").read_bytes() == b"1"
+
+
+def test_a_scratch_folder_is_deleted_whatever_happens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    with scratch_folder() as folder:
+        assert folder.parent == tmp_path
+        (folder / "file").write_bytes(b"1")
+    with pytest.raises(ZeroDivisionError), scratch_folder() as folder:
+        (folder / "file").write_bytes(b"1")
+        raise ZeroDivisionError
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_of_temporary_files_that_takes_none_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "absent"))
+    with pytest.raises(StorageError) as caught, scratch_folder():
+        pass
+    remedy = "free some space there, or set TMPDIR to another folder"
+    assert (
+        str(caught.value)
+        == f"temporary files cannot be written to {tmp_path}/absent: No such file or directory; {remedy}"
+    )
+    # Some libraries tell of a full disk in words of their own.
+    assert str(no_scratch(RuntimeError("unexpected pos\n 64 vs 0"))).endswith(f": unexpected pos 64 vs 0; {remedy}")
+
+
+def test_a_failed_write_names_its_file() -> None:
+    full = Path("/dev/full").open("wb")  # noqa: SIM115
+    with pytest.raises(OSError, match="'/dev/full'"):
+        write_here(full, b"1")
+        sync(full)
+    with suppress(OSError):
+        full.close()
 
 
 def test_chunks_and_digest_are_those_of_the_whole_file(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from saltray.errors import StorageError
+from saltray.errors import ConfigError, NotFoundError, StorageError
 from saltray.storage.files import TEMP_PREFIX
 from saltray.storage.uri import open_store
 
@@ -66,7 +66,8 @@ def test_a_failed_copy_leaves_no_file(root: Path, tmp_path: Path, request: pytes
     request.getfixturevalue("small_disk")
     with pytest.raises(StorageError, match="File too large"):
         store.put_file("copy", source)
-    with pytest.raises(StorageError, match="File too large"):
+    # The folder that is full is the one of the copy.
+    with pytest.raises(StorageError, match=rf"File too large \({tmp_path}/{TEMP_PREFIX}"):
         store.get_file("big", tmp_path / "copy")
     assert names(root) == ["big"]
     assert names(tmp_path) == ["big", "store"]
@@ -114,33 +115,6 @@ def test_a_killed_writer_leaves_no_object(root: Path, tmp_path: Path) -> None:
     assert not store.exists("a/file")
 
 
-def test_put_new_succeeds_although_the_network_mount_lost_the_reply(
-    root: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    link = os.link
-
-    def twice(source: Path, target: Path) -> None:
-        link(source, target)
-        link(source, target)  # raises FileExistsError, as a repeated request does
-
-    store = open_store(str(root))
-    assert store.put_new("other", b"1") is True
-    monkeypatch.setattr(os, "link", twice)
-    assert store.put_new("a", b"1") is True
-    assert store.put_new("other", b"1") is False
-    assert names(root) == ["a", "other"]
-
-
-def test_a_file_system_without_hard_links_is_refused(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def no_link(source: Path, target: Path) -> None:
-        raise OSError(errno.EPERM, "Operation not permitted")
-
-    monkeypatch.setattr(os, "link", no_link)
-    with pytest.raises(StorageError, match="no hard links"):
-        open_store(str(root)).put_new("a", b"1")
-    assert names(root) == []
-
-
 def test_a_stale_mount_is_retried(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = open_store(str(root))
     store.put("a", b"1")
@@ -160,12 +134,94 @@ def test_only_objects_are_listed(root: Path) -> None:
     store = open_store(str(root))
     store.put("a/object", b"1")
     (root / "empty").mkdir()
-    (root / "a" / "dangling").symlink_to("nowhere")
     os.mkfifo(root / "a" / "pipe")
     (root / "linked").symlink_to("a")
     assert [entry.key for entry in store.list()] == ["a/object", "linked/object"]
     assert store.folders() == ["a", "linked"]
     assert not store.exists("a/pipe")
+
+
+@pytest.mark.parametrize(
+    "function",
+    ["os.fsync", "os.link", "os.scandir", "os.mkdir", "os.unlink", "os.stat", "os.replace", "io.open"],
+)
+def test_whatever_error_the_system_gives_is_one_line(
+    function: str, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = open_store(str(root))
+    store.put("a", b"1")
+    store.deadline_s = 0
+    (tmp_path / "file").write_bytes(b"1")
+    calls = (
+        lambda: store.put("b/c", b"1"),
+        lambda: store.put_new("b", b"1"),
+        lambda: store.put_file("b", tmp_path / "file"),
+        lambda: store.get("a"),
+        lambda: store.get_file("a", tmp_path / "copy"),
+        lambda: store.exists("a"),
+        lambda: list(store.list()),
+        store.folders,
+        lambda: store.delete("a"),
+        lambda: store.delete_prefix("a"),
+        store.check_writable,
+    )
+    told: dict[int, list[str]] = {}
+    tried = {errno.EIO, errno.ENOSPC, errno.EROFS, errno.EACCES, *sorted(errno.errorcode)[::6]}
+    for number in tried:
+        for call in calls:
+            with monkeypatch.context() as patch:
+                patch.setattr(function, lambda *_, **__: (_ for _ in ()).throw(OSError(number, os.strerror(number))))  # noqa: B023
+                try:
+                    call()
+                except StorageError as error:
+                    told.setdefault(number, []).append(str(error))
+    lines = [line for each in told.values() for line in each]
+    assert all(line.startswith(str(root)) and "\n" not in line for line in lines)
+    # The others say that something exists, or does not, which may be what was wanted.
+    usual = {errno.ENOENT, errno.EEXIST, errno.ENOTDIR, errno.EISDIR}
+    without_links = {errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK} if function == "os.link" else set()
+    assert tried - told.keys() <= usual | without_links
+
+
+def test_a_current_folder_that_was_deleted_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    with pytest.raises(ConfigError, match="store 'store': the current folder was deleted"):
+        open_store("store")
+    assert open_store(str(tmp_path)).folders() == []
+
+
+def test_what_nfs_keeps_of_deleted_files_is_no_object(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = open_store(str(root))
+    store.put("a/object", b"1")
+    (root / "a" / ".nfs000000000001").write_bytes(b"still open somewhere")
+    assert [entry.key for entry in store.list()] == ["a/object"]
+    unlink = os.unlink
+
+    def busy(path: str, **where: int) -> None:
+        if str(path).startswith(".nfs"):
+            raise OSError(errno.EBUSY, os.strerror(errno.EBUSY), path)
+        unlink(path, **where)
+
+    monkeypatch.setattr(os, "unlink", busy)
+    store.delete_prefix("a")
+    assert store.folders() == []
+    assert names(root / "a") == [".nfs000000000001"]
+
+
+def test_a_link_that_leads_nowhere_is_listed_so_that_it_is_missed(root: Path) -> None:
+    store = open_store(str(root))
+    store.put("a/object", b"1")
+    (root / "a" / "dangling").symlink_to("nowhere")
+    (root / "a" / "loop").symlink_to("loop")
+    assert [entry.key for entry in store.list()] == ["a/dangling", "a/loop", "a/object"]
+    assert not store.exists("a/dangling")
+    with pytest.raises(NotFoundError, match="a/dangling: there is no such object"):
+        store.get("a/dangling")
+    with pytest.raises(StorageError, match="a/loop: Too many levels of symbolic links"):
+        store.get("a/loop")
 
 
 def test_permissions_of_objects_follow_the_umask(root: Path) -> None:

@@ -1,6 +1,8 @@
 """At most one live process per run, on each kind of store."""
 
 import os
+import pickle
+import signal
 import socket
 import subprocess
 import sys
@@ -8,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -51,9 +54,7 @@ def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     def sleep(seconds: float) -> None:
         raise AssertionError(f"sleeps {seconds} s")
 
-    monkeypatch.setattr(
-        "saltray.storage.lock.time", SimpleNamespace(sleep=sleep, monotonic=time.monotonic, time=time.time)
-    )
+    monkeypatch.setattr("saltray.storage.lock.time", SimpleNamespace(**vars(time) | {"sleep": sleep}))
 
 
 def test_the_lock_is_an_object_that_describes_its_owner(store: Store) -> None:
@@ -226,17 +227,85 @@ def test_a_failed_heartbeat_is_retried(store: Store, monkeypatch: pytest.MonkeyP
     assert locks(store)["lock/000001.json"]["released"] is True
 
 
-@pytest.mark.usefixtures("no_waiting")
 @pytest.mark.parametrize(
     "data",
     [b"{", b"[]", b"{}", b'{"host": "h", "pid": 7, "beat": 0}', b'{"host": "h", "pid": "7", "beat": 0, "released": 1}'],
 )
-def test_a_corrupted_record_has_no_owner(store: Store, data: bytes) -> None:
+def test_a_lock_whose_record_cannot_be_read_is_taken_over_once_it_is_stale(store: Store, data: bytes) -> None:
     store.put("lock/000001.json", data)
     assert owner_of(store) is None
-    with RunLock(store, "run r1", beat=FOREVER_S, stale=FOREVER_S) as lock:
-        assert lock.taken_from is None
+    begun = time.monotonic()
+    with RunLock(store, "run r1", beat=BEAT_S, stale=0.2) as lock:
+        assert time.monotonic() - begun >= 0.2
+        assert lock.taken_from == "a process whose record cannot be read"
         assert list(locks(store)) == ["lock/000002.json"]
+
+
+def test_a_live_owner_whose_record_was_damaged_keeps_its_lock(store: Store) -> None:
+    with RunLock(store, "run r1", beat=0.3) as first:
+        store.put("lock/000001.json", b"{")
+        with pytest.raises(RunLockedError, match=f"run r1 is being run by process {os.getpid()}"):
+            RunLock(open_store(store.uri), "run r1", beat=BEAT_S, stale=FOREVER_S).__enter__()
+        first.check()
+
+
+def test_what_is_written_through_the_lock_stops_when_it_is_lost(store: Store, tmp_path: Path) -> None:
+    """In this process, which has not noticed, and in a worker's, to which the store travels."""
+    file = tmp_path / "file"
+    file.write_bytes(b"1")
+    with RunLock(store, "run r1", beat=FOREVER_S) as lock:
+        mine = lock.guard(store).sub("fold-0")
+        mine.put("a", b"mine")
+        assert mine.put_new("b", b"mine") is True
+        workers = pickle.loads(pickle.dumps(mine))
+        store.put_json("lock/000002.json", record(host="elsewhere"))
+        for call in (
+            lambda: workers.put("a", b"late"),
+            lambda: workers.put_new("c", b"late"),
+            lambda: workers.put_file("a", file),
+            lambda: workers.put_json("a", {}),
+            lambda: workers.delete("a"),
+            lambda: workers.delete_prefix("x"),
+        ):
+            with pytest.raises(RunLockedError, match="run r1 was taken over by another process"):
+                call()
+        assert workers.get("a") == b"mine"
+        assert [entry.key for entry in workers.list()] == ["a", "b"]
+        assert workers.folders() == []
+        assert workers == mine == store.sub("fold-0")
+
+
+def test_a_process_that_was_stopped_for_longer_than_its_lock_writes_nothing_more(any_store_uri: str) -> None:
+    script = (
+        "import sys; from saltray.errors import RunLockedError\n"
+        "from saltray.storage.lock import RunLock; from saltray.storage.uri import open_store\n"
+        "store = open_store(sys.argv[1])\n"
+        "with RunLock(store, 'run r1', beat=0.2) as lock:\n"
+        "    mine, number = lock.guard(store), 0\n"
+        "    print('running', flush=True)\n"
+        "    while True:\n"
+        "        try:\n"
+        "            mine.put('object', b'old owner')\n"
+        "        except RunLockedError as error:\n"
+        "            print(error, flush=True)\n"
+        "            break\n"
+    )
+    command = [sys.executable, "-c", script, any_store_uri]
+    store = open_store(any_store_uri)
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as owner:
+        assert owner.stdout is not None
+        assert owner.stdout.readline() == "running\n"
+        owner.send_signal(signal.SIGSTOP)
+        with RunLock(store, "run r1", beat=0.1, stale=0.5) as lock:
+            assert lock.taken_from == f"process {owner.pid} on {socket.gethostname()}"
+            lock.guard(store).put("object", b"new owner")
+            owner.send_signal(signal.SIGCONT)
+            assert "was taken over by another process" in owner.stdout.readline()
+            assert owner.wait(20) == 0
+            # What it was in the middle of when it was stopped may end; nothing after that.
+            lock.guard(store).put("object", b"new owner")
+        assert store.get("object") == b"new owner"
+        assert [lock["released"] for lock in locks(store).values()] == [True]
 
 
 @pytest.mark.usefixtures("no_waiting")

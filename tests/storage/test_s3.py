@@ -3,6 +3,7 @@
 import hashlib
 import os
 import socket
+from dataclasses import replace
 from pathlib import Path
 
 import boto3
@@ -101,6 +102,67 @@ def test_a_truncated_reply_is_read_again(s3: Store, proxy: FaultProxy, tmp_path:
     proxy.faults = [Fault("GET", "/a", action="truncate", times=2)]
     s3.get_file("a", tmp_path / "copy")
     assert (tmp_path / "copy").read_bytes() == b"0123456789"
+
+
+@pytest.mark.parametrize("action", ["truncate", "break off", "unframed"])
+@pytest.mark.parametrize("size", [2, 1 << 20, (3 << 20) + 1])
+def test_a_body_that_breaks_off_is_read_again_from_its_start(
+    action: str, size: int, s3: Store, proxy: FaultProxy, tmp_path: Path
+) -> None:
+    data = os.urandom(size)
+    s3.put("a", data)
+    fault = Fault("GET", "/a", action=action, abrupt=action == "break off", times=1)
+    proxy.faults = [fault]
+    assert s3.get("a") == data
+    proxy.faults = [fault := replace(fault, times=1)]
+    s3.get_file("a", tmp_path / "copy")
+    assert (tmp_path / "copy").read_bytes() == data
+    assert fault.times == 0
+
+
+@pytest.mark.parametrize("action", ["break off", "truncate"])
+def test_a_reply_that_says_what_is_wrong_and_breaks_off_is_retried(action: str, s3: Store, proxy: FaultProxy) -> None:
+    """botocore lets urllib3's own exception through here."""
+    s3.put("a", b"1")
+    for method in ("GET", "PUT", "DELETE"):
+        proxy.faults.append(Fault(method, status=503, action=action, abrupt=True, times=2))
+    s3.put("b", b"1")
+    assert s3.get("a") == b"1"
+    assert [entry.key for entry in s3.list()] == ["a", "b"]
+    s3.delete("a")
+    assert [fault.times for fault in proxy.faults] == [0] * 3
+
+
+PORTAL = b"<html><head><title>Log in</title></head><body>to use this network</body></html>"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        PORTAL,
+        b"\xff\xfe\0",
+        b"<ListBucketResult>",
+        b"<ListBucketResult/>",
+        b"{}",
+        b"<ListBucketResult><IsTruncated>true</IsTruncated></ListBucketResult>",
+        b"<ListBucketResult><IsTruncated>perhaps</IsTruncated><KeyCount>x</KeyCount></ListBucketResult>",
+        b"<ListBucketResult><IsTruncated>false</IsTruncated><Contents><Key>a</Key></Contents></ListBucketResult>",
+    ],
+)
+def test_a_reply_that_is_not_s3s_is_retried_and_then_named(body: bytes, s3: Store, proxy: FaultProxy) -> None:
+    """As of a captive portal or a broken proxy, with status 200."""
+    s3.put("a", b"1")
+    proxy.faults = [Fault(method, status=200, body=body, times=2) for method in ("PUT", "GET", "HEAD", "DELETE")]
+    s3.put("b", b"1")
+    assert s3.get("a") == b"1"
+    assert s3.entry("a").size == 1
+    proxy.faults = [Fault("GET", "list-type", status=200, body=body, times=2)]
+    assert [entry.key for entry in s3.list()] == ["a", "b"]
+    s3.deadline_s = 0.1
+    proxy.faults = [Fault(method, status=200, body=body, times=FOREVER) for method in ("PUT", "GET", "HEAD")]
+    for call in (lambda: s3.put("c", b""), lambda: s3.get("a"), lambda: s3.entry("a"), lambda: list(s3.list())):
+        assert "gave up" in refused(call)
 
 
 def test_a_reply_that_stays_truncated_leaves_no_file(impatient_s3: Store, proxy: FaultProxy, tmp_path: Path) -> None:

@@ -1,12 +1,15 @@
 """Errors of S3, in replies of a server on this machine and from botocore itself."""
 
 import socket
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from botocore.exceptions import FlexibleChecksumError
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
-from saltray.errors import IntegrityError, NotFoundError
+from saltray.errors import IntegrityError, NotFoundError, StorageError
 from saltray.storage.base import Store
 from saltray.storage.s3_errors import explain
 from saltray.storage.uri import open_store
@@ -25,6 +28,8 @@ from .faulty_s3 import BUCKET, FOREVER, Fault, FaultProxy, refused
         (400, "XAmzContentSHA256Mismatch"),
         (409, "ConditionalRequestConflict"),
         (429, "TooManyRequests"),
+        (408, "Timeout"),
+        (520, "Cloudflare"),
     ],
 )
 def test_transient_replies_are_retried(status: int, code: str, s3: Store, proxy: FaultProxy) -> None:
@@ -48,6 +53,8 @@ def test_transient_replies_are_retried(status: int, code: str, s3: Store, proxy:
         (404, "NoSuchBucket", "create it, or correct the URI"),
         (400, "AuthorizationHeaderMalformed", "set AWS_DEFAULT_REGION to the bucket's region"),
         (403, "QuotaExceeded", "delete objects that are no longer needed"),
+        (403, "InvalidObjectState", "restore it to a storage class"),
+        (507, "XMinioStorageFull", "the store is full; free some space"),
         (418, "Teapot", "look up Teapot in the store's documentation"),
     ],
 )
@@ -133,3 +140,67 @@ def test_a_checksum_that_botocore_rejects_is_an_integrity_error() -> None:
 
 def test_an_exception_that_is_not_botocores_is_not_explained() -> None:
     assert explain("s3://b/k", KeyError("a")) is None
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    status=st.integers(200, 599),
+    body=st.one_of(st.binary(max_size=200), st.sampled_from([b"<Error><Code>X</Code></Error>", b"<a><b/></a>"])),
+    headers=st.dictionaries(
+        st.sampled_from(["ETag", "Last-Modified", "x-amz-meta-saltray-sha256", "Content-Type", "x-amz-bucket-region"]),
+        st.text("abc019-:% ", max_size=12),
+    ),
+    action=st.sampled_from(["", "truncate", "break off", "unframed"]),
+)
+def test_whatever_a_server_answers_is_one_line(
+    status: int, body: bytes, headers: dict[str, str], action: str, s3: Store, proxy: FaultProxy, tmp_path: Path
+) -> None:
+    s3.deadline_s = 0
+    (tmp_path / "file").write_bytes(b"1")
+    fault = Fault("", status=status, body=body, headers=headers, action=action, abrupt=True, times=FOREVER)
+    proxy.faults = [replace(fault, method=method) for method in ("PUT", "GET", "HEAD", "DELETE", "POST")]
+    told = []
+    for call in (
+        lambda: s3.put("a", b""),
+        lambda: s3.put_new("a", b""),
+        lambda: s3.put_file("a", tmp_path / "file"),
+        lambda: s3.get("a"),
+        lambda: s3.get_file("a", tmp_path / "copy"),
+        lambda: s3.exists("a"),
+        lambda: list(s3.list()),
+        s3.folders,
+        lambda: s3.delete("a"),
+        lambda: s3.delete_prefix("a"),
+    ):
+        try:
+            call()
+        except StorageError as error:
+            told.append(str(error))
+    assert all(line.startswith(s3.uri) and "\n" not in line for line in told)
+
+
+def test_an_endpoint_that_redirects_is_named(s3: Store, proxy: FaultProxy) -> None:
+    """As most servers answer http:// when they want https://."""
+    page = b"<html><head><title>301 Moved Permanently</title></head><body/></html>"
+    to = {"Location": "https://minio.example/"}
+    proxy.faults = [
+        Fault(method, status=301, body=page, headers=to, times=FOREVER) for method in ("GET", "PUT", "HEAD")
+    ]
+    for call in (lambda: s3.put("a", b""), lambda: s3.get("a"), lambda: s3.exists("a"), lambda: list(s3.list())):
+        assert "the endpoint redirects to https://minio.example/; correct AWS_ENDPOINT_URL_S3" in refused(call)
+
+
+@pytest.mark.parametrize("status", [301, 307])
+def test_a_bucket_of_another_region_without_its_name_is_explained(status: int, s3: Store, proxy: FaultProxy) -> None:
+    proxy.faults = [Fault(method, status=status, code="PermanentRedirect", times=FOREVER) for method in ("GET", "PUT")]
+    for call in (lambda: s3.put("a", b""), lambda: s3.get("a"), lambda: list(s3.list())):
+        assert "set AWS_DEFAULT_REGION to the bucket's region" in refused(call)
+
+
+def test_an_endpoint_without_tls_is_explained_at_once(
+    s3: Store, proxy: FaultProxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", proxy.endpoint.replace("http:", "https:"))
+    message = refused(lambda: open_store(s3.uri).get("a"))
+    assert "gave up" not in message
+    assert "start AWS_ENDPOINT_URL_S3 with http://" in message
