@@ -1,5 +1,6 @@
 """A published ensemble: digests are checked before anything is parsed, and probabilities are averaged."""
 
+import resource
 import subprocess
 import sys
 from collections.abc import Callable
@@ -63,6 +64,25 @@ def test_a_member_that_does_not_fit_is_one_line(
     assert "\n" not in str(caught.value)
     if model is not None:
         assert "Missing key" in str(caught.value)
+
+
+def test_a_member_that_is_not_finite_is_refused(
+    store: Store, models: list[FoldModel], publish_run: Publisher, weights: list[bytes]
+) -> None:
+    state = load(weights[1])
+    state["final.weight"][0] = torch.nan
+    publish_run([models[0], put_fold(store, 1, save(state))])
+    with pytest.raises(EnsembleError, match=r"fold-1\.safetensors .*some weights are NaN or infinite; use another"):
+        Ensemble.load(f"{store.uri}/ensembles/r1", device="cpu")
+
+
+def test_a_network_that_no_memory_holds_is_refused_before_it_is_built(uri: str, store: Store) -> None:
+    key = "ensembles/r1/v1/manifest.json"
+    store.put(key, store.get(key).replace(b'"encoder_width": 4', b'"encoder_width": 1024'))
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(EnsembleError, match="does not fit its architecture: .*size mismatch"):
+        Ensemble.load(uri, device="cpu")
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 500 * 1024  # of some 25 GB
 
 
 def test_probabilities_are_averaged_over_folds_and_mirror_images(

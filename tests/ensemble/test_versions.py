@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from saltray.ensemble.manifest import EnsembleManifest
-from saltray.ensemble.versions import list_ensembles, read_manifest, resolve
+from saltray.ensemble.versions import EnsembleVersion, list_ensembles, read_manifest, resolve, versions_of
 from saltray.errors import EnsembleError, IntegrityError, NotFoundError
 from saltray.storage.base import Store
 
@@ -97,6 +97,10 @@ def test_read_manifest(store: Store, put_version: PutVersion) -> None:
     store.put("ensembles/r1/v2/manifest.json", b"{")
     with pytest.raises(IntegrityError, match=r"v2/manifest\.json: not JSON"):
         read_manifest(store.sub("ensembles/r1/v2"))
+    store.put("ensembles/r1/v3/fold-0.safetensors", b"half")
+    corrupted, incomplete = versions_of(store, "r1")
+    assert (corrupted.version, corrupted.manifest, incomplete) == ("v2", None, EnsembleVersion("r1", "v3", None))
+    assert str(corrupted.fault).startswith(f"{store.uri}/ensembles/r1/v2/manifest.json: not JSON")
 
 
 def test_listing_loads_no_torch(store: Store, put_version: PutVersion) -> None:
