@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Callable
 from contextlib import redirect_stdout
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -179,12 +180,15 @@ def test_a_ray_has_a_token_of_its_own_unless_one_is_given(given: str, monkeypatc
         monkeypatch.delenv(name, raising=False)
     if given:
         monkeypatch.setenv(given, "mine")
+    loader = Mock()  # the tests' own Ray reads its token by the real one
+    monkeypatch.setattr("ray._raylet.AuthenticationTokenLoader", loader)
     before = os.environ.copy()
     with own_token():
         token = os.environ.get("RAY_AUTH_TOKEN", "")
         assert (os.environ == before) == bool(given)
         assert given or len(token) == 64
     assert os.environ == before
+    assert loader.instance().reset_cache.call_count == (0 if given else 2)
 
 
 def test_the_head_that_ray_address_names(monkeypatch: pytest.MonkeyPatch) -> None:
