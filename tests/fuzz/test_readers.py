@@ -173,7 +173,8 @@ def damaged_state(draw: Draw, data: bytes) -> bytes:
         case "compressed":
             with zipfile.ZipFile(io.BytesIO(data)) as old, zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as new:
                 for name in old.namelist():
-                    new.writestr(name, old.read(name) + b"\0" * draw(st.sampled_from([0, 2**24])))
+                    more = 2**24 if name.endswith("data.pkl") else 0
+                    new.writestr(name, old.read(name) + bytes(draw(st.sampled_from([0, more]))))
         case _:
             return draw(damaged_bytes(data))
     return buffer.getvalue()
