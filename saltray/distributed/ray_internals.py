@@ -11,7 +11,6 @@ from contextlib import contextmanager
 from typing import Any
 
 import ray
-from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError
 from ray.train.v2.api.callback import UserCallback
 from ray.train.v2.api.config import CheckpointConfig, FailureConfig, LoggingConfig, RunConfig, ScalingConfig
 from ray.train.v2.torch.torch_trainer import TorchTrainer
@@ -26,7 +25,6 @@ __all__ = [
     "ScalingConfig",
     "Trainer",
     "UserCallback",
-    "WorkerHealthCheckFailedError",
 ]
 
 PLACEMENT_GROUP_CLEANER = "PlacementGroupCleanerCallback"
