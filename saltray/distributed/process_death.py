@@ -10,10 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import ray
-from ray.exceptions import RayActorError, RayError
-from ray.train import WorkerGroupError
+from ray.exceptions import RayError
 
-from saltray.distributed.ray_internals import WorkerHealthCheckFailedError, logs_folder
+from saltray.distributed.ray_internals import logs_folder
 
 READ_S = 30.0
 """Longest wait for the log of a process on another node."""
@@ -24,6 +23,7 @@ OUT_OF_MEMORY = (
     "was killed, most likely because memory was short; lower train.batch_size, raise cluster.cpus_per_worker so that "
     "fewer jobs run at once, or use a machine with more memory"
 )
+_RANK = re.compile(r"^\[Rank (\d+)[^\]\n]*\]:$", re.MULTILINE)
 _PID = re.compile(r"^\tpid: (\d+)$", re.MULTILINE)
 _NODE = re.compile(r"^\tip: (\S+)$", re.MULTILINE)
 _SIGNAL = re.compile(r"^\*\*\* (SIG[A-Z]+) received", re.MULTILINE)
@@ -46,14 +46,14 @@ class ProcessDeath:
     """What the process wrote of its fault, as it died."""
 
 
-def process_death(error: BaseException) -> ProcessDeath | None:
-    """How the process that `error` is about has died; None where it did not, or where Ray knows the cause itself.
+def process_death(text: str) -> ProcessDeath | None:
+    """How the process that an error is about has died; None where it did not, or where Ray knows the cause itself.
 
     Args:
-        error: as Ray raises it, with the process's number and node in its text.
+        text: the error's, as Ray raises it, with the process's number and node.
     """
-    text, pid, node = str(error), _PID.search(str(error)), _NODE.search(str(error))
-    if not isinstance(error, RayActorError) or pid is None or node is None:
+    pid, node = _PID.search(text), _NODE.search(text)
+    if pid is None or node is None:
         return None
     if _LOW_MEMORY.search(text):
         return ProcessDeath(f"on {node[1]} {OUT_OF_MEMORY}")
@@ -68,14 +68,14 @@ def process_death(error: BaseException) -> ProcessDeath | None:
     return ProcessDeath(f"on {node[1]} died of {fault.reason}", fault.log)
 
 
-def rank_deaths(error: BaseException) -> dict[int, ProcessDeath]:
-    """The ranks that died, of a job that Ray Train gave up."""
-    deaths = {}
-    for rank, failure in error.worker_failures.items() if isinstance(error, WorkerGroupError) else ():
-        cause = failure.health_check_failure if isinstance(failure, WorkerHealthCheckFailedError) else failure
-        if (death := process_death(cause)) is not None:
-            deaths[rank] = death
-    return deaths
+def rank_deaths(text: str) -> dict[int, ProcessDeath]:
+    """The ranks that died, by the text of the error by which Ray Train gives a job up.
+
+    The exceptions within that error do not survive the way from Ray Train's controller in every case; the text does.
+    """
+    _, *parts = _RANK.split(text)
+    deaths = {int(rank): process_death(part) for rank, part in zip(parts[::2], parts[1::2], strict=True)}
+    return {rank: death for rank, death in deaths.items() if death is not None}
 
 
 def fault_in(log: str) -> ProcessDeath | None:

@@ -21,7 +21,6 @@ from ray.train.torch.config import (
     _setup_torch_process_group,
     _TorchBackend,
 )
-from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError
 from ray.train.v2.api.callback import UserCallback
 from ray.train.v2.api.config import CheckpointConfig, FailureConfig, LoggingConfig, RunConfig, ScalingConfig
 from ray.train.v2.api.exceptions import ControllerError, WorkerGroupError
@@ -38,7 +37,6 @@ __all__ = [
     "ScalingConfig",
     "Trainer",
     "UserCallback",
-    "WorkerHealthCheckFailedError",
 ]
 
 

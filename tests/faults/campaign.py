@@ -10,7 +10,6 @@ end with one line. Prints a table, and exits with 1 where anything was lost or n
 `--unit train2/3` repeats one unit of a seed. `--keep DIR` keeps what the units left, and the undisturbed runs for the
 next call.
 """
-# ruff: noqa: T201
 
 import argparse
 import itertools
