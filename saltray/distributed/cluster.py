@@ -85,6 +85,12 @@ def joins_cluster() -> bool:
 
 def set_environment() -> None:
     """Set what Ray reads from the environment of this process, where the user has not."""
+    try:
+        Path.home()
+    except (
+        RuntimeError
+    ):  # neither HOME nor a user of this number, as in some containers; Ray cannot even be imported then
+        os.environ["HOME"] = tempfile.gettempdir()
     joins = joins_cluster()
     for name, value in ENVIRONMENT.items():
         if not (joins and name in SINGLE_MACHINE_ONLY):
