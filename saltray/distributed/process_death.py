@@ -68,14 +68,16 @@ def process_death(text: str) -> ProcessDeath | None:
     return ProcessDeath(f"on {node[1]} died of {fault.reason}", fault.log)
 
 
-def rank_deaths(text: str) -> dict[int, ProcessDeath]:
-    """The ranks that died, by the text of the error by which Ray Train gives a job up.
+def rank_deaths(text: str) -> dict[str, ProcessDeath]:
+    """The ranks that died ("rank 1"), by the text of the error by which Ray Train gives a job up.
 
     The exceptions within that error do not survive the way from Ray Train's controller in every case; the text does.
+    Where a rank died before all had started, it does not say which ("a rank").
     """
-    _, *parts = _RANK.split(text)
-    deaths = {int(rank): process_death(part) for rank, part in zip(parts[::2], parts[1::2], strict=True)}
-    return {rank: death for rank, death in deaths.items() if death is not None}
+    before, *parts = _RANK.split(text)
+    named = [(f"rank {rank}", part) for rank, part in zip(parts[::2], parts[1::2], strict=True)]
+    deaths = {name: process_death(part) for name, part in named or [("a rank", before)]}
+    return {name: death for name, death in deaths.items() if death is not None}
 
 
 def fault_in(log: str) -> ProcessDeath | None:

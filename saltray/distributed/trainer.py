@@ -79,8 +79,8 @@ def run_job(train_loop: TrainLoop, job: Job, resources: JobResources, callbacks:
 def failure_reason(job: Job, error: Exception) -> str:
     """One line for the user; the whole text goes to the store beside the job."""
     text = str(error).strip() or type(error).__name__
-    for rank, death in rank_deaths(text).items():
-        text = f"{text}\n{death.log}\nrank {rank} {death.reason}"
+    for name, death in rank_deaths(text).items():
+        text = f"{text}\n{death.log}\n{name} {death.reason}"
     kept = write_error(job, text)
     return f"{text.splitlines()[-1]} ({kept})"
 
