@@ -43,7 +43,7 @@ def demo(*, tiles: int = 240) -> None:
 
 
 def synth(
-    directory: Positional[str],
+    directory: Annotated[Positional[str], arg(metavar="PATH")],
     /,
     *,
     tiles: int = 400,
@@ -64,7 +64,7 @@ def synth(
     console.print(f"wrote {tiles} training tiles to {written}")
 
 
-def check(data: Positional[str], /) -> None:
+def check(data: Annotated[Positional[str], arg(metavar="DATA")], /) -> None:
     """Check a data set and count what is in it; every fault is listed by file.
 
     Args:
@@ -203,7 +203,7 @@ def predict(
     console.print(f"wrote {done.out}: {done.tiles} tiles, {done.empty} of them without salt")
 
 
-def list_ensembles(store: Positional[str] = "saltray-store", /) -> None:
+def list_ensembles(store: Annotated[Positional[str], arg(metavar="STORE")] = "saltray-store", /) -> None:
     """List the ensembles of a store.
 
     Args:
@@ -215,7 +215,7 @@ def list_ensembles(store: Positional[str] = "saltray-store", /) -> None:
         console.print(f"no ensemble in {store} yet; `saltray train` publishes one")
 
 
-def show(uri: Positional[str], /) -> None:
+def show(uri: Annotated[Positional[str], arg(metavar="URI")], /) -> None:
     """Print an ensemble's model card.
 
     Args:
@@ -224,7 +224,7 @@ def show(uri: Positional[str], /) -> None:
     console.print(saltray.Ensemble.card(uri))
 
 
-def verify(uri: Positional[str], /) -> None:
+def verify(uri: Annotated[Positional[str], arg(metavar="URI")], /) -> None:
     """Check the digest of every member of an ensemble.
 
     Args:

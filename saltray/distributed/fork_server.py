@@ -49,7 +49,7 @@ MODULES = (
     "requests",
     "rich.live",
     "safetensors.torch",
-    "saltray.data.raw",
+    "saltray.data.tile_reader",
     "saltray.distributed.capacity",
     "saltray.ensemble.load",
     "saltray.models.albunet",
