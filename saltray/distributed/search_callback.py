@@ -9,6 +9,7 @@ from typing import Any
 
 from ray import tune
 
+from saltray.distributed.process_death import process_death
 from saltray.distributed.ray_internals import remove_orphaned_placement_groups
 from saltray.distributed.trial import EPOCHS, REASON, STATUS
 from saltray.distributed.trial_searcher import Hooks, hook
@@ -96,7 +97,7 @@ class SearchCallback(Hooks, tune.Callback):
     @hook
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """The trial's own process died, and again when it was retried."""
-        self._end(self._known(trial), "failed", f"its process on the driver's node died: {_last_words(trial)}")
+        self._end(self._known(trial), "failed", _cause_of_death(trial))
 
     def _known(self, trial: Any) -> Trial:
         parameters = trial.config
@@ -112,10 +113,13 @@ class SearchCallback(Hooks, tune.Callback):
         self._observer(TrialEnded(ended.state(self._length)))
 
 
-def _last_words(trial: Any) -> str:
-    """The end of what Ray says of the death of a trial's process."""
+def _cause_of_death(trial: Any) -> str:
+    """Why a trial's own process died, as far as its log or Ray tell."""
     try:
-        lines = Path(trial.error_file).read_text(errors="replace").split("\n")
+        text = Path(trial.error_file).read_text(errors="replace")
     except (OSError, TypeError):  # there is none
-        lines = []
-    return next((line.strip() for line in reversed(lines) if line.strip()), "Ray gives no reason")
+        text = ""
+    if (death := process_death(text)) is not None:
+        return f"its process {death.reason}"
+    lines = [line.strip() for line in text.split("\n") if line.strip()]
+    return f"its process on the driver's node died: {lines[-1] if lines else 'Ray gives no reason'}"

@@ -129,6 +129,15 @@ def test_a_trial_whose_process_died_for_good_failed_and_can_be_resumed(make_sear
     assert "its process on the driver's node died: The actor died: killed by signal 9" in str(search.events[-1])
 
 
+def test_a_trial_whose_process_was_killed_for_memory_says_so(make_search: MakeSearch, tmp_path: Path) -> None:
+    search = make_search()
+    (tmp_path / "error.txt").write_text("The actor died.\n\tpid: 7\n\tip: 10.0.0.9\nThe node was low on memory.\n")
+    search.trial.error_file = f"{tmp_path}/error.txt"
+    search.start()
+    search.error()
+    assert str(search.now.reason).startswith("its process on 10.0.0.9 was killed, most likely because memory was short")
+
+
 def test_a_death_without_a_reason(make_search: MakeSearch) -> None:
     search = make_search()
     search.start()
