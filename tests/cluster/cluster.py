@@ -144,7 +144,8 @@ class Cluster:
         mine = {"HOME": str(self._home), "TMPDIR": str(self._home), "RAY_USAGE_STATS_ENABLED": "0"}
         mine["PATH"] = f"{BIN}:{os.environ['PATH']}"
         mine["RAY_AUTH_MODE"] = "token" if token else "disabled"
-        return {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"} | mine
+        theirs = ("RAY_ADDRESS", "RAY_AUTH_TOKEN")  # of a Ray that other tests in this process have started
+        return {name: value for name, value in os.environ.items() if name not in theirs} | mine
 
     def start(self, *args: str, token: bool = True) -> "subprocess.Popen[str]":
         """`ray ARGS` in the background."""

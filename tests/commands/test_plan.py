@@ -26,7 +26,9 @@ SHIPPED = Path(__file__).parents[2] / "cluster.yaml"
 
 @pytest.fixture(autouse=True)
 def alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No cluster, not even the Ray of other tests in this process."""
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr("ray.is_initialized", lambda: False)
 
 
 def config_of(tiles_folder: Path, store: Path, *, ranks: int = 2, **settings: Any) -> Config:
