@@ -235,6 +235,7 @@ class _Reporter:
             checkpoint_dir_name=checkpoint_folder(epoch),
             checkpoint_upload_mode=CheckpointUploadMode.ASYNC,
             checkpoint_upload_fn=self.upload,
+            delete_local_checkpoint_after_upload=False,  # the upload does
         )
 
     def _due(self) -> bool:
