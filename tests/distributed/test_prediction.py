@@ -168,6 +168,36 @@ def test_a_worker_that_is_killed_is_told_in_one_line(
     assert (context.enable_progress_bars, context.execution_options.preserve_order) == before
 
 
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_here")
+@pytest.mark.parametrize(
+    ("raised", "told"),
+    [
+        ("CUDA error: no kernel image\nSome advice on debugging", "a worker failed: .*CUDA error: no kernel image$"),
+        (
+            "CUDA out of memory. Tried to allocate 2 GiB.",
+            "CUDA out of memory. .*; use fewer --workers, or a",
+        ),
+    ],
+)
+def test_a_worker_that_raises_is_told_in_one_line(
+    raised: str, told: str, images: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def load(uri: str, *, device: str) -> Any:
+        def predict(images: Any, *, tta: bool) -> Any:
+            raise RuntimeError(raised)
+
+        return SimpleNamespace(predict=predict, threshold=0.2)
+
+    monkeypatch.setattr(prediction, "_Predict", dying(load))
+    names = [str(name) for name in NAMES["name"]]
+    settings: dict[str, Any] = {"tta": False, "keep_probabilities": False, "workers": PredictionWorkers(1, "CPU")}
+    with pytest.raises(ResourceError, match=told) as caught:
+        list(prediction.stream_predictions("unused", reader_of(images, 4, 5), names, **settings))
+    assert "\n" not in str(caught.value)
+    assert capfd.readouterr() == ("", "")
+
+
 def dying(load: Any) -> Any:
     """`_Predict` whose ensemble is what `load` gives."""
 
