@@ -31,6 +31,15 @@ CUDA_FULL = "CUDA out of memory"
 """Of torch's message where a GPU's memory is full."""
 WRAPPED = "The above exception was the direct cause of"
 """What follows an exception of ours in the text of Ray Data's own."""
+DEATHS = (
+    ray.exceptions.ActorDiedError,
+    ray.exceptions.ActorUnavailableError,
+    ray.exceptions.NodeDiedError,
+    ray.exceptions.OutOfMemoryError,
+    ray.exceptions.WorkerCrashedError,
+)
+IN_CONSTRUCTOR = "error raised in its creation task"
+"""Of Ray's message of an actor that did not die, but whose constructor raised."""
 FAULT = "fault"
 """Column with the pickled SaltrayError of a batch; empty where there is none."""
 
@@ -127,25 +136,19 @@ def stream_predictions(
 
 
 def _explain_failures(rows: Iterable[Any]) -> Iterator[Any]:
+    """The rows; what Ray raises instead is told in a line."""
     try:
         yield from rows
-    except (
-        ray.exceptions.ActorDiedError,
-        ray.exceptions.ActorUnavailableError,
-        ray.exceptions.NodeDiedError,
-        ray.exceptions.OutOfMemoryError,
-        ray.exceptions.WorkerCrashedError,
-    ) as error:
-        raise ResourceError(
-            f"a worker was killed ({type(error).__name__}), probably because memory is short; give fewer --workers, or "
-            "use a machine with more memory"
-        ) from error
     except ray.exceptions.RayError as error:
         text = str(error)
+        if isinstance(error, DEATHS) and IN_CONSTRUCTOR not in text:
+            raise ResourceError(
+                f"a worker was killed ({type(error).__name__}), probably because memory is short; give fewer "
+                "--workers, or use a machine with more memory"
+            ) from error
         cause = cause_in_a_line(text.rpartition(WRAPPED)[0] or text)
-        if CUDA_FULL in cause:
-            raise ResourceError(f"{cause}; use fewer --workers, or a larger GPU") from error
-        raise ResourceError(f"a worker failed: {cause}") from error
+        remedy = "; use fewer --workers, or a larger GPU" if CUDA_FULL in cause else ""
+        raise ResourceError(f"a worker failed: {cause}{remedy}") from error
 
 
 class _Decode:

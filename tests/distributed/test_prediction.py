@@ -171,23 +171,21 @@ def test_a_worker_that_is_killed_is_told_in_one_line(
 @pytest.mark.ray
 @pytest.mark.usefixtures("ray_here")
 @pytest.mark.parametrize(
-    ("raised", "told"),
+    ("where", "raised", "told"),
     [
-        ("CUDA error: no kernel image\nSome advice on debugging", "a worker failed: .*CUDA error: no kernel image$"),
-        (
-            "CUDA out of memory. Tried to allocate 2 GiB.",
-            "CUDA out of memory. .*; use fewer --workers, or a",
-        ),
+        ("predict", "CUDA error: no kernel image\nAdvice", "a worker failed: RuntimeError: CUDA error: no .*image$"),
+        ("predict", "CUDA out of memory. Tried to", "CUDA out of memory. .*; use fewer --workers, or a larger GPU$"),
+        ("load", "Found no NVIDIA driver", "a worker failed: RuntimeError: Found no NVIDIA driver$"),
     ],
 )
 def test_a_worker_that_raises_is_told_in_one_line(
-    raised: str, told: str, images: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    where: str, raised: str, told: str, images: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    def load(uri: str, *, device: str) -> Any:
-        def predict(images: Any, *, tta: bool) -> Any:
-            raise RuntimeError(raised)
+    def fail(*_: object, **__: object) -> Any:
+        raise RuntimeError(raised)
 
-        return SimpleNamespace(predict=predict, threshold=0.2)
+    def load(uri: str, *, device: str) -> Any:
+        return fail() if where == "load" else SimpleNamespace(predict=fail, threshold=0.2)
 
     monkeypatch.setattr(prediction, "_Predict", dying(load))
     names = [str(name) for name in NAMES["name"]]
