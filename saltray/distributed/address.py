@@ -60,7 +60,7 @@ def answers(address: str) -> bool:
     """Whether a server of gRPC answers there. Ray's own client of it waits for 40 s and more for one that does not."""
     host, _, port = address.rpartition(":")
     with socket.create_connection((host.strip("[]"), int(port)), timeout=ANSWER_S) as connection:
-        if os.environ.get("RAY_USE_TLS", "0") == "1":  # it answers only who has the certificate, as Ray's client has
+        if os.environ.get("RAY_USE_TLS", "0") == "1":  # it answers only a client with the certificate, which Ray's has
             return True
         connection.sendall(HTTP2)
         return connection.recv(9)[3:4] == SETTINGS

@@ -89,7 +89,7 @@ def some_home() -> Iterator[None]:
         try:
             yield
         finally:
-            del os.environ["HOME"]
+            os.environ.pop("HOME", None)
             shutil.rmtree(folder, ignore_errors=True)
     else:
         yield

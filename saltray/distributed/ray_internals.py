@@ -84,7 +84,7 @@ class Trainer(TorchTrainer):
 class LocalTorchConfig(TorchConfig):
     """Lets the ranks of a job on one machine find each other by a file.
 
-    PyTorch's server for that listens on all interfaces, and whoever writes to it can place himself among the ranks.
+    PyTorch's server for that listens on all interfaces, and anybody who reaches it can join the ranks.
     It serves Gloo and NCCL alike.
     """
 

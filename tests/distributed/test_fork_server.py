@@ -227,7 +227,7 @@ def asked(python: str, request: bytes, *, length: int) -> bytes:
             socket.send_fds(connection, [length.to_bytes(8)], [nothing.fileno(), write, write])
         os.close(write)
         connection.sendall(request)
-        if len(request) < length:  # whoever asks dies in the midst of it
+        if len(request) < length:  # the asker dies in the midst of it
             connection.close()
         elif connection.recv(1):
             connection.sendall(b"+")
@@ -243,5 +243,5 @@ def test_a_fork_whose_folder_was_deleted_meanwhile_works_in_another(python: str,
     assert asked(python, request, length=len(request)) == b"True ['a']\n"
 
 
-def test_whoever_dies_while_he_asks_leaves_no_stream_open_in_the_server(python: str) -> None:
+def test_an_asker_that_dies_leaves_no_stream_open_in_the_server(python: str) -> None:
     assert asked(python, b'{"argv": [', length=100) == b""
