@@ -99,14 +99,17 @@ def _log_of(pid: int, node: str) -> str | None:
     """The end of a worker's log, read on its node; None if that is not possible."""
     if node == ray.util.get_node_ip_address():  # type: ignore[no-untyped-call]
         return _read_log(pid)
-    alive = next((each for each in live_nodes() if each["NodeManagerAddress"] == node), None)
-    if alive is None:
-        return None
-    asked = ask_node(alive, _read_log, pid)
     try:
-        log: str | None = ray.get(asked, timeout=READ_S)
+        alive = next((each for each in live_nodes() if each["NodeManagerAddress"] == node), None)
+        if alive is None:
+            return None
+        asked = ask_node(alive, _read_log, pid)
+        answered, _ = ray.wait([asked], timeout=READ_S)
+        if not answered:
+            ray.cancel(asked, force=True)
+            return None
+        log: str | None = ray.get(asked)
     except RayError:  # the node is gone too
-        ray.cancel(asked, force=True)
         return None
     return log
 

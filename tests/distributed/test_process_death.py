@@ -161,3 +161,7 @@ def test_a_log_is_read_on_the_node_of_its_process(monkeypatch: pytest.MonkeyPatc
     death = process_death(str(caught.value))
     assert death is not None
     assert death.reason.startswith(f"on {here} died of SIGABRT ")
+    monkeypatch.setattr(module, "READ_S", 0.0)
+    death = process_death(str(caught.value))
+    assert death is not None
+    assert death.reason.endswith("its log there cannot be read")
