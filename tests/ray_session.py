@@ -103,6 +103,12 @@ def tiles_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_dataset(tmp_path_factory.mktemp("data") / "tiles", tiles=24, seed=1, test_tiles=6)
 
 
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """A test that needs Ray says so, by which it can be left out."""
+    if "ray_here" in getattr(item, "fixturenames", ()) and item.get_closest_marker("ray") is None:
+        pytest.fail("it uses `ray_here` without `@pytest.mark.ray`", pytrace=False)
+
+
 @pytest.fixture(scope="session")
 def ray_here(s3_server: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """The Ray that a run starts on this machine, shared by all tests; its workers know the S3 server."""

@@ -11,6 +11,7 @@ from saltray.config import Config
 from saltray.data.packing import DatasetSize
 from saltray.distributed.capacity import Capacity, JobResources, Node
 from saltray.distributed.cluster_file import cluster_nodes
+from saltray.distributed.paths import check_kept
 from saltray.distributed.preflight import preflight
 from saltray.errors import ConfigError, NotFoundError
 from saltray.runs.history import epochs_of, read_history
@@ -125,6 +126,7 @@ def plan(
         raise ConfigError(f"images_per_second is {images_per_second}; use a positive number")
     if images_per_second is not None and like is not None:
         raise ConfigError("the speed is given both by --images-per-second and by --like; keep one of them")
+    check_kept("the store", config.store)
     store = open_store(config.store)
     speed, source = images_per_second, "as given"
     if like is not None:

@@ -5,6 +5,7 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import PurePosixPath
 from typing import IO, TYPE_CHECKING, Literal
 
@@ -18,7 +19,9 @@ from saltray.data.sample import SAMPLE, check_against_sample
 from saltray.data.source import Source
 from saltray.data.tile_reader import TileReader
 from saltray.distributed.cluster import ray_cluster
-from saltray.distributed.paths import check_inputs_seen, check_kept
+from saltray.distributed.paths import check_kept, check_seen
+from saltray.distributed.preflight import check_gpus
+from saltray.ensemble.layout import MANIFEST
 from saltray.ensemble.load import Ensemble
 from saltray.ensemble.versions import read_manifest, resolve
 from saltray.errors import ConfigError, EnsembleError
@@ -106,6 +109,7 @@ def predict(
     if part == "test":
         check_against_sample(source, [tile_id(name) for name in names])
     reader = TileReader(uri=source.uri, height=manifest.height, width=manifest.width, scale=manifest.pixel_range)
+    check_gpus("set it to nothing to predict on CPUs")
     with _writer(outputs) as writer:  # first of all, what cannot be written is refused
         if clipped := reader.check(names):
             observer(TilesClipped(clipped))
@@ -113,7 +117,9 @@ def predict(
         with ray_cluster() as where:
             from saltray.distributed.prediction import choose_workers, stream_predictions
 
-            check_inputs_seen(home.uri, source.uri, names[0])
+            # A node that joins later tells the first tile that it does not see.
+            check_seen(home.uri, partial(home.get, MANIFEST))
+            check_seen(source.uri, partial(_read, source.uri, names[0]))
             chosen = choose_workers(workers, len(names))
             observer(
                 PredictionPlanned(
@@ -135,6 +141,10 @@ def predict(
             for batch in batches:
                 writer.add(batch, reader.shape)
     return Prediction(writer.tiles, writer.empty, os.fspath(out))
+
+
+def _read(data: str, name: str) -> bytes:
+    return Source(data).read(name)
 
 
 def _check_not_inputs(outputs: Outputs, ensemble: str, data: str, names: Sequence[str], part: Part) -> None:

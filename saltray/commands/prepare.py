@@ -13,7 +13,7 @@ from saltray.config import Config, ModelConfig
 from saltray.data.folds import assign_folds, check_count
 from saltray.data.packing import DatasetManifest, DatasetSize, dataset_size, load_tiles
 from saltray.data.tiles import LabelledTiles
-from saltray.distributed.preflight import check_store_uri
+from saltray.distributed.paths import check_kept
 from saltray.errors import ConfigError, DataError
 from saltray.storage.base import Store
 from saltray.storage.uri import open_store
@@ -51,7 +51,7 @@ def open_for_writing(uri: str) -> Store:
         ConfigError: it cannot be a store, or not one for jobs of a cluster.
         StorageError: it cannot be reached or written.
     """
-    check_store_uri(uri)
+    check_kept("the store", uri)
     store = open_store(uri)
     store.check_writable()
     return store

@@ -87,9 +87,8 @@ def train(config: Config, *, from_search: str | None = None, observer: Observer 
     if from_search is not None:
         config, found = with_best_values(config, from_search)
         observer(SearchValuesTaken(found.uri, found.trial, found.values))
-    home, folds = store.sub(run_folder(config.run)), config.folds.count
-    if any(fold_result(home, fold) is None for fold in range(folds)):
-        preflight(config.cluster, jobs=folds, sharing=folds)
+    home = store.sub(run_folder(config.run))
+    check_machines_for_run(config, home)
     prepared = prepare(config, store)
     with RunLock(home, f"run {config.run}") as lock:
         if lock.taken_from is not None:
@@ -109,6 +108,17 @@ def train(config: Config, *, from_search: str | None = None, observer: Observer 
         observer(_planned(config, prepared))
         results = _train_missing(config, home, prepared, lock, observer)
         return _publish(config, store, prepared, results, manifest.search_provenance, observer)
+
+
+def check_machines_for_run(config: Config, home: Store) -> None:
+    """Refuse machines that can never train a fold, unless all folds are finished.
+
+    Raises:
+        as `preflight`.
+    """
+    folds = config.folds.count
+    if any(fold_result(home, fold) is None for fold in range(folds)):
+        preflight(config.cluster, jobs=folds, sharing=folds)
 
 
 def _planned(config: Config, prepared: Prepared) -> RunPlanned:

@@ -88,9 +88,8 @@ def tune(config: Config, search: SearchConfig | None = None, *, observer: Observ
     if spec.settings.sampler == "tpe":
         import_optuna()
     store = open_for_writing(config.store)
-    home, settings = store.sub(search_folder(spec.name)), spec.settings
-    if not is_complete(home, settings.trials):
-        preflight(spec.config.cluster, jobs=settings.concurrent or settings.trials, sharing=1)
+    home = store.sub(search_folder(spec.name))
+    check_machines_for_search(spec, home)
     prepared = prepare(spec.config, store, spec.variants)
     with RunLock(home, f"search {spec.name}") as lock:
         if lock.taken_from is not None:
@@ -104,6 +103,17 @@ def tune(config: Config, search: SearchConfig | None = None, *, observer: Observ
         check_values(home, known, spec.settings.space)
         trials = _run_missing(spec, home, known, prepared, lock, observer)
         return _write_results(config, spec, home, trials)
+
+
+def check_machines_for_search(spec: SearchSpec, home: Store) -> None:
+    """Refuse machines that can never train a trial, unless all trials have ended.
+
+    Raises:
+        as `preflight`.
+    """
+    settings = spec.settings
+    if not is_complete(home, settings.trials):
+        preflight(spec.config.cluster, jobs=settings.concurrent or settings.trials, sharing=1)
 
 
 def _planned(spec: SearchSpec, prepared: Prepared) -> SearchPlanned:

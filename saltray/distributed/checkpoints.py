@@ -5,6 +5,7 @@ fails), so Ray is given `Upload`, which goes through the store: digest, read-bac
 the store holds, not from what Ray remembers.
 """
 
+import shutil
 import threading
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
@@ -33,7 +34,7 @@ FOLDS = "folds"
 
 @dataclass
 class Upload:
-    """Ray Train's `checkpoint_upload_fn` for one checkpoint.
+    """Ray Train's `checkpoint_upload_fn` for one checkpoint, whose local folder it deletes.
 
     Args:
         parent: the run's or search's part of the store, where Ray keeps its own records of the job too.
@@ -55,6 +56,8 @@ class Upload:
         try:
             return self._upload(local, name)
         finally:
+            # Ray deletes the folder only after an upload that succeeded.
+            shutil.rmtree(local.path, ignore_errors=True)
             self.done.set()
 
     def _upload(self, local: Checkpoint, name: str) -> Checkpoint:
@@ -62,7 +65,6 @@ class Upload:
         try:
             torch.save({FOLDS: list(self.states)}, path)
         except (OSError, RuntimeError) as error:  # torch tells of a full disk by a RuntimeError of its own
-            path.unlink(missing_ok=True)
             raise no_scratch(error) from error
         key = f"{self.job}/{name}"
         digest = self.parent.put_file(f"{key}/{CHECKPOINT_STATE}", path)

@@ -3,8 +3,8 @@
 import logging
 import os
 import re
+import shutil
 import signal
-import socket
 import sys
 import tempfile
 import threading
@@ -12,13 +12,12 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any
 
-from saltray.distributed.capacity import Node
-from saltray.distributed.cluster_file import ON_HEAD, cluster_nodes
+from saltray.distributed.address import cannot_join, check_address, joins_cluster
 from saltray.distributed.fork_server import fork_server
 from saltray.distributed.machine import this_machine
-from saltray.errors import ConfigError, ResourceError, SaltrayError
+from saltray.errors import ResourceError, SaltrayError
 
 log = logging.getLogger(__name__)
 
@@ -46,55 +45,72 @@ ENVIRONMENT = {
     # the consequence.
     "RAY_DATA_LOG_LEVEL": "CRITICAL",
     "RAY_DEDUP_LOGS_SKIP_REGEX": "worker processes have been started|A worker died or was killed",
-    # A single machine is not preempted, and one helper process per job is saved.
-    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
-    # Ranks connect to each other, without authentication, where the name of the machine leads to.
-    "GLOO_SOCKET_IFNAME": "lo0" if sys.platform == "darwin" else "lo",
     # Ctrl-C ends a search at once, as it ends training; saltray writes its own records of the trials.
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "RAY_AIR_NEW_OUTPUT": "0",
 }
-ANSWER_S = 5.0
-"""Seconds that the head of a cluster may take to answer."""
+"""What Ray reads from the environment, on a cluster too."""
+SINGLE_MACHINE_ONLY = {
+    # A single machine is not preempted, and one helper process per job is saved.
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
+    # Ranks listen, without authentication, on the interface that the host name resolves to, unless told otherwise.
+    "GLOO_SOCKET_IFNAME": "lo0" if sys.platform == "darwin" else "lo",
+}
+"""The rest, for a Ray that runs on one machine: on a cluster the ranks could not reach each other."""
 FOLDER = re.compile(r"[\w./+@=-]{1,38}", re.ASCII)
 """A folder in which Ray can start: its sockets' paths are up to 68 characters longer, of at most 107."""
-HTTP2 = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
-"""What a client of gRPC says first: the preface of HTTP/2, and its settings."""
-SETTINGS = b"\4"
-"""The kind of frame that the server of such a client says first."""
-SINGLE_MACHINE_ONLY = {"RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "GLOO_SOCKET_IFNAME"}
 
 _one_thread = threading.RLock()
 """Held by the thread that uses Ray: a process connects to one Ray at a time, and whoever ends it ends it for all."""
 
 
-class LiveNode(TypedDict):
-    """A node as Ray describes it."""
+def set_environment(*, single_machine: bool) -> None:
+    """Set what Ray reads from the environment of this process, where the user has not.
 
-    NodeID: str
-    Alive: bool
-    NodeManagerAddress: str
-    Resources: Node
-
-
-def joins_cluster() -> bool:
-    """Whether this process belongs to a running cluster: a Ray job, or RAY_ADDRESS set by the user."""
-    return os.environ.get("RAY_ADDRESS", "") not in ("", "local")
+    Args:
+        single_machine: whether all processes of Ray are on this machine.
+    """
+    for name, value in (ENVIRONMENT | (SINGLE_MACHINE_ONLY if single_machine else {})).items():
+        os.environ.setdefault(name, value)
 
 
-def set_environment() -> None:
-    """Set what Ray reads from the environment of this process, where the user has not."""
+@contextmanager
+def some_home() -> Iterator[None]:
+    """Let this process and its children have a home: Ray cannot be imported without one.
+
+    A process has none without HOME and a user of its number, as in some containers. A folder that others can write
+    would not do: AWS's libraries take settings from the home, and with them commands to run.
+    """
     try:
         Path.home()
-    except (
-        RuntimeError
-    ):  # neither HOME nor a user of this number, as in some containers; Ray cannot even be imported then
-        os.environ["HOME"] = tempfile.gettempdir()
-    joins = joins_cluster()
-    for name, value in ENVIRONMENT.items():
-        if not (joins and name in SINGLE_MACHINE_ONLY):
-            os.environ.setdefault(name, value)
+    except RuntimeError:
+        folder = os.environ["HOME"] = tempfile.mkdtemp(prefix="saltray-home-")
+        try:
+            yield
+        finally:
+            os.environ.pop("HOME", None)
+            shutil.rmtree(folder, ignore_errors=True)
+    else:
+        yield
+
+
+@contextmanager
+def only_thread() -> Iterator[None]:
+    """Refuse a second thread while one is in such a block.
+
+    Raises:
+        ResourceError: another thread is in it.
+    """
+    if not _one_thread.acquire(blocking=False):
+        raise ResourceError(
+            "another thread of this process runs a command of saltray's, and a process has one Ray; run them one after "
+            "the other, or in processes of their own"
+        )
+    try:
+        yield
+    finally:
+        _one_thread.release()
 
 
 @contextmanager
@@ -112,33 +128,25 @@ def ray_cluster(*, num_cpus: int | None = None) -> Iterator[str]:
         ConfigError: RAY_ADDRESS names no cluster that can be joined.
         ResourceError: Ray does not start here, or another thread is in such a block.
     """
-    if not _one_thread.acquire(blocking=False):
-        raise ResourceError(
-            "another thread of this process runs a command of saltray's, and a process has one Ray; run them one after "
-            "the other, or in processes of their own"
-        )
-    try:
-        with _connected(num_cpus) as where:
-            yield where
-    finally:
-        _one_thread.release()
+    with only_thread(), some_home(), _connected(num_cpus) as where:
+        yield where
 
 
 @contextmanager
 def _connected(num_cpus: int | None) -> Iterator[str]:
-    set_environment()
-    import ray
-
-    where = f"the Ray cluster at {os.environ['RAY_ADDRESS']}" if joins_cluster() else "Ray on this machine"
-    if ray.is_initialized():
+    joins = joins_cluster()
+    where = f"the Ray cluster at {os.environ['RAY_ADDRESS']}" if joins else "Ray on this machine"
+    if is_connected():
+        set_environment(single_machine=False)  # it has started with what was set then
         yield where
         return
+    set_environment(single_machine=not joins)
     from saltray.distributed.ray_internals import on_loopback, own_token, shut_down
 
-    if joins_cluster():
+    if joins:
         try:
-            _check_cluster(os.environ["RAY_ADDRESS"])
-            _connect(_no_cluster)
+            check_address(os.environ["RAY_ADDRESS"])
+            _connect(cannot_join)
             yield where
         finally:
             shut_down()
@@ -162,41 +170,10 @@ def _connected(num_cpus: int | None) -> Iterator[str]:
             shut_down()
 
 
-def _no_cluster(reason: str) -> ConfigError:
-    address = os.environ["RAY_ADDRESS"]
-    return ConfigError(
-        f"cannot join a Ray cluster: RAY_ADDRESS is {address}: {reason}; unset it to run on this machine"
-    )
-
-
-def _check_cluster(address: str) -> None:
-    """Refuse at once what `ray.init` would refuse in minutes, or not at all."""
-    from saltray.distributed.ray_internals import head_address, node_here
-
-    if "://" in address:
-        purpose = "Ray Client" if address.startswith("ray://") else "`ray job submit`"
-        raise ConfigError(
-            f"RAY_ADDRESS is {address}, which is for {purpose}; unset it to run here, or submit this command as a job"
-        )
-    try:
-        head = head_address()
-        found = answers(head)
-    except (OSError, ValueError, OverflowError) as error:
-        raise _no_cluster(str(error).partition(". ")[0]) from error
-    if not found:
-        raise _no_cluster(f"what answers at {head} is not the head of a Ray cluster")
-    if not node_here():
-        raise _no_cluster("no Ray node runs on this machine; submit this command as a job, or `ray start` a node here")
-
-
-def answers(address: str) -> bool:
-    """Whether a server of gRPC answers there. Ray's own client of it waits for 40 s and more for one that does not."""
-    host, _, port = address.rpartition(":")
-    with socket.create_connection((host.strip("[]"), int(port)), timeout=ANSWER_S) as connection:
-        if os.environ.get("RAY_USE_TLS", "0") == "1":  # it answers only who has the certificate, as Ray's client has
-            return True
-        connection.sendall(HTTP2)
-        return connection.recv(9)[3:4] == SETTINGS
+def is_connected() -> bool:
+    """Whether the caller has connected to a Ray, which is not imported for that."""
+    ray: Any = sys.modules.get("ray")
+    return ray is not None and bool(ray.is_initialized())
 
 
 def short_folder() -> Path:
@@ -241,42 +218,11 @@ def _connect(failed: Callable[[str], SaltrayError], **settings: Any) -> None:
     except SystemExit:  # by Ray's handler
         terminated = True
     finally:
-        if threading.current_thread() is threading.main_thread():  # elsewhere Ray sets none either
+        # Elsewhere Ray sets none either; and a handler that is not Python's (None) cannot be set again.
+        if before is not None and threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, before)
     if terminated:
         signal.raise_signal(signal.SIGTERM)
-
-
-def live_nodes() -> list[LiveNode]:
-    """The live nodes of the cluster."""
-    import ray
-
-    nodes: list[LiveNode] = ray.nodes()  # type: ignore[no-untyped-call]
-    return [node for node in nodes if node["Alive"]]
-
-
-def nodes_present() -> list[Node]:
-    """Resources of each live node of the cluster."""
-    return [node["Resources"] for node in live_nodes()]
-
-
-def nodes_possible() -> list[Node]:
-    """Resources of each node of the cluster at its largest; empty where nothing says that it can grow.
-
-    The head node has that in the file that `ray up` left there; Ray itself knows only the nodes that are there already.
-    """
-    if not joins_cluster() or not Path(os.path.expanduser(ON_HEAD)).exists():  # noqa: PTH111  (there may be no home)
-        return []
-    return [node for _, node in cluster_nodes(ON_HEAD, complete=False)]
-
-
-def driver_resource() -> str:
-    """The resource by which Ray names the node of this process, as it does each node."""
-    import ray
-
-    here = ray.get_runtime_context().get_node_id()
-    (resources,) = (node["Resources"] for node in live_nodes() if node["NodeID"] == here)
-    return next(str(name) for name in resources if name.startswith("node:") and name != "node:__internal_head__")
 
 
 def kill_trainers() -> None:

@@ -78,7 +78,7 @@ def train_folds(
                 check_lock()
                 for watcher in running.values():
                     watcher.poll()
-                    if watcher.is_quiet and pool.is_short():
+                    if watcher.is_quiet and pool.lacks_ranks():
                         watcher.tell_that_it_waits()
                 continue
             watcher = running.pop(ended.job.name)

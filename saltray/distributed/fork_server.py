@@ -27,7 +27,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -110,7 +110,10 @@ def _started(address: str, log: Path) -> subprocess.Popen[bytes]:
 
 
 def _ended_early(code: int, log: Path) -> str:
-    lines = log.read_text(errors="replace").split("\n")
+    try:
+        lines = log.read_text(errors="replace").split("\n")
+    except OSError:  # somebody has cleared the folder for temporary files
+        lines = []
     said = next((line for line in reversed(lines) if line), f"exit code {code}")
     reason = f"signal {-code}" if code < 0 else said
     return f"the server that forks worker processes has ended ({reason}); workers start on their own, slower"
@@ -124,7 +127,11 @@ def ask(address: str, argv: list[str]) -> None:
 
 def _forked(address: str, argv: list[str]) -> bool:
     """Whether a fork was the worker; returns at its end."""
-    request = json.dumps({"argv": argv, "cwd": str(Path.cwd()), "env": dict(os.environ)}).encode()
+    try:
+        cwd = str(Path.cwd())
+    except OSError:  # it was deleted
+        return False
+    request = json.dumps({"argv": argv, "cwd": cwd, "env": dict(os.environ)}).encode()
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
         connection.settimeout(ANSWER_S)
         try:
@@ -178,6 +185,7 @@ def _fork_for_each(listener: socket.socket) -> Worker | None:
 def _request(connection: socket.socket) -> Worker | None:
     """What is asked for; None if whoever asked died meanwhile."""
     connection.settimeout(REQUEST_S)
+    streams: list[int] = []
     try:
         header, streams, _, _ = socket.recv_fds(connection, 8, 3)
         with connection.makefile("rb") as incoming:
@@ -185,6 +193,8 @@ def _request(connection: socket.socket) -> Worker | None:
                 **json.loads(incoming.read(int.from_bytes(header))), streams=streams, connection=connection.fileno()
             )
     except (OSError, ValueError):
+        for stream in streams:
+            os.close(stream)
         return None
 
 
@@ -219,7 +229,8 @@ def _become(worker: Worker) -> None:
     for descriptor, stream in enumerate(worker.streams):
         os.dup2(stream, descriptor)
         os.close(stream)
-    os.chdir(worker.cwd)
+    with suppress(OSError):  # it was deleted meanwhile: Ray needs no folder, and a worker's own code tells if it does
+        os.chdir(worker.cwd)
     os.environ.clear()
     os.environ.update(worker.env)
     import numpy as np

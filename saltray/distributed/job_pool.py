@@ -72,7 +72,7 @@ class JobPool:
         except queue.Empty:
             return None
 
-    def is_short(self) -> bool:
+    def lacks_ranks(self) -> bool:
         """Whether a job lacks a rank: it waits for its nodes. False where Ray does not tell."""
         running = sum(thread.is_alive() for thread in self._threads)
         try:

@@ -8,6 +8,8 @@ from pathlib import Path
 
 from saltray.distributed.capacity import Node
 
+Gpu = tuple[str, tuple[int, int] | None]
+"""Name and compute capability; None where the driver does not tell it."""
 SMI_S = 30.0
 """Longest wait for the NVIDIA driver."""
 
@@ -76,8 +78,8 @@ def gpu_fault() -> str | None:
         if not torch.cuda.is_available():
             reason = str(told[0].message).split(". ")[0] if told else "the driver gives no access to it"
             return f"{found}, but {built} cannot use it: {reason}"
-    architectures = torch.cuda.get_arch_list() if chosen is None else []  # some may be hidden for a good reason
-    for name, capability in gpus:
+    architectures = torch.cuda.get_arch_list()
+    for name, capability in _chosen(gpus, chosen):
         if capability and architectures and not _runs_on(architectures, capability):
             return (
                 f"found {name} of compute capability {'.'.join(map(str, capability))}, but {built} is built for "
@@ -86,8 +88,20 @@ def gpu_fault() -> str | None:
     return None
 
 
-def _nvidia_gpus() -> list[tuple[str, tuple[int, int] | None]]:
-    """Name and compute capability of each GPU, as the driver tells them: torch knows of none that it cannot use."""
+def _chosen(gpus: list[Gpu], chosen: str | None) -> list[Gpu]:
+    """The GPUs that CUDA_VISIBLE_DEVICES names; none where that cannot be told from the driver's list."""
+    if chosen is None:
+        return gpus
+    # CUDA's own order is by speed, the driver's by the bus.
+    same_order = len(set(gpus)) == 1 or os.environ.get("CUDA_DEVICE_ORDER") == "PCI_BUS_ID"
+    indices = chosen.split(",")
+    if not same_order or not all(index.isdecimal() and int(index) < len(gpus) for index in indices):
+        return []
+    return [gpus[int(index)] for index in indices]
+
+
+def _nvidia_gpus() -> list[Gpu]:
+    """All of this machine, as the driver tells them: torch knows of none that it cannot use."""
     command = ["nvidia-smi", "--query-gpu=compute_cap,name", "--format=csv,noheader"]
     try:
         told = subprocess.run(command, capture_output=True, text=True, check=False, timeout=SMI_S)
@@ -95,7 +109,7 @@ def _nvidia_gpus() -> list[tuple[str, tuple[int, int] | None]]:
         return []
     if told.returncode != 0:
         return []
-    gpus: list[tuple[str, tuple[int, int] | None]] = []
+    gpus: list[Gpu] = []
     for line in told.stdout.splitlines():
         capability, _, name = line.partition(", ")
         major, _, minor = capability.partition(".")

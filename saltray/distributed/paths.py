@@ -3,12 +3,9 @@
 import os
 from collections.abc import Callable
 
-from saltray.data.source import Source
-from saltray.distributed.cluster import joins_cluster, live_nodes
-from saltray.distributed.preflight import ask_nodes, faults_in_words
-from saltray.ensemble.layout import MANIFEST
+from saltray.distributed.address import joins_cluster
+from saltray.distributed.nodes import ask_nodes, faults_in_words, live_nodes
 from saltray.errors import ConfigError, SaltrayError
-from saltray.storage.uri import open_store
 
 
 def check_kept(what: str, uri: str) -> None:
@@ -25,41 +22,29 @@ def check_kept(what: str, uri: str) -> None:
     if joins_cluster() and "://" not in uri and not absolute:
         raise ConfigError(
             f"{what} {uri} is in the working directory of this one job of the cluster, which is lost with it; use "
-            "s3://, or an absolute path"
+            "s3://, or the absolute path of a folder that all nodes share"
         )
 
 
-def check_inputs_seen(ensemble: str, data: str, name: str) -> None:
-    """Ask every node whether it sees the ensemble and the tiles, where these are in folders and there are several.
+def check_seen(uri: str, read: Callable[[], object]) -> None:
+    """Ask every node whether it sees what is in a folder, where there are several. All see the same S3.
 
     Args:
-        ensemble: URI of one version.
-        data: absolute URI of the data set.
-        name: of one of its images.
+        uri: the folder's.
+        read: reads something that is there; it is called on each node.
 
     Raises:
-        ConfigError: some nodes do not.
+        ConfigError: some nodes do not see it.
     """
-    nodes = live_nodes()
-    for uri, find_fault, key in ((ensemble, _fault_of_object, MANIFEST), (data, _fault_of_tile, name)):
-        if uri.startswith("s3://") or len(nodes) == 1:
-            continue
-        # A node that joins later tells the first tile that it does not see.
-        if faults := ask_nodes(nodes, find_fault, uri, key):
-            told = faults_in_words(faults)
-            raise ConfigError(f"not every node sees {uri} ({told}); use s3://, or a folder that all nodes share")
+    if uri.startswith("s3://") or len(nodes := live_nodes()) == 1:
+        return
+    if faults := ask_nodes(nodes, _fault_of, read):
+        told = faults_in_words(faults)
+        raise ConfigError(f"not every node sees {uri} ({told}); use s3://, or a folder that all nodes share")
 
 
-def _fault_of_object(uri: str, key: str) -> str | None:
+def _fault_of(read: Callable[[], object]) -> str | None:
     """What a node finds wrong, as text: an exception would reach the driver wrapped in many lines of Ray's."""
-    return _fault(lambda: open_store(uri).get(key))
-
-
-def _fault_of_tile(uri: str, name: str) -> str | None:
-    return _fault(lambda: Source(uri).read(name))
-
-
-def _fault(read: Callable[[], object]) -> str | None:
     try:
         read()
     except SaltrayError as error:

@@ -17,14 +17,29 @@ from numpy.typing import NDArray
 from saltray.data.names import tile_id
 from saltray.data.rle import encode_rle
 from saltray.data.tile_reader import TileReader
+from saltray.distributed.address import joins_cluster
 from saltray.distributed.capacity import Node
-from saltray.distributed.cluster import joins_cluster, nodes_possible, nodes_present
+from saltray.distributed.causes import cause_in_a_line
+from saltray.distributed.nodes import nodes_possible, nodes_present
 from saltray.distributed.ray_internals import remote_args_allowed
 from saltray.ensemble.load import Ensemble
 from saltray.errors import ConfigError, ResourceError, SaltrayError
 
 BATCH = 64
 """Tiles per batch."""
+CUDA_FULL = "CUDA out of memory"
+"""Of torch's message where a GPU's memory is full."""
+WRAPPED = "The above exception was the direct cause of"
+"""What follows an exception of ours in the text of Ray Data's own."""
+DEATHS = (
+    ray.exceptions.ActorDiedError,
+    ray.exceptions.ActorUnavailableError,
+    ray.exceptions.NodeDiedError,
+    ray.exceptions.OutOfMemoryError,
+    ray.exceptions.WorkerCrashedError,
+)
+IN_CONSTRUCTOR = "error raised in its creation task"
+"""Of Ray's message of an actor that did not die, but whose constructor raised."""
 FAULT = "fault"
 """Column with the pickled SaltrayError of a batch; empty where there is none."""
 
@@ -114,26 +129,26 @@ def stream_predictions(
             .iter_batches(batch_size=BATCH, batch_format="numpy")
         )
     batch: Any
-    for batch in _told_of_deaths(rows):
+    for batch in _explain_failures(rows):
         if fault := _first_fault(batch):
             raise pickle.loads(fault)
         yield Batch(ids=list(batch["id"]), rles=list(batch["rle"]), probabilities=batch.get("probability"))
 
 
-def _told_of_deaths(rows: Iterable[Any]) -> Iterator[Any]:
+def _explain_failures(rows: Iterable[Any]) -> Iterator[Any]:
+    """The rows; what Ray raises instead is told in a line."""
     try:
         yield from rows
-    except (
-        ray.exceptions.ActorDiedError,
-        ray.exceptions.ActorUnavailableError,
-        ray.exceptions.NodeDiedError,
-        ray.exceptions.OutOfMemoryError,
-        ray.exceptions.WorkerCrashedError,
-    ) as error:
-        raise ResourceError(
-            f"a worker was killed ({type(error).__name__}), probably because memory is short; give fewer --workers, or "
-            "use a machine with more memory"
-        ) from error
+    except ray.exceptions.RayError as error:
+        text = str(error)
+        if isinstance(error, DEATHS) and IN_CONSTRUCTOR not in text:
+            raise ResourceError(
+                f"a worker was killed ({type(error).__name__}), probably because memory is short; give fewer "
+                "--workers, or use a machine with more memory"
+            ) from error
+        cause = cause_in_a_line(text.rpartition(WRAPPED)[0] or text)
+        remedy = "; use fewer --workers, or a larger GPU" if CUDA_FULL in cause else ""
+        raise ResourceError(f"a worker failed: {cause}{remedy}") from error
 
 
 class _Decode:

@@ -12,9 +12,10 @@ from pathlib import Path
 import ray
 from ray.exceptions import RayError
 
+from saltray.distributed.nodes import ask_node, live_nodes
 from saltray.distributed.ray_internals import logs_folder
 
-READ_S = 30.0
+READ_S = 10.0
 """Longest wait for the log of a process on another node."""
 LOG_BYTES = 1 << 20
 """What is read of a log, from its end."""
@@ -98,9 +99,16 @@ def _log_of(pid: int, node: str) -> str | None:
     """The end of a worker's log, read on its node; None if that is not possible."""
     if node == ray.util.get_node_ip_address():  # type: ignore[no-untyped-call]
         return _read_log(pid)
-    reader = ray.remote(_read_log).options(num_cpus=0, resources={f"node:{node}": 0.001})
     try:
-        log: str | None = ray.get(reader.remote(pid), timeout=READ_S)
+        alive = next((each for each in live_nodes() if each["NodeManagerAddress"] == node), None)
+        if alive is None:
+            return None
+        asked = ask_node(alive, _read_log, pid)
+        answered, _ = ray.wait([asked], timeout=READ_S)
+        if not answered:
+            ray.cancel(asked, force=True)
+            return None
+        log: str | None = ray.get(asked)
     except RayError:  # the node is gone too
         return None
     return log
@@ -108,7 +116,8 @@ def _log_of(pid: int, node: str) -> str | None:
 
 def _read_log(pid: int) -> str | None:
     """The end of the log of a worker of this node."""
-    logs = sorted(Path(logs_folder()).glob(f"worker-*-{pid}.err"), key=lambda path: path.stat().st_mtime)
-    if not logs:
+    try:
+        logs = sorted(Path(logs_folder()).glob(f"worker-*-{pid}.err"), key=lambda path: path.stat().st_mtime)
+        return logs[-1].read_bytes()[-LOG_BYTES:].decode(errors="replace") if logs else None
+    except OSError:  # Ray's folder was deleted, for instance
         return None
-    return logs[-1].read_bytes()[-LOG_BYTES:].decode(errors="replace")

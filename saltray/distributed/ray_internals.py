@@ -84,7 +84,8 @@ class Trainer(TorchTrainer):
 class LocalTorchConfig(TorchConfig):
     """Lets the ranks of a job on one machine find each other by a file.
 
-    PyTorch's server for that listens on all interfaces, and whoever writes to it can place himself among the ranks.
+    PyTorch's server for that listens on all interfaces, and anybody who reaches it can join the ranks.
+    It serves Gloo and NCCL alike.
     """
 
     @property
@@ -190,7 +191,7 @@ def own_token() -> Iterator[None]:
     try:
         yield
     finally:
-        del os.environ["RAY_AUTH_TOKEN"]
+        os.environ.pop("RAY_AUTH_TOKEN", None)
         loader.reset_cache()
 
 
@@ -201,6 +202,9 @@ def head_address() -> str:
         OSError, ValueError: there is none, or that is no address.
     """
     services: Any = ray._private.services
+    given = os.environ["RAY_ADDRESS"]
+    if given != "auto" and not given.rpartition(":")[0].strip():  # of which Ray would print a traceback
+        raise ValueError(f"Invalid address format: {given}")
     return str(services.canonicalize_bootstrap_address("auto"))
 
 

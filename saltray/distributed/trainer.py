@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from saltray.distributed.capacity import JobResources
-from saltray.distributed.cluster import joins_cluster
+from saltray.distributed.causes import cause_in_a_line
 from saltray.distributed.jobs import Job, LoopConfig
 from saltray.distributed.process_death import rank_deaths
 from saltray.distributed.ray_internals import (
@@ -53,11 +53,11 @@ def run_job(train_loop: TrainLoop, job: Job, resources: JobResources, callbacks:
         TrainingFailedError: workers were lost too often, or the loop raised.
     """
     untyped: Any = train_loop  # Ray declares a plain dict
+    local = is_on_loopback()
     trainer = Trainer(
         untyped,
         train_loop_config={"job": job},
-        # NCCL has sockets of its own, which are the network's to guard.
-        torch_config=LocalTorchConfig() if is_on_loopback() and resources.gpus == 0 else None,
+        torch_config=LocalTorchConfig() if local else None,
         scaling_config=ScalingConfig(
             num_workers=resources.ranks, use_gpu=resources.gpus > 0, resources_per_worker=resources.bundle
         ),
@@ -68,7 +68,7 @@ def run_job(train_loop: TrainLoop, job: Job, resources: JobResources, callbacks:
             failure_config=FailureConfig(max_failures=job.config.cluster.max_failures, controller_failure_limit=2),
             checkpoint_config=CheckpointConfig(num_to_keep=2),
             logging_config=LoggingConfig(log_level="ERROR"),
-            worker_runtime_env={"env_vars": {"OMP_WAIT_POLICY": "passive"}} if joins_cluster() else {},
+            worker_runtime_env={} if local else {"env_vars": {"OMP_WAIT_POLICY": "passive"}},
             callbacks=[StopAtStoreFault(), *callbacks],
         ),
     )
@@ -79,10 +79,11 @@ def run_job(train_loop: TrainLoop, job: Job, resources: JobResources, callbacks:
 def failure_reason(job: Job, error: Exception) -> str:
     """One line for the user; the whole text goes to the store beside the job."""
     text = str(error).strip() or type(error).__name__
+    reason = cause_in_a_line(text)
     for name, death in rank_deaths(text).items():
-        text = f"{text}\n{death.log}\n{name} {death.reason}"
-    kept = write_error(job, text)
-    return f"{text.splitlines()[-1]} ({kept})"
+        reason = f"{name} {death.reason}"
+        text = f"{text}\n{death.log}\n{reason}"
+    return f"{reason} ({write_error(job, text)})"
 
 
 def write_error(job: Job, text: str) -> str:

@@ -11,7 +11,7 @@ from ray.util.queue import Queue
 from saltray.distributed.capacity import JobResources
 from saltray.distributed.cluster import set_environment
 from saltray.distributed.jobs import Job, PermanentFailure, TrialHistory
-from saltray.distributed.ray_internals import UserCallback
+from saltray.distributed.ray_internals import UserCallback, is_on_loopback
 from saltray.distributed.trainer import failure_reason, run_job
 from saltray.distributed.worker import train_trial
 from saltray.search.objective import OBJECTIVE, best_epoch, objective
@@ -62,7 +62,7 @@ def run_trial(parameters: Mapping[str, Any], template: TrialTemplate) -> None:
         parameters: `index` and `values` of the trial.
         template: the rest.
     """
-    set_environment()
+    set_environment(single_machine=is_on_loopback())
     job = template.job_of(Trial(index=parameters["index"], values=parameters["values"]))
     epochs = Queue(maxsize=1, actor_options={"num_cpus": 0})
     thread = threading.Thread(target=_report_each, args=(epochs,), daemon=True)

@@ -9,7 +9,8 @@ from typing import Any
 from ray import tune
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler
 
-from saltray.distributed.cluster import driver_resource, wait_for_trainers
+from saltray.distributed.cluster import wait_for_trainers
+from saltray.distributed.nodes import driver_resource
 from saltray.distributed.ray_internals import shut_down
 from saltray.distributed.search_callback import SearchCallback
 from saltray.distributed.trial import TrialTemplate, run_trial

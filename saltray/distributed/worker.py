@@ -18,8 +18,8 @@ from ray.train import Checkpoint, CheckpointUploadMode
 from saltray.config import Config
 from saltray.data.tiles import LabelledTiles
 from saltray.distributed import checkpoints
-from saltray.distributed.cluster import nodes_present
 from saltray.distributed.jobs import Job, LoopConfig, PermanentFailure, TrialHistory
+from saltray.distributed.nodes import nodes_present
 from saltray.errors import ConfigError, DivergedError, ModelError
 from saltray.runs.fold_output import write_fold
 from saltray.runs.history import EpochRecord, History, Record, epochs_of, read_history
@@ -235,6 +235,7 @@ class _Reporter:
             checkpoint_dir_name=checkpoint_folder(epoch),
             checkpoint_upload_mode=CheckpointUploadMode.ASYNC,
             checkpoint_upload_fn=self.upload,
+            delete_local_checkpoint_after_upload=False,  # the upload does
         )
 
     def _due(self) -> bool:

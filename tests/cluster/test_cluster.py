@@ -37,7 +37,7 @@ def test_a_store_that_only_the_head_sees_is_refused(cluster: Cluster, tiles: Pat
     job = cluster.submit("blind", "train", "--data", tiles, "--store", "/tmp/ray/store", *THIN)
     assert job.wait() != 0
     line = next(line.text for line in job.lines if line.text.startswith("saltray: "))
-    assert "not the same folder on every node" in line
+    assert "not every node sees" in line
     assert cluster.hosts[0].address not in line
     assert "use s3://" in line
     assert "exit code 2" in job.log

@@ -10,7 +10,7 @@ import boto3
 import pytest
 from cluster_yaml.cloud import ROOT, TOKEN, Autoscaler, Cloud
 
-from saltray.distributed.cluster import nodes_possible
+from saltray.distributed.nodes import nodes_possible
 
 
 def until(condition: Callable[[], bool], step: Callable[[], None] = lambda: None) -> None:

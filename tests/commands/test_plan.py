@@ -58,6 +58,12 @@ def test_five_pairs_on_the_cluster_as_shipped(tiles_folder: Path, tmp_path: Path
     assert list(tmp_path.iterdir()) == []  # nothing was packed or written
 
 
+def test_a_store_of_one_job_of_a_cluster_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
+    with pytest.raises(ConfigError, match="the store here is in the working directory of this one job of the cluster"):
+        saltray.plan(Config(data="d", store="here"))
+
+
 def test_without_a_speed_there_is_no_time(tiles_folder: Path, tmp_path: Path) -> None:
     plan = saltray.plan(config_of(tiles_folder, tmp_path), on=SHIPPED)
     assert (plan.fold_seconds, plan.rank_hours, plan.hours) == (None, None, None)
@@ -168,7 +174,7 @@ def test_an_impossible_speed(tiles_folder: Path, tmp_path: Path, speed: float) -
 
 def test_the_address_of_the_jobs_api_is_no_cluster_to_join(tiles_folder: Path) -> None:
     # A process of its own, as one that is connected to Ray already has no need of the address.
-    script = f"import saltray\nsaltray.plan(saltray.Config(data={str(tiles_folder)!r}))"
+    script = f"import saltray\nsaltray.plan(saltray.Config(data={str(tiles_folder)!r}, store='/s'))"
     environment = os.environ | {"RAY_ADDRESS": "http://127.0.0.1:8265"}
     done = subprocess.run(
         [sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=False, timeout=120

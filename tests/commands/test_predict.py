@@ -24,7 +24,15 @@ from saltray.data.raw import read_tiles
 from saltray.data.rle import decode_rle
 from saltray.data.tile_reader import TileReader
 from saltray.ensemble.versions import read_manifest, resolve
-from saltray.errors import ConfigError, DataError, EnsembleError, NotFoundError, SaltrayError, StorageError
+from saltray.errors import (
+    ConfigError,
+    DataError,
+    EnsembleError,
+    NotFoundError,
+    ResourceError,
+    SaltrayError,
+    StorageError,
+)
 from saltray.progress import Event, PredictionPlanned, TilesClipped
 from saltray.storage.uri import open_store
 
@@ -87,6 +95,11 @@ class Stream:
     def __init__(self) -> None:
         self.fault: BaseException | None = None
         self.given: dict[str, Any] = {}
+        self.seen: list[str] = []
+
+    def check_seen(self, uri: str, read: Callable[[], object]) -> None:
+        read()
+        self.seen.append(uri)
 
     def __call__(self, ensemble: str, reader: TileReader, names: list[str], **settings: Any) -> Iterator[Any]:
         from saltray.distributed import prediction
@@ -110,7 +123,7 @@ def stream(monkeypatch: pytest.MonkeyPatch) -> Stream:
 
     stream = Stream()
     monkeypatch.setattr(module, "ray_cluster", lambda: nullcontext("Ray on this machine"))
-    monkeypatch.setattr(module, "check_inputs_seen", lambda *places: None)
+    monkeypatch.setattr(module, "check_seen", stream.check_seen)
     monkeypatch.setattr(prediction, "choose_workers", lambda *asked: prediction.PredictionWorkers(1, "CPU"))
     monkeypatch.setattr(prediction, "stream_predictions", stream)
     return stream
@@ -151,6 +164,7 @@ def test_all_settings_reach_the_workers(stream: Stream, untrained: str, tiles_fo
         PredictionPlanned(tiles=24, ensemble="r1 v1", where="Ray on this machine", workers=1, device="CPU")
     ]
     assert stream.given["ensemble"] == untrained
+    assert stream.seen == [untrained, str(tiles_folder)]
     assert stream.given["reader"] == TileReader(uri=str(tiles_folder), height=101, width=101, scale=BYTES)
     assert len(stream.given["names"]) == 24
     assert {name.rpartition("/")[0] for name in stream.given["names"]} == {"train/images"}
@@ -298,6 +312,16 @@ def test_an_output_of_one_job_of_a_cluster_is_refused(
     uris: dict[str, Any] = {"out": "s3://bucket/x", flag: "x"}
     with pytest.raises(ConfigError, match=f"--{flag} x is in the working directory of this one job"):
         saltray.predict(ensemble=untrained, data=str(tiles_folder), **uris)
+
+
+@pytest.mark.usefixtures("nothing_starts")
+def test_a_gpu_that_torch_cannot_use_is_refused_before_ray_starts(
+    untrained: str, tiles_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("saltray.distributed.preflight.is_connected", lambda: False)
+    monkeypatch.setattr("saltray.distributed.preflight.gpu_fault", lambda: "found 1 x X, but torch has no CUDA")
+    with pytest.raises(ResourceError, match=r"found 1 x X, .* CUDA_VISIBLE_DEVICES, or set it to nothing"):
+        saltray.predict(ensemble=untrained, data=str(tiles_folder), out="x.csv")
 
 
 @pytest.mark.usefixtures("nothing_starts")

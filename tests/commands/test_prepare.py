@@ -149,7 +149,7 @@ def test_a_store_that_cannot_be_written_is_refused(tmp_path: Path, monkeypatch: 
             open_for_writing(uri)
     monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(ConfigError, match="store here is a folder in the working directory of this one job"):
+    with pytest.raises(ConfigError, match="the store here is in the working directory of this one job"):
         open_for_writing("here")
     assert not (tmp_path / "here").exists()
 
@@ -163,7 +163,7 @@ def test_every_command_that_trains_looks_first(
         getattr(saltray, command)(small("nowhere", tmp_path / "store"))
     assert not list(tmp_path.rglob("manifest.json"))
     monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
-    with pytest.raises(ConfigError, match="store here is a folder in the working directory of this one job"):
+    with pytest.raises(ConfigError, match="the store here is in the working directory of this one job"):
         getattr(saltray, command)(small(tiles_folder, "here"))
     assert not (tmp_path / "here").exists()
 

@@ -1,6 +1,8 @@
 """Search and training in one: the second takes the values that the first found, on as many ranks."""
 
+import shutil
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,7 @@ from ray_session import Recorded, record
 import saltray
 from saltray.commands import run as module
 from saltray.config import ClusterConfig, Config, SearchConfig, choice
-from saltray.errors import ConfigError, ResourceError
+from saltray.errors import ConfigError, DataError, ResourceError
 from saltray.progress import FoldEpoch, RunPlanned, SearchPlanned, SearchValuesTaken, TrialEnded
 from saltray.runs.history import epochs_of, read_history
 from saltray.runs.records import RunManifest
@@ -117,13 +119,41 @@ def test_a_search_without_a_name_has_that_of_the_run(
         calls.append((config, from_search, observer))
         return "trained"
 
-    monkeypatch.setattr(module, "ray_cluster", lambda: __import__("contextlib").nullcontext())
+    monkeypatch.setattr(module, "ray_cluster", nullcontext)
     monkeypatch.setattr(module, "tune", tune)
     monkeypatch.setattr(module, "train", train)
     monkeypatch.setattr(module, "check_inputs", lambda *_: None)
     config, observer = small("tiles", "store", run="night"), calls.append
     assert saltray.run(config, SearchConfig(name=name), observer=observer) == "trained"
     assert calls == [(config, used, observer), (config, f"searches/{used}", observer)]
+
+
+def test_a_finished_run_is_not_refused_on_a_lesser_machine(small: Small, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`train` and `tune` take it as it is."""
+    cluster = ClusterConfig(workers_per_fold=2, cpus_per_worker=999, gpus_per_worker=0)
+    config = small("tiles", "store", cluster=cluster)
+    monkeypatch.setattr(module, "ray_cluster", nullcontext)
+    monkeypatch.setattr(module, "check_inputs", lambda *_: None)
+    monkeypatch.setattr(module, "tune", lambda *_, **__: type("Found", (), {"name": "s"}))
+    monkeypatch.setattr(module, "train", lambda *_, **__: "trained")
+    for _ in range(2):
+        with pytest.raises(ResourceError, match="a job needs 2 ranks of 999 CPU"):
+            saltray.run(config)
+        monkeypatch.setattr("saltray.commands.tune.is_complete", lambda *_: True)
+    monkeypatch.setattr("saltray.commands.train.fold_result", lambda *_: "a result")
+    assert saltray.run(config) == "trained"
+
+
+def test_all_bad_tiles_are_told_before_ray_starts(
+    small: Small, tiles_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "ray_cluster", lambda: pytest.fail("Ray is started"))
+    data = Path(shutil.copytree(tiles_folder, tmp_path / "data"))
+    for path in sorted((data / "train/images").iterdir())[:3]:
+        path.write_text("junk")
+    with pytest.raises(DataError) as caught:
+        saltray.run(small(data, tmp_path / "store"))
+    assert len(caught.value.problems) == 3
 
 
 def test_what_is_impossible_is_refused_before_ray_starts(

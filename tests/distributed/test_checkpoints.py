@@ -34,12 +34,18 @@ def state_after(epoch: int) -> Mapping[str, Any]:
 
 def save(run: Store, folder: Path, epoch: int) -> Checkpoint:
     """What Ray does to upload the checkpoint of fold 0 after `epoch` epochs."""
-    local = folder / f"local-{epoch}"
-    local.mkdir(exist_ok=True)
+    local = local_folder(folder)
     upload = Upload(run, "fold-0", epoch, [state_after(epoch), state_after(-epoch)], (NOTE,))
     uploaded = upload(Checkpoint(str(local)), checkpoint_folder(epoch))
     assert upload.done.is_set()
+    assert not local.exists()
     return uploaded
+
+
+def local_folder(folder: Path) -> Path:
+    """Where the upload writes the state first."""
+    (folder / "local").mkdir()
+    return folder / "local"
 
 
 def newest(run: Store) -> tuple[LoadedCheckpoint, list[str]]:
@@ -89,9 +95,10 @@ def test_an_upload_that_fails_is_not_reported(
         raise StorageError("the store is away")
 
     monkeypatch.setattr(folder_store, "put_file", away)
-    upload = Upload(folder_store, "fold-0", 1, [state_after(1)])
+    upload, local = Upload(folder_store, "fold-0", 1, [state_after(1)]), local_folder(tmp_path)
     with pytest.raises(StorageError):
-        upload(Checkpoint(str(tmp_path)), checkpoint_folder(1))
+        upload(Checkpoint(str(local)), checkpoint_folder(1))
+    assert not local.exists()  # each attempt of the job would leave one
     assert upload.done.is_set()  # otherwise the fold would never write a checkpoint again
     assert checkpoints.newest(folder_store.sub("fold-0")) == (None, [])
 
@@ -99,17 +106,17 @@ def test_an_upload_that_fails_is_not_reported(
 def test_a_full_folder_of_temporary_files_is_named(folder_store: Store, tmp_path: Path) -> None:
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     big = {"epoch": 1, "model": {"weight": torch.zeros(1 << 16)}}
-    upload = Upload(folder_store, "fold-0", 1, [big])
+    upload, local = Upload(folder_store, "fold-0", 1, [big]), local_folder(tmp_path)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 16, before[1]))  # a larger file fails half-way, as on a full disk
     try:
         with pytest.raises(StorageError, match="temporary files cannot be written to .*; free some space") as caught:
-            upload(Checkpoint(str(tmp_path)), checkpoint_folder(1))
+            upload(Checkpoint(str(local)), checkpoint_folder(1))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert "\n" not in str(caught.value)
     assert upload.done.is_set()
     assert list(folder_store.list()) == []
-    assert not (tmp_path / "state.pt").exists()
+    assert not local.exists()
 
 
 def test_the_newest_is_the_one_of_most_epochs(folder_store: Store, tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -12,22 +11,17 @@ from contextlib import chdir, nullcontext
 from pathlib import Path
 
 import pytest
-import yaml
 
 from saltray.distributed import cluster
 from saltray.distributed.cluster import (
     ENVIRONMENT,
     SINGLE_MACHINE_ONLY,
-    answers,
-    driver_resource,
-    joins_cluster,
-    nodes_possible,
-    nodes_present,
     ray_cluster,
     set_environment,
     short_folder,
+    some_home,
 )
-from saltray.distributed.ray_internals import node_here
+from saltray.distributed.nodes import nodes_present
 from saltray.errors import ConfigError, ResourceError
 
 DRIVER = """
@@ -53,11 +47,6 @@ state.disconnect = disconnect
 os.kill(os.getpid(), signal.SIGTERM)
 print(ray.is_initialized())
 """
-GROWABLE = {
-    "max_workers": 2,
-    "head_node_type": "head",
-    "available_node_types": {"head": {"resources": {"CPU": 0}}, "one": {"resources": {"GPU": 4}}, "unknown": {}},
-}
 
 
 @pytest.mark.ray
@@ -86,85 +75,63 @@ def test_a_ray_of_our_own_forks_its_workers_in_any_folder_without_a_home_and_und
     assert lines == ["SIGTERM", "1.0", "SIGTERM", "SIGTERM", "False"]
 
 
-@pytest.mark.parametrize("address", ["", "local", "10.0.0.1:6379"])
-def test_what_ray_reads_from_the_environment(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    given = {"RAY_TRAIN_METRICS_ENABLED": "1", "RAY_ADDRESS": address}
+@pytest.mark.parametrize("single_machine", [True, False])
+def test_what_ray_reads_from_the_environment(single_machine: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    given = {"RAY_TRAIN_METRICS_ENABLED": "1", "GLOO_SOCKET_IFNAME": "eth7"}
     monkeypatch.setattr(os, "environ", given.copy())
-    set_environment()
-    joins = address == "10.0.0.1:6379"
-    assert joins_cluster() == joins
-    left_out = SINGLE_MACHINE_ONLY if joins else set()
-    assert os.environ == {name: value for name, value in ENVIRONMENT.items() if name not in left_out} | given
+    set_environment(single_machine=single_machine)
+    assert os.environ == ENVIRONMENT | (SINGLE_MACHINE_ONLY if single_machine else {}) | given
 
 
-REFUSED = {
-    "http://127.0.0.1:8265": "which is for `ray job submit`; unset it to run here",
-    "ray://127.0.0.1:10001": "which is for Ray Client; unset it to run here",
-    "junk": "Invalid address format: junk; unset it",
-    "127.0.0.1:junk": "invalid literal for int",
-    "127.0.0.1:1": "Connection refused; unset it",
-    " ": "unset it",
-}
-
-
-@pytest.mark.parametrize("address", REFUSED)
-def test_an_address_where_no_cluster_is_is_refused(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    refusal_of(address, REFUSED[address], monkeypatch)
-
-
-def refusal_of(address: str, reason: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Joining the cluster of this address is refused, before Ray tries it."""
-    monkeypatch.setattr("ray.is_initialized", lambda: False)
-    monkeypatch.setattr("ray.init", lambda **_: pytest.fail("Ray waits for minutes"))
-    monkeypatch.setattr("ray.shutdown", lambda: None)
-    monkeypatch.setenv("RAY_ADDRESS", address)
-    with pytest.raises(ConfigError) as caught:
-        ray_cluster().__enter__()
-    assert f"RAY_ADDRESS is {address}" in str(caught.value)
-    assert reason in str(caught.value)
-    assert "\n" not in str(caught.value)
-
-
-@pytest.mark.parametrize(
-    ("answer", "reason"),
-    [
-        (b"HTTP/1.1 400 Bad Request\r\n\r\n", "is not the head of a Ray cluster"),
-        (b"", "is not the head of a Ray cluster"),
-        (None, "timed out"),
-        (b"\0\0\0\4\0\0\0\0\0", "no Ray node runs on this machine"),
-    ],
-    ids=["http", "closed", "silent", "grpc"],
-)
-def test_what_answers_must_be_a_cluster_with_a_node_here(
-    answer: bytes | None, reason: str, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("address", "connected"), [("", False), ("", True), ("10.0.0.1:6379", False)])
+def test_only_a_ray_that_is_started_here_is_told_that_the_machine_is_single(
+    address: str, connected: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cluster, "ANSWER_S", 0.2 if answer is None else 60.0)
-    monkeypatch.setattr("saltray.distributed.ray_internals.node_here", lambda: False)
-    release = threading.Event()
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port = server.getsockname()[1]
-        monkeypatch.setattr("saltray.distributed.ray_internals.head_address", lambda: f"127.0.0.1:{port}")
+    class StartedError(Exception):
+        pass
 
-        def serve() -> None:
-            connection, _ = server.accept()
-            with connection:
-                assert connection.recv(64).startswith(b"PRI * HTTP/2.0")
-                release.wait(60) if answer is None else connection.sendall(answer)
+    def connect(*_: object, **__: object) -> None:
+        raise StartedError
 
-        thread = threading.Thread(target=serve)
-        thread.start()
-        refusal_of(f"127.0.0.1:{port}", reason, monkeypatch)
-        release.set()
-        thread.join()
+    monkeypatch.setattr("ray.is_initialized", lambda: connected)
+    monkeypatch.setattr("ray.shutdown", lambda: None)
+    monkeypatch.setattr("saltray.distributed.ray_internals.own_token", nullcontext)
+    monkeypatch.setattr(cluster, "check_address", lambda address: None)
+    monkeypatch.setattr(cluster, "_connect", connect)
+    for name in SINGLE_MACHINE_ONLY:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    with nullcontext() if connected else pytest.raises(StartedError), ray_cluster():
+        pass
+    assert (os.environ.keys() >= SINGLE_MACHINE_ONLY.keys()) == (not connected and not address)
+    assert bool(os.environ.keys() & SINGLE_MACHINE_ONLY.keys()) == (not connected and not address)
 
 
-@pytest.mark.ray
-@pytest.mark.usefixtures("ray_here")
-def test_the_head_of_a_real_cluster_answers() -> None:
-    import ray
+def test_a_home_that_is_missing_is_a_folder_of_the_users_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/somewhere")
+    with some_home():
+        assert os.environ["HOME"] == "/somewhere"
+    monkeypatch.delenv("HOME")
+    with some_home():  # of the user's entry in /etc/passwd
+        assert "HOME" not in os.environ
+    monkeypatch.setattr("pwd.getpwuid", {}.__getitem__)
+    with pytest.raises(KeyboardInterrupt), some_home():
+        home = Path.home()
+        assert home.stat().st_mode & 0o777 == 0o700
+        assert not list(home.iterdir())
+        raise KeyboardInterrupt
+    assert not home.exists()
+    assert "HOME" not in os.environ
 
-    assert answers(ray.get_runtime_context().gcs_address)
-    assert node_here()
+
+def test_ray_has_a_home(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray Train is not even imported without one."""
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.delenv("HOME", raising=False)
+    monkeypatch.setattr("pwd.getpwuid", {}.__getitem__)
+    monkeypatch.setattr("ray.is_initialized", lambda: True)
+    with ray_cluster():
+        assert Path.home().is_dir()
 
 
 def test_why_ray_does_not_start_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -250,6 +217,12 @@ def test_a_signal_while_ray_starts_reaches_the_callers_handler(monkeypatch: pyte
         signal.signal(signal.SIGTERM, before)
 
 
+def test_a_handler_that_is_not_pythons_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ray.init", lambda **settings: None)
+    monkeypatch.setattr(signal, "getsignal", lambda number: None)  # as where a C library has set one
+    cluster._connect(ConfigError)
+
+
 def test_other_versions_on_the_cluster_are_told_in_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
     def init(**settings: object) -> None:
         raise RuntimeError(
@@ -264,22 +237,6 @@ def test_other_versions_on_the_cluster_are_told_in_a_line(monkeypatch: pytest.Mo
         cluster._connect(ConfigError)
 
 
-def test_a_job_on_the_head_node_knows_what_the_cluster_can_grow_to(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("HOME", str(tmp_path))
-    (tmp_path / "ray_bootstrap_config.yaml").write_text(yaml.safe_dump(GROWABLE))
-    monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    assert nodes_possible() == []
-    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
-    assert nodes_possible() == [{"CPU": 0}, {"GPU": 4}, {"GPU": 4}]
-    monkeypatch.setenv("HOME", str(tmp_path / "elsewhere"))
-    assert nodes_possible() == []
-    monkeypatch.delenv("HOME")
-    monkeypatch.setattr("pwd.getpwuid", {}.__getitem__)  # a container's user may have no entry either
-    assert nodes_possible() == []
-
-
 @pytest.mark.ray
 @pytest.mark.usefixtures("ray_here")
 def test_a_ray_of_the_caller_is_used_and_left_as_it_is() -> None:
@@ -290,23 +247,6 @@ def test_a_ray_of_the_caller_is_used_and_left_as_it_is() -> None:
     assert ray.is_initialized()
     (node,) = nodes_present()
     assert node["CPU"] == ray.cluster_resources()["CPU"] != 77
-
-
-def test_dead_nodes_do_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
-    nodes = [{"NodeID": name, "Alive": name == "a", "Resources": {"CPU": 1.0}} for name in ("a", "b")]
-    monkeypatch.setattr("ray.nodes", lambda: nodes)
-    assert nodes_present() == [{"CPU": 1.0}]
-
-
-@pytest.mark.ray
-@pytest.mark.usefixtures("ray_here")
-def test_the_resource_of_the_drivers_node_places_a_task_there() -> None:
-    import ray
-
-    name = driver_resource()
-    assert name.startswith("node:")
-    where = ray.remote(num_cpus=0, resources={name: 0.001})(lambda: ray.get_runtime_context().get_node_id())
-    assert ray.get(where.remote(), timeout=60) == ray.get_runtime_context().get_node_id()
 
 
 @pytest.mark.parametrize("seconds", [0.0, 60.0])

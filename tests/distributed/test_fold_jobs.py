@@ -86,7 +86,7 @@ class FakePool:
         fold, value = step
         return JobOutcome(self.running.pop(fold), value)
 
-    def is_short(self) -> bool:
+    def lacks_ranks(self) -> bool:
         return self.short
 
     def __enter__(self) -> Self:

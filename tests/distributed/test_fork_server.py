@@ -1,8 +1,11 @@
 """Workers by fork: they get their arguments, environment and streams, and ids of their own; without a server, too."""
 
+import json
 import os
+import select
 import shlex
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -196,3 +199,49 @@ def test_a_fork_outlives_the_server_and_ends_with_its_own_work(script: Path) -> 
     assert asking.poll() is None
     assert asking.communicate("done", timeout=60) == ("done\n", None)
     assert (script.parent / "started").read_text() == "True []\n"
+
+
+def test_a_worker_whose_folder_was_deleted_starts_alone(python: str, tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text("import sys\nprint('torch' in sys.modules, sys.argv[1:])\n")
+    ask = shlex.join([*shlex.split(python), str(script), "a b"])
+    (tmp_path / "gone").mkdir()
+    done = subprocess.run(
+        ["bash", "-c", f"rmdir ../gone; exec {ask}"],
+        cwd=tmp_path / "gone",
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=240,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "False ['a b']\n", "")
+
+
+def asked(python: str, request: bytes, *, length: int) -> bytes:
+    """What the worker prints that is asked for in the way of the server's own client; nothing where there is none."""
+    read, write = os.pipe()
+    with os.fdopen(read, "rb") as printed, socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+        connection.connect(shlex.split(python)[-1])
+        with Path(os.devnull).open() as nothing:
+            socket.send_fds(connection, [length.to_bytes(8)], [nothing.fileno(), write, write])
+        os.close(write)
+        connection.sendall(request)
+        if len(request) < length:  # the asker dies in the midst of it
+            connection.close()
+        elif connection.recv(1):
+            connection.sendall(b"+")
+        assert select.select([printed], [], [], 240)[0], "the streams stay open"
+        return printed.read()
+
+
+def test_a_fork_whose_folder_was_deleted_meanwhile_works_in_another(python: str, tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text("import sys\nprint('torch' in sys.modules, sys.argv[1:])\n")
+    worker = {"argv": [str(script), "a"], "cwd": str(tmp_path / "gone"), "env": dict(os.environ)}
+    request = json.dumps(worker).encode()
+    assert asked(python, request, length=len(request)) == b"True ['a']\n"
+
+
+def test_an_asker_that_dies_leaves_no_stream_open_in_the_server(python: str) -> None:
+    assert asked(python, b'{"argv": [', length=100) == b""

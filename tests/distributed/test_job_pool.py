@@ -108,22 +108,22 @@ def test_a_gcs_that_is_away_for_a_moment_ends_no_job(fake: FakeRay, make_job: Ma
         pool.start(loop, make_job(0))
         fake.wait_for(1)
         assert pool.wait(0.0) is None
-        assert not pool.is_short()
+        assert not pool.lacks_ranks()
         fake.end("fold-0")
         ended = pool.wait(30)
     assert ended is not None
     assert ended.value == "result of fold-0"
 
 
-def test_a_pool_is_short_while_a_job_lacks_a_rank(fake: FakeRay, make_job: MakeJob) -> None:
+def test_a_pool_lacks_ranks_while_a_job_lacks_a_rank(fake: FakeRay, make_job: MakeJob) -> None:
     with JobPool(RESOURCES) as pool:
-        assert not pool.is_short()
+        assert not pool.lacks_ranks()
         pool.start(loop, make_job(0))
         fake.wait_for(1)
         for fake.ranks in ([], ["a"]):
-            assert pool.is_short()
+            assert pool.lacks_ranks()
         fake.ranks = ["a", "b"]
-        assert not pool.is_short()
+        assert not pool.lacks_ranks()
         fake.end("fold-0")
         pool.wait(30)
 

@@ -105,6 +105,7 @@ def torch_here(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 
 
 H100 = "9.0, NVIDIA H100 80GB HBM3"
+K40 = "3.5, Tesla K40m"
 
 
 def test_no_gpu_is_no_fault(driver: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -177,6 +178,38 @@ def test_a_gpu_that_torch_is_not_built_for(
     if fault is not None:
         assert fault.startswith(f"found NVIDIA X of compute capability {capability}, but torch ")
         assert fault.endswith(f" is built for {', '.join(architectures)}")
+
+
+@pytest.mark.parametrize(
+    ("gpus", "chosen", "order", "told"),
+    [
+        ((H100, K40), None, "", True),
+        ((H100, K40), "0", "PCI_BUS_ID", False),
+        ((H100, K40), "1", "PCI_BUS_ID", True),
+        ((H100, K40), "0,1", "PCI_BUS_ID", True),
+        ((H100, K40), "1", "", False),  # CUDA counts by speed, and the driver does not say how
+        ((K40, K40), "1", "", True),
+        ((K40, K40), "2", "", False),
+        ((K40, K40), "GPU-8932f937", "", False),
+    ],
+)
+def test_only_the_gpus_that_the_user_names_are_judged(
+    driver: Callable[..., None],
+    torch_here: Callable[..., None],
+    monkeypatch: pytest.MonkeyPatch,
+    gpus: tuple[str, ...],
+    chosen: str | None,
+    order: str,
+    told: bool,
+) -> None:
+    driver(*gpus)
+    torch_here(architectures=["sm_90"])
+    monkeypatch.setenv("CUDA_DEVICE_ORDER", order)
+    if chosen is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", chosen)
+    fault = gpu_fault()
+    assert (fault is not None) == told
+    assert fault is None or "found Tesla K40m of compute capability 3.5" in fault
 
 
 def test_a_driver_that_does_not_answer_is_not_waited_for(

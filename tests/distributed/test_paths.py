@@ -1,14 +1,16 @@
 """Paths on a cluster; several real hosts are in tests/cluster."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from saltray.distributed import paths
-from saltray.distributed.paths import check_inputs_seen, check_kept
+from saltray.distributed.paths import check_kept, check_seen
 from saltray.errors import ConfigError
+from saltray.storage.base import Store
 from saltray.storage.uri import open_store
 
 LOST = ["x.csv", "./x.csv", "../x.csv", "a/b.csv", "~nobody-of-this-name/x", Path("x.csv")]
@@ -31,59 +33,40 @@ def test_what_is_kept_after_a_job(uri: str, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 @pytest.fixture
-def inputs(tmp_path: Path) -> tuple[str, str, str]:
-    """An ensemble, a data set and one of its tiles."""
-    open_store(f"{tmp_path}/ensemble").put("manifest.json", b"{}")
-    open_store(f"{tmp_path}/tiles").put("images/a.png", b"1")
-    return f"{tmp_path}/ensemble", f"{tmp_path}/tiles", "images/a.png"
+def store(tmp_path: Path) -> Store:
+    """A folder with one object."""
+    store = open_store(f"{tmp_path}/store")
+    store.put("a", b"1")
+    return store
 
 
-@pytest.fixture
-def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
-    """The questions to the nodes of a cluster of two, which are answered here."""
-    asked: list[tuple[Any, ...]] = []
+def test_a_node_that_does_not_see_a_folder_is_named(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Any] = []
 
-    def ask(nodes: object, check: Callable[..., str | None], *args: object) -> dict[str, str]:
-        asked.append(args)
+    def ask(nodes: list[Any], check: Callable[..., str | None], *args: object) -> dict[str, str]:
+        asked.append(nodes)
         fault = check(*args)
         return {} if fault is None else {"10.0.0.2": fault}
 
-    monkeypatch.setattr(paths, "live_nodes", lambda: [{}, {}])
+    nodes: list[Any] = [{}, {}]
+    monkeypatch.setattr(paths, "live_nodes", lambda: nodes)
     monkeypatch.setattr(paths, "ask_nodes", ask)
-    return asked
-
-
-def test_nodes_that_see_the_inputs(inputs: tuple[str, str, str], asked: list[tuple[Any, ...]]) -> None:
-    check_inputs_seen(*inputs)
-    ensemble, data, name = inputs
-    assert asked == [(ensemble, "manifest.json"), (data, name)]
-
-
-@pytest.mark.parametrize("which", ["ensemble", "tiles"])
-def test_a_node_that_does_not_see_an_input_is_named(
-    which: str, inputs: tuple[str, str, str], asked: list[tuple[Any, ...]], tmp_path: Path
-) -> None:
-    (tmp_path / which).rename(tmp_path / "elsewhere")
-    match = rf"not every node sees {tmp_path}/{which} \(10\.0\.0\.2: .*no such object.*\); use s3://"
-    with pytest.raises(ConfigError, match=match):
-        check_inputs_seen(*inputs)
-
-
-def test_inputs_in_s3_and_a_single_node_need_no_question(
-    inputs: tuple[str, str, str], asked: list[tuple[Any, ...]], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    check_inputs_seen("s3://bucket/e", "s3://bucket/d", "a.png")
-    monkeypatch.setattr(paths, "live_nodes", lambda: [{}])
-    check_inputs_seen(*inputs)
-    assert asked == []
+    check_seen(store.uri, partial(store.get, "a"))
+    with pytest.raises(
+        ConfigError, match=rf"not every node sees {store.uri} \(10\.0\.0\.2: .*/b: there is no.*\); use s3"
+    ):
+        check_seen(store.uri, partial(store.get, "b"))
+    assert asked == [nodes, nodes]
+    check_seen("s3://bucket/e", pytest.fail)
+    del nodes[1]
+    check_seen(store.uri, pytest.fail)
 
 
 @pytest.mark.ray
 @pytest.mark.usefixtures("ray_here")
-def test_a_real_node_answers(inputs: tuple[str, str, str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_real_node_answers(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     nodes = paths.live_nodes()
     monkeypatch.setattr(paths, "live_nodes", lambda: nodes * 2)
-    check_inputs_seen(*inputs)
-    (tmp_path / "tiles/images/a.png").unlink()
-    with pytest.raises(ConfigError, match=rf"not every node sees {tmp_path}/tiles \([\d.]+: .*a\.png"):
-        check_inputs_seen(*inputs)
+    check_seen(store.uri, partial(store.get, "a"))
+    with pytest.raises(ConfigError, match=rf"not every node sees {store.uri} \([\d.]+: .*/b: there is no"):
+        check_seen(store.uri, partial(store.get, "b"))

@@ -168,6 +168,34 @@ def test_a_worker_that_is_killed_is_told_in_one_line(
     assert (context.enable_progress_bars, context.execution_options.preserve_order) == before
 
 
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_here")
+@pytest.mark.parametrize(
+    ("where", "raised", "told"),
+    [
+        ("predict", "CUDA error: no kernel image\nAdvice", "a worker failed: RuntimeError: CUDA error: no .*image$"),
+        ("predict", "CUDA out of memory. Tried to", "CUDA out of memory. .*; use fewer --workers, or a larger GPU$"),
+        ("load", "Found no NVIDIA driver", "a worker failed: RuntimeError: Found no NVIDIA driver$"),
+    ],
+)
+def test_a_worker_that_raises_is_told_in_one_line(
+    where: str, raised: str, told: str, images: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*_: object, **__: object) -> Any:
+        raise RuntimeError(raised)
+
+    def load(uri: str, *, device: str) -> Any:
+        return fail() if where == "load" else SimpleNamespace(predict=fail, threshold=0.2)
+
+    monkeypatch.setattr(prediction, "_Predict", dying(load))
+    names = [str(name) for name in NAMES["name"]]
+    settings: dict[str, Any] = {"tta": False, "keep_probabilities": False, "workers": PredictionWorkers(1, "CPU")}
+    with pytest.raises(ResourceError, match=told) as caught:
+        list(prediction.stream_predictions("unused", reader_of(images, 4, 5), names, **settings))
+    assert "\n" not in str(caught.value)
+    assert capfd.readouterr() == ("", "")
+
+
 def dying(load: Any) -> Any:
     """`_Predict` whose ensemble is what `load` gives."""
 

@@ -1,35 +1,26 @@
 """What is checked before anything trains on a cluster; several real hosts are in tests/cluster."""
 
-import os
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from saltray.config import ClusterConfig
+from saltray.distributed import cluster, paths
 from saltray.distributed import preflight as module
 from saltray.distributed.capacity import Capacity, JobResources, Node
-from saltray.distributed.preflight import check_cluster, check_store_uri, preflight
+from saltray.distributed.cluster import only_thread
+from saltray.distributed.preflight import check_cluster, check_gpus, preflight
 from saltray.errors import ConfigError, ResourceError
 from saltray.progress import Event, StoreMustBeShared
 from saltray.storage.base import Store
 from saltray.storage.uri import open_store
 
 NODE: Node = {"CPU": 2.0}
-
-
-@pytest.mark.parametrize("uri", ["saltray-store", "./store", "../store"])
-def test_a_folder_of_one_job_is_no_store_on_a_cluster(uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    check_store_uri(uri)
-    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
-    with pytest.raises(ConfigError, match=f"store {uri} is a folder in the working directory .*; use s3://"):
-        check_store_uri(uri)
-
-
-@pytest.mark.parametrize("uri", ["s3://bucket/store", "/shared/store", "file:///shared/store"])
-def test_a_store_that_all_nodes_may_share(uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
-    check_store_uri(uri)
 
 
 @pytest.fixture
@@ -43,6 +34,7 @@ def home(tmp_path: Path) -> Store:
 def pretend(patch: pytest.MonkeyPatch, present: list[Node], possible: list[Node]) -> None:
     patch.setattr(module, "nodes_present", lambda: present)
     patch.setattr(module, "nodes_possible", lambda: possible)
+    patch.setattr(paths, "live_nodes", lambda: present)
 
 
 def run_check(home: Store, cluster: ClusterConfig | None = None) -> tuple[Capacity, list[Event]]:
@@ -56,6 +48,17 @@ def test_on_one_machine_the_capacity_is_counted(home: Store, monkeypatch: pytest
     assert run_check(home) == (Capacity(JobResources(1, 1, 0), 2, ready=2), [])
     with pytest.raises(ResourceError, match="3 ranks of 1 CPU"):
         run_check(home, ClusterConfig(workers_per_fold=3, cpus_per_worker=1))
+
+
+def test_every_node_of_several_must_see_what_the_driver_wrote(home: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    pretend(monkeypatch, [NODE, NODE], [])
+    monkeypatch.setattr(paths, "ask_nodes", lambda nodes, check, read: {"10.0.0.2": check(read)} if check(read) else {})
+    assert run_check(home)[0].ready == 4
+    home.delete("manifest.json")
+    with pytest.raises(
+        ConfigError, match=r"not every node sees .*/runs/r1 \(10\.0\.0\.2: .*manifest\.json: there is no"
+    ):
+        run_check(home)
 
 
 def test_a_folder_on_a_cluster_that_can_grow_must_be_shared(home: Store, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -102,39 +105,42 @@ def test_version_1_of_ray_train_is_refused(value: str, alone: pytest.MonkeyPatch
         preflight(ClusterConfig(), jobs=5, sharing=5)
 
 
-@pytest.mark.ray
-@pytest.mark.usefixtures("ray_here")
-def test_the_gpus_of_a_cluster_are_judged_on_their_nodes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The session's node has none: its driver's answer is written for it, and its task must be the one that asks."""
-    smi = tmp_path / "nvidia-smi"
-    smi.write_text("#!/bin/sh\necho '9.0, NVIDIA H100'\n")
-    smi.chmod(0o755)
+def refuse() -> str | None:
+    return "found 1 x X, but torch is built without CUDA"
 
-    def ask() -> str | None:
-        return module._gpu_fault_of_node()
 
-    nodes = [{**node, "Resources": {**node["Resources"], "GPU": 1.0}} for node in module.live_nodes()] * 2
-    monkeypatch.setattr(module, "live_nodes", lambda: nodes)
-    path = f"{tmp_path}:{os.environ['PATH']}"
+def test_only_the_nodes_with_gpus_are_asked_of_them(alone: pytest.MonkeyPatch) -> None:
+    asked: list[Any] = []
 
-    def fault() -> str | None:
-        os.environ["PATH"] = path
-        return ask()
+    def ask(nodes: list[Any], check: Any) -> dict[str, str]:
+        assert check is refuse
+        asked.extend(node["NodeID"] for node in nodes)
+        return {"10.0.0.2": "found 1 x X, but torch is built without CUDA"}
 
-    monkeypatch.setattr(module, "_gpu_fault_of_node", fault)
-    with pytest.raises(ResourceError, match=r"^[\d.]+: found 1 x NVIDIA H100, but torch .* cannot use it"):
+    nodes = [{"NodeID": name, "Resources": NODE | {"GPU": gpus}} for name, gpus in (("a", 0.0), ("b", 1.0))]
+    alone.setattr("ray.is_initialized", lambda: True)
+    alone.setattr(module, "gpu_fault", refuse)
+    alone.setattr(module, "ray_cluster", lambda: nullcontext("the cluster"))
+    alone.setattr(module, "live_nodes", lambda: nodes)
+    alone.setattr(module, "ask_nodes", ask)
+    pretend(alone, [NODE, NODE], [])
+    with pytest.raises(ResourceError, match=r"^10\.0\.0\.2: found 1 x X, .*; install a torch that fits"):
         preflight(ClusterConfig(), jobs=5, sharing=5)
+    with pytest.raises(ResourceError, match=r"^10\.0\.0\.2: found 1 x X, .*, or do without$"):
+        check_gpus("do without")
+    assert asked == ["b", "b"]
     assert preflight(ClusterConfig(gpus_per_worker=0), jobs=5, sharing=5).capacity.concurrency > 0
+    del nodes[1]  # the only node of a cluster is judged as a machine without one
+    with pytest.raises(ResourceError, match=r"^this machine: found 1 x X"):
+        check_gpus("do without")
 
 
-@pytest.mark.ray
-@pytest.mark.usefixtures("ray_here")
-def test_every_node_of_several_must_see_what_the_driver_wrote(home: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    pretend(monkeypatch, [NODE, NODE], [])  # the session's Ray has one, which answers
-    assert run_check(home)[0].ready == 4
-    home.delete("manifest.json")
-    with pytest.raises(ConfigError, match=r"is not the same folder on every node \([\d.]+: the files .* not visible\)"):
-        run_check(home)
-    monkeypatch.setattr(module, "CHECK_S", 0.0)
-    with pytest.raises(ConfigError, match=r"\([\d.]+: no answer within 0 s\); use s3://"):
-        run_check(home)
+def test_a_second_thread_is_refused(alone: pytest.MonkeyPatch) -> None:
+    """Before anything is written, which the first one may be about to read."""
+    alone.setattr(cluster, "_one_thread", threading.RLock())
+    settings = ClusterConfig(cpus_per_worker=1)
+    with ThreadPoolExecutor() as pool, only_thread():
+        preflight(settings, jobs=5, sharing=5)
+        for check in (partial(preflight, settings, jobs=5, sharing=5), partial(check_gpus, "do without")):
+            with pytest.raises(ResourceError, match="another thread of this process"):
+                pool.submit(check).result()

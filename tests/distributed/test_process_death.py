@@ -4,11 +4,13 @@ import os
 import re
 import signal
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import ray
 from ray.exceptions import ActorDiedError
 
+from saltray.distributed import process_death as module
 from saltray.distributed.capacity import JobResources
 from saltray.distributed.jobs import Job, LoopConfig
 from saltray.distributed.process_death import fault_in, process_death, rank_deaths
@@ -122,3 +124,44 @@ def test_the_rank_and_where_it_died_are_told_and_kept(make_job: Callable[..., Jo
     kept = job.home.get("error.txt").decode()
     assert "Fatal Python error: Segmentation fault" in kept
     assert kept.splitlines()[-1] == reason.partition(" (full text")[0]
+
+
+def test_the_log_of_a_node_that_died_cannot_be_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is not asked: a task for it would wait in Ray's queue for ever."""
+    monkeypatch.setattr("ray.util.get_node_ip_address", lambda: "10.0.0.1")
+    monkeypatch.setattr(module, "live_nodes", lambda: [{"NodeManagerAddress": "10.0.0.2"}])
+    monkeypatch.setattr(module, "ask_node", lambda *_: pytest.fail("it is asked"))
+    death = process_death("The actor died.\n\tpid: 7\n\tip: 10.0.0.9\nconnection error code 2")
+    assert death is not None
+    assert death.reason == "on 10.0.0.9 died, and its log there cannot be read"
+
+
+def test_a_log_that_was_deleted_cannot_be_read(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("ray.util.get_node_ip_address", lambda: "10.0.0.1")
+    monkeypatch.setattr(module, "logs_folder", lambda: str(tmp_path))
+    (tmp_path / "worker-a-01000000-7.err").symlink_to("nowhere")
+    death = process_death("The actor died.\n\tpid: 7\n\tip: 10.0.0.1\nconnection error code 2")
+    assert death is not None
+    assert death.reason == "on 10.0.0.1 died, and its log there cannot be read"
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_here")
+def test_a_log_is_read_on_the_node_of_its_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    @ray.remote(num_cpus=0, max_restarts=0)
+    class Victim:
+        def die(self) -> None:
+            os.kill(os.getpid(), signal.SIGABRT)
+
+    victim = Victim.remote()  # type: ignore[attr-defined]
+    with pytest.raises(ActorDiedError) as caught:
+        ray.get(victim.die.remote())
+    here = ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]
+    monkeypatch.setattr("ray.util.get_node_ip_address", lambda: "10.0.0.1")  # the driver is elsewhere
+    death = process_death(str(caught.value))
+    assert death is not None
+    assert death.reason.startswith(f"on {here} died of SIGABRT ")
+    monkeypatch.setattr(module, "READ_S", 0.0)
+    death = process_death(str(caught.value))
+    assert death is not None
+    assert death.reason.endswith("its log there cannot be read")

@@ -5,7 +5,7 @@ import os
 import time
 import warnings
 from collections.abc import Callable
-from contextlib import redirect_stdout
+from contextlib import redirect_stdout, suppress
 from typing import Any
 from unittest.mock import Mock
 
@@ -22,12 +22,15 @@ from ray.util.placement_group import PlacementGroup, placement_group, placement_
 from saltray.distributed import ray_internals
 from saltray.distributed.ray_internals import (
     PLACEMENT_GROUP_CLEANER,
+    LocalTorchConfig,
     ScalingConfig,
     Trainer,
     head_address,
+    is_on_loopback,
     kill_actor,
     live_actors,
     node_here,
+    on_loopback,
     own_token,
     remote_args_allowed,
     remove_orphaned_placement_groups,
@@ -167,6 +170,7 @@ def test_the_warning_of_remote_options_is_silenced_where_it_is_allowed() -> None
             rows.map_batches(Same, compute=pool, **options)
 
 
+@pytest.mark.ray
 @pytest.mark.usefixtures("ray_here")
 def test_workers_get_no_folder_of_the_drivers_on_their_import_path() -> None:
     worker: Any = ray._private.worker.global_worker
@@ -180,7 +184,10 @@ def test_a_ray_has_a_token_of_its_own_unless_one_is_given(given: str, monkeypatc
         monkeypatch.delenv(name, raising=False)
     if given:
         monkeypatch.setenv(given, "mine")
-    loader = Mock()  # the tests' own Ray reads its token by the real one
+    core: Any = ray._raylet
+    real = core.AuthenticationTokenLoader  # by which the tests' own Ray reads its token
+    loader = Mock(spec=real)
+    loader.instance.return_value = Mock(spec=real.instance())
     monkeypatch.setattr("ray._raylet.AuthenticationTokenLoader", loader)
     before = os.environ.copy()
     with own_token():
@@ -189,6 +196,42 @@ def test_a_ray_has_a_token_of_its_own_unless_one_is_given(given: str, monkeypatc
         assert given or len(token) == 64
     assert os.environ == before
     assert loader.instance().reset_cache.call_count == (0 if given else 2)
+
+
+def test_a_token_that_is_gone_at_the_end_is_not_missed(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("ray._raylet.AuthenticationTokenLoader", Mock())
+    with own_token():
+        del os.environ["RAY_AUTH_TOKEN"]
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_ray_of_our_own_is_told_to_listen_on_the_loopback(fails: bool) -> None:
+    """That it does, test_exposure.py shows."""
+    constants: Any = ray._private.ray_constants
+    before = constants.ENABLE_RAY_CLUSTER
+    with suppress(KeyError), on_loopback():
+        assert constants.ENABLE_RAY_CLUSTER is False
+        if fails:
+            raise KeyError
+    assert constants.ENABLE_RAY_CLUSTER is before
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_here")
+def test_a_ray_of_our_own_is_known_by_its_address(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert is_on_loopback()
+    monkeypatch.setattr("ray.util.get_node_ip_address", lambda: "10.0.0.1")
+    assert not is_on_loopback()
+
+
+@pytest.mark.parametrize(("use_gpu", "backend"), [(False, "gloo"), (True, "nccl")])
+def test_ranks_that_meet_by_a_file_talk_by_the_library_of_their_device(use_gpu: bool, backend: str) -> None:
+    scaling = ScalingConfig(num_workers=2, use_gpu=use_gpu)
+    trainer: Any = Trainer(lambda: None, torch_config=LocalTorchConfig(), scaling_config=scaling)
+    assert isinstance(trainer.backend_config, LocalTorchConfig)
+    assert trainer.backend_config.backend == backend
 
 
 def test_the_head_that_ray_address_names(monkeypatch: pytest.MonkeyPatch) -> None:

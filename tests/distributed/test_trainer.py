@@ -25,8 +25,11 @@ def test_ranks_get_the_job_and_rank_0_answers(make_job: MakeJob, home: Store) ->
     job = make_job(3)
 
     def loop(loop_config: LoopConfig) -> dict[str, Any]:
+        import os
+
         import ray
         import ray.train
+        import torch.distributed
 
         train, core = ray.train.get_context(), ray.get_runtime_context()
         return {
@@ -36,6 +39,8 @@ def test_ranks_get_the_job_and_rank_0_answers(make_job: MakeJob, home: Store) ->
             "me": core.get_actor_id(),
             "ranks": live_actors(RANK),
             "controllers": live_actors(CONTROLLER),
+            "server": [name for name in ("MASTER_ADDR", "MASTER_PORT") if name in os.environ],
+            "backend": torch.distributed.get_backend(),
         }
 
     told = run_job(loop, job, JobResources(2, 0.5, 0))
@@ -43,6 +48,8 @@ def test_ranks_get_the_job_and_rank_0_answers(make_job: MakeJob, home: Store) ->
     # Ray's classes have these names, by which saltray finds and kills them.
     assert told["me"] in told["ranks"]
     assert (len(told["ranks"]), len(told["controllers"])) == (2, 1)
+    # They have found each other by a file, not by a server that anybody can reach.
+    assert (told["server"], told["backend"]) == ([], "gloo")
     # Ray's own records of the job went through the store.
     assert [entry.key for entry in home.list("fold-3")]
 

@@ -52,12 +52,18 @@ class FakeTune:
         self.started: list[Any] = []
         self.reports: list[dict[str, Any]] = []
         self.slow = False
+        self.on_loopback = True
+        self.single_machine: bool | None = None
         self.most_at_once = 0
         self._reporting = 0
         patch.setattr(module, "run_job", self.run_job)
-        patch.setattr(module, "set_environment", lambda: None)
+        patch.setattr(module, "set_environment", self.set_environment)
+        patch.setattr(module, "is_on_loopback", lambda: self.on_loopback)
         patch.setattr(module, "Queue", FakeQueue)
         patch.setattr(tune, "report", self.report)
+
+    def set_environment(self, *, single_machine: bool) -> None:
+        self.single_machine = single_machine
 
     def run_job(self, train_loop: Any, job: Job, resources: JobResources, callbacks: list[UserCallback]) -> Any:
         self.started.append((train_loop, job.name, resources))
@@ -119,3 +125,11 @@ def test_no_two_threads_report_at_once(fake: FakeTune, template: TrialTemplate) 
     run_trial(PARAMETERS, template)
     assert fake.most_at_once == 1
     assert len(fake.reports) == 3
+
+
+@pytest.mark.parametrize("on_loopback", [True, False])
+def test_ranks_on_other_machines_are_reached(on_loopback: bool, fake: FakeTune, template: TrialTemplate) -> None:
+    """No variable says so in a worker: a Ray job's driver alone has RAY_ADDRESS."""
+    fake.on_loopback = on_loopback
+    run_trial(PARAMETERS, template)
+    assert fake.single_machine is on_loopback

@@ -1,9 +1,11 @@
 """What a rank does: it resumes, trains, reports and writes its results. Here in this process, without a cluster."""
 
 import math
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,7 +15,7 @@ import ray
 import ray.train
 import ray.train.torch
 import torch
-from ray.train import CheckpointUploadMode
+from ray.train import Checkpoint, CheckpointUploadMode
 
 from saltray.config import AugmentConfig, ClusterConfig, Config
 from saltray.data.tiles import LabelledTiles
@@ -41,6 +43,7 @@ class FakeTrain:
     def __init__(self, patch: pytest.MonkeyPatch) -> None:
         self.reports: list[dict[str, Any]] = []
         self.uploaded: list[str] = []
+        self.never_uploaded: list[Checkpoint | None] = []
         self.dies_in: int | None = None
         self.uploads = True
         patch.setattr(ray, "get", lambda value: value)
@@ -57,22 +60,33 @@ class FakeTrain:
         checkpoint_dir_name: str,
         checkpoint_upload_mode: CheckpointUploadMode,
         checkpoint_upload_fn: Any,
+        delete_local_checkpoint_after_upload: bool,
     ) -> None:
         if metrics["epoch"] == self.dies_in:
+            self.never_uploaded.append(checkpoint)
             raise Died
         self.reports.append(metrics)
         assert checkpoint_upload_mode == CheckpointUploadMode.ASYNC
+        assert not delete_local_checkpoint_after_upload
         if checkpoint is not None and self.uploads:
             checkpoint_upload_fn(checkpoint, checkpoint_dir_name)
             self.uploaded.append(checkpoint_dir_name)
+        else:
+            self.never_uploaded.append(checkpoint)
 
 
 @pytest.fixture
-def fake(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeTrain]:
+def fake(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[FakeTrain]:
+    """At the end, no temporary files are left of those that were uploaded."""
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    yield FakeTrain(monkeypatch)
+    fake = FakeTrain(monkeypatch)
+    yield fake
     torch.set_num_threads(threads)
+    left = {str(path) for path in (tmp_path / "temporary").iterdir()}
+    assert left == {checkpoint.path for checkpoint in fake.never_uploaded if checkpoint is not None}
 
 
 @pytest.fixture(scope="module")
