@@ -228,7 +228,8 @@ def _strict(kind: Any) -> "TypeAdapter[Any]":
 @cache
 def _adapter(kind: Hashable) -> "TypeAdapter[Any]":
     # A dataclass takes the configuration of what it stands in, hence the tuple.
-    return TypeAdapter(tuple[kind], config=ConfigDict(extra="forbid", strict=True))  # type: ignore[valid-type]
+    config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)  # no such number can be stored again
+    return TypeAdapter(tuple[kind], config=config)  # type: ignore[valid-type]
 
 
 def _describe(error: ValidationError, kind: type[Any]) -> str:

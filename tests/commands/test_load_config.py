@@ -187,7 +187,7 @@ def test_what_to_search_is_text_or_a_list(text: str, expected: dict[str, Any]) -
             "train.batch_size 9 is not divisible by the number of workers, 2",
         ),
         ("[optim]\nlr = '1e-3'", 'optim.lr is "1e-3"; it should be a valid number'),
-        ("[optim]\nlr = nan", "optim.lr is nan; use a positive number"),
+        ("[optim]\nlr = nan", "optim.lr is NaN; it should be a finite number"),
         ("[train]\nsync_batchnorm = 1", "train.sync_batchnorm is 1; it should be a valid boolean"),
         ("[model]\nweights = 3", "model.weights is 3; it should be a valid string"),
         ("[optim]\noptimizer = 'sgd'", "optim.optimizer is \"sgd\"; it should be 'adam' or 'adamw'"),
