@@ -1,7 +1,6 @@
 """Load pretrained weights, of a whole network or of its encoder alone."""
 
 import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from pickle import UnpicklingError
@@ -14,6 +13,7 @@ from torch import Tensor, nn
 
 from saltray.errors import ModelError
 from saltray.models.network import IMAGENET_MEAN, Network
+from saltray.storage.files import scratch_folder
 from saltray.storage.uri import local_path, open_object
 
 _CLASSIFIERS = ("fc.", "classifier.")
@@ -139,8 +139,8 @@ def _read(weights: str, model: Network) -> Mapping[Any, Any]:
 
 def _fetch(uri: str) -> Mapping[Any, Any]:
     store, name = open_object(uri)
-    with tempfile.TemporaryDirectory(prefix="saltray-") as temporary:
-        path = Path(temporary) / name
+    with scratch_folder() as folder:
+        path = folder / name
         store.get_file(name, path)
         return _parse(path, uri)
 
