@@ -112,7 +112,7 @@ def write_events(home: Store, trial: Trial) -> None:
 
 
 def _framed(event: bytes) -> bytes:
-    """An event as it stands in a file. tensorboardX's own writer needs a disk, and a thread that dies when it is full."""
+    """An event as a file has it. tensorboardX's own writer needs a disk, and a thread that dies when it is full."""
     from tensorboardX.record_writer import masked_crc32c
 
     length = struct.pack("<Q", len(event))

@@ -78,6 +78,11 @@ class Store(ABC):
     def __repr__(self) -> str:
         return f"open_store({self.uri!r})"
 
+    @property
+    def is_remote(self) -> bool:
+        """Whether it is in S3, not a folder."""
+        return self.uri.startswith("s3://")
+
     @abstractmethod
     def sub(self, prefix: str) -> "Store":
         """The store of all objects below a folder-like prefix."""
