@@ -121,7 +121,7 @@ class Store(ABC):
 
     @abstractmethod
     def folders(self, prefix: str = "") -> builtins.list[str]:
-        """Names of the direct sub-folders that contain an object, sorted."""
+        """Names of the direct sub-folders that contain an object, sorted; without those that may not be in a key."""
 
     @abstractmethod
     def delete(self, key: str) -> None:

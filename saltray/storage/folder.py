@@ -15,7 +15,7 @@ from saltray.errors import ConfigError, StorageError
 from saltray.storage.base import Entry, Opened, Store
 from saltray.storage.create import create_from
 from saltray.storage.files import TEMP_PREFIX, read_chunks, sync, temporary_file
-from saltray.storage.keys import check_key
+from saltray.storage.keys import check_key, is_key
 
 # Temporary errors of a network mount. ENOTEMPTY: other processes write to a folder while it is deleted.
 _TRANSIENT = {
@@ -103,7 +103,7 @@ class FolderStore(Store):
 
     def folders(self, prefix: str = "") -> builtins.list[str]:
         start = f"{check_key(prefix)}/" if prefix else ""
-        names = [name for name, status in self._scan(start) if stat.S_ISDIR(status.st_mode)]
+        names = [name for name, status in self._scan(start) if stat.S_ISDIR(status.st_mode) and is_key(name)]
         return sorted(name for name in names if next(self._walk(f"{start}{name}/"), None))
 
     def delete(self, key: str) -> None:

@@ -13,7 +13,7 @@ from botocore.exceptions import ClientError
 from saltray.errors import IntegrityError, StorageError
 from saltray.storage.base import OVERWRITE_REMEDY, Entry, Opened, Store
 from saltray.storage.files import CHUNK_BYTES, TEMP_PREFIX, sha256_of
-from saltray.storage.keys import check_key
+from saltray.storage.keys import check_key, is_key
 from saltray.storage.s3_client import LazyClient, encryption_from_environment
 from saltray.storage.s3_errors import explain, is_not_found, is_transient, read_reply, status_of
 
@@ -133,7 +133,7 @@ class S3Store(Store):
     def folders(self, prefix: str = "") -> builtins.list[str]:
         start = self._prefix(prefix)
         found = [item["Prefix"] for page in self._pages(start, "/") for item in page.get("CommonPrefixes", [])]
-        return sorted(name.removeprefix(start).removesuffix("/") for name in found)
+        return sorted(filter(is_key, (name.removeprefix(start).removesuffix("/") for name in found)))
 
     def delete(self, key: str) -> None:
         self._delete(self._name(key))

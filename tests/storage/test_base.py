@@ -14,6 +14,7 @@ import pyarrow as pa
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from samples import foreign_object
 
 from saltray.errors import ConfigError, IntegrityError, NotFoundError, StorageError
 from saltray.storage.base import Store
@@ -112,6 +113,13 @@ def test_prefixes_are_folders(store: Store) -> None:
     store.delete_prefix("runs/r1")
     assert keys(store) == ["runs/r1-x", "runs/r10/a", "top"]
     assert store.folders("runs") == ["r10"]
+
+
+def test_a_folder_whose_name_may_not_be_in_a_key_hides_no_other(store: Store) -> None:
+    store.put("runs/r1/a", b"1")
+    foreign_object(store, "runs/a\tb/f")
+    assert store.folders("runs") == ["r1"]
+    assert keys(store, "runs") == ["runs/a\tb/f", "runs/r1/a"]
 
 
 PARTS = st.sampled_from(["a", "a-", "a.b", "a0", "b", "B", "é"])
