@@ -3,9 +3,8 @@
 import json
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from saltray.errors import ConfigError
+from saltray.errors import ConfigError, one_line
 from saltray.records import RecordError, parse_json, parse_record
-from saltray.storage.retry import one_line
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -24,8 +24,7 @@ from botocore.exceptions import (
 from botocore.parsers import ResponseParserError
 from urllib3.exceptions import HTTPError
 
-from saltray.errors import IntegrityError, NotFoundError, StorageError
-from saltray.storage.retry import one_line
+from saltray.errors import IntegrityError, NotFoundError, StorageError, one_line
 
 T = TypeVar("T")
 
