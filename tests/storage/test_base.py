@@ -209,7 +209,7 @@ def test_corruption_is_detected_before_parsing(
     digest = store.put_table("a/table", table)
     whole = store.get("a/table", sha256=digest)
     corrupt("a/table", corruptions(whole)[kind])
-    for call in (store.get, store.get_table, store.get_json):
+    for call in (store.get, store.get_table):
         with pytest.raises(IntegrityError, match=f"a/table: its SHA-256 is [0-9a-f]{{64}}, not {digest}"):
             call("a/table", sha256=digest)
     with pytest.raises(IntegrityError, match="its SHA-256 is"):
@@ -248,7 +248,6 @@ def test_tables_round_trip(store: Store) -> None:
     digest = store.put_table("t.parquet", table)
     assert digest == hashlib.sha256(store.get("t.parquet")).hexdigest()
     assert store.get_table("t.parquet", sha256=digest).equals(table)
-    assert store.get_table("t.parquet", columns=["fold"]).equals(table.select(["fold"]))
 
 
 def test_an_object_in_another_format_is_named_with_the_remedy(store: Store) -> None:
