@@ -239,8 +239,8 @@ def test_deep_nesting_is_refused(depth: int, make: Any) -> None:
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        (b'{"score": 1, "score": 2}', "not JSON: score is there twice"),
-        (b'{"score": 1, "first": {"name": "x", "size": 1, "size": 1}}', "not JSON: size is there twice"),
+        (b'{"score": 1, "score": 2}', "not JSON: score is given twice"),
+        (b'{"score": 1, "first": {"name": "x", "size": 1, "size": 1}}', "not JSON: size is given twice"),
         (b'\xef\xbb\xbf{"score": 1}', "not JSON: "),
         (b'{"score": 1, "kind": "\xff"}', "not JSON: 'utf-8' codec"),
         ('{"score": 1}'.encode("utf-16"), "not JSON: 'utf-8' codec"),
@@ -288,7 +288,7 @@ class Limited:
     ("name", "good", "bad"),
     [
         ("count", [0, 10**12], [-1, 10**13]),
-        ("fold", [0, 999], [-1, 1000]),
+        ("fold", [0, 998], [-1, 999]),
         ("epoch", [0, MAX_EPOCHS], [-1, MAX_EPOCHS + 1, 10**400]),
         ("side", [1, 65536], [0, -1, 65537]),
         ("share", [0, 0.5, 1], [-0.1, 1.1, math.nan, math.inf]),
