@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, cast
 from pydantic import Field
 
 from saltray.errors import ConfigError
-from saltray.records import MAX_EPOCHS, fits, own_field_types, to_record, type_text
+from saltray.records import MAX_EPOCHS, MAX_FOLDS, fits, own_field_types, to_record, type_text
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 MULTIPLES = {"albunet": 64, "ternausnet11": 32, "ternausnet16": 32, "unet": 16}
@@ -22,7 +22,6 @@ Name = Annotated[str, Field(pattern=f"^{NAME.pattern}$")]
 """A name in a stored record; see `check_name`."""
 
 # Beyond these a number is a slip or a damaged record, and what it sizes would never end or not fit any memory.
-MAX_FOLDS = 999
 MAX_WIDTH = 1024
 MAX_BATCH = 2**20
 MAX_INPUT = 2**14

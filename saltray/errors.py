@@ -114,3 +114,13 @@ class SearchFailedError(TrainingError):
 
     def __str__(self) -> str:
         return str(self.args[0])
+
+
+def one_line(error: BaseException, limit: int | None = None) -> str:
+    """An exception's message on one line, or the name of its type if the message is empty.
+
+    Args:
+        error: of any library.
+        limit: the most characters of it; some messages quote a whole file.
+    """
+    return (" ".join(str(error).split()) or type(error).__name__)[:limit]

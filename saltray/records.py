@@ -23,11 +23,13 @@ RECORD_BYTES = 2**20
 """Largest text of a record. A kind that may be larger has its own limit as its class variable MAX_BYTES."""
 MAX_EPOCHS = 10_000
 """Most epochs of a training."""
+MAX_FOLDS = 999
+"""Most folds of a run."""
 
 # What the fields of stored records may be: a record that was damaged often still parses.
 Count = Annotated[int, Field(ge=0, le=10**12)]
 """Number of things, or a position among them."""
-Fold = Annotated[int, Field(ge=0, lt=1000)]
+Fold = Annotated[int, Field(ge=0, lt=MAX_FOLDS)]
 Epoch = Annotated[int, Field(ge=0, le=MAX_EPOCHS)]
 """Number of finished epochs."""
 Pixels = Annotated[int, Field(ge=1, le=2**16)]
@@ -84,7 +86,7 @@ def parse_record(kind: type[T], data: bytes | str) -> T:
 
 
 def parse_json(data: bytes | str, *, limit: int = RECORD_BYTES) -> Any:
-    """Plain values of a JSON text; a name that is twice in an object is refused.
+    """Plain values of a JSON text; a name that is given twice in an object is refused.
 
     Args:
         data: the text; as bytes it is UTF-8.
@@ -211,7 +213,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     table = dict(pairs)
     if len(table) != len(pairs):
         twice = next(name for name, count in Counter(name for name, _ in pairs).items() if count > 1)
-        raise ValueError(f"{_plain(twice)} is there twice")
+        raise ValueError(f"{_plain(twice)} is given twice")
     return table
 
 
@@ -228,7 +230,8 @@ def _strict(kind: Any) -> "TypeAdapter[Any]":
 @cache
 def _adapter(kind: Hashable) -> "TypeAdapter[Any]":
     # A dataclass takes the configuration of what it stands in, hence the tuple.
-    return TypeAdapter(tuple[kind], config=ConfigDict(extra="forbid", strict=True))  # type: ignore[valid-type]
+    config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)  # no such number can be stored again
+    return TypeAdapter(tuple[kind], config=config)  # type: ignore[valid-type]
 
 
 def _describe(error: ValidationError, kind: type[Any]) -> str:

@@ -1,9 +1,13 @@
 """Records that tests of several rooms need: metrics of an epoch, and what saltray 0.1 kept in a store."""
 
+from pathlib import Path
 from typing import Any
+
+import boto3
 
 from saltray.data.packing import DatasetManifest
 from saltray.records import from_record
+from saltray.storage.base import Store
 from saltray.training.epoch_metrics import EpochMetrics
 
 DIGEST = "d" * 64
@@ -20,6 +24,17 @@ def metrics(
 def dataset(digest: str = DIGEST) -> DatasetManifest:
     """The manifest of a packed data set."""
     return from_record(DatasetManifest, STORED_DATASET | {"digest": digest})
+
+
+def foreign_object(store: Store, key: str) -> None:
+    """An object that another program wrote."""
+    if store.is_remote:
+        bucket, _, prefix = store.uri.removeprefix("s3://").partition("/")
+        boto3.session.Session().client("s3").put_object(Bucket=bucket, Key=f"{prefix}/{key}", Body=b"1")
+    else:
+        path = Path(store.uri, key)
+        path.parent.mkdir(parents=True)
+        path.write_bytes(b"1")
 
 
 STORED_CONFIG: dict[str, Any] = {

@@ -40,3 +40,17 @@ def test_the_drawn_tree_has_every_class_below_its_parent() -> None:
         if name.endswith("Error"):
             depth_of[name] = (len(words) - len(words.lstrip())) // 4
     assert depth_of == {kind.__name__: len(kind.__mro__) - len(SaltrayError.__mro__) + 1 for kind in CLASSES}
+
+
+@pytest.mark.parametrize(
+    ("error", "limit", "text"),
+    [
+        (ValueError("a\n  b\t c\n"), None, "a b c"),
+        (ValueError(" \n"), None, "ValueError"),
+        (ValueError(), 5, "Value"),
+        (KeyError("a\nb"), None, "'a\\nb'"),
+        (ValueError("many words\nand lines"), 12, "many words a"),
+    ],
+)
+def test_any_exception_on_one_line(error: Exception, limit: int | None, text: str) -> None:
+    assert errors.one_line(error, limit) == text

@@ -122,10 +122,10 @@ def test_a_whole_number_stands_for_any_number_and_is_written_as_it_is() -> None:
     assert digest(config.identity) == "e089e07d3144726f90653b7ccbc40ba86406c909fa62b5c7cf6bc05a4c42ad55"
 
 
-@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
-def test_numbers_that_are_not_finite_survive(value: float) -> None:
-    read = parse_record(Whole, json.dumps(to_record(Whole(score=value))))
-    assert json.dumps(read.score) == json.dumps(value)
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e999"])
+def test_a_number_that_is_not_finite_is_refused(number: str) -> None:
+    with pytest.raises(RecordError, match="^score is -?(NaN|Infinity); it should be a finite number$"):
+        parse_record(Whole, f'{{"score": {number}}}')
 
 
 def test_a_digest_does_not_depend_on_the_order_of_keys() -> None:
@@ -239,8 +239,8 @@ def test_deep_nesting_is_refused(depth: int, make: Any) -> None:
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        (b'{"score": 1, "score": 2}', "not JSON: score is there twice"),
-        (b'{"score": 1, "first": {"name": "x", "size": 1, "size": 1}}', "not JSON: size is there twice"),
+        (b'{"score": 1, "score": 2}', "not JSON: score is given twice"),
+        (b'{"score": 1, "first": {"name": "x", "size": 1, "size": 1}}', "not JSON: size is given twice"),
         (b'\xef\xbb\xbf{"score": 1}', "not JSON: "),
         (b'{"score": 1, "kind": "\xff"}', "not JSON: 'utf-8' codec"),
         ('{"score": 1}'.encode("utf-16"), "not JSON: 'utf-8' codec"),
@@ -288,7 +288,7 @@ class Limited:
     ("name", "good", "bad"),
     [
         ("count", [0, 10**12], [-1, 10**13]),
-        ("fold", [0, 999], [-1, 1000]),
+        ("fold", [0, 998], [-1, 999]),
         ("epoch", [0, MAX_EPOCHS], [-1, MAX_EPOCHS + 1, 10**400]),
         ("side", [1, 65536], [0, -1, 65537]),
         ("share", [0, 0.5, 1], [-0.1, 1.1, math.nan, math.inf]),

@@ -1,13 +1,12 @@
 """`saltray synth`: a synthetic data set."""
 
 import os
-import tempfile
-from pathlib import Path
 
-from saltray.data.synthetic import write_dataset
+from saltray.data.synthetic import write_dataset, write_files
 from saltray.distributed.paths import check_kept
 from saltray.errors import DataError
-from saltray.storage.outputs import check_writable, put_folder
+from saltray.storage.files import no_scratch, scratch_folder
+from saltray.storage.outputs import probe_output, put_whole_folder
 from saltray.storage.uri import local_path, open_store
 
 
@@ -33,24 +32,22 @@ def synth(
 
     Raises:
         ConfigError: a number is impossible, or the URI is unsupported.
-        DataError: the folder is not empty, or cannot be written.
-        StorageError: S3 cannot be reached or written.
+        DataError: the folder is not empty.
+        StorageError: the folder or S3 cannot be written.
     """
     uri = os.fspath(directory)
     check_kept("the folder", uri)
     store = open_store(uri)
-    if not store.uri.startswith("s3://"):
+    if not store.is_remote:
         return str(write_dataset(local_path(uri), tiles=tiles, seed=seed, test_tiles=test_tiles, noise=noise))
-    check_writable(store)
+    probe_output(store)
     if next(iter(store.list()), None) is not None:
         raise DataError(f"{store.uri} is not empty; choose another prefix, or delete it first")
-    with tempfile.TemporaryDirectory(prefix="saltray-") as folder:
-        whole = Path(folder, "data")
-        write_dataset(whole, tiles=tiles, seed=seed, test_tiles=test_tiles, noise=noise)
+    with scratch_folder() as folder:
+        whole = folder / "data"
         try:
-            put_folder(store, whole)
-        except BaseException:
-            for entry in store.list():
-                store.delete(entry.key)
-            raise
+            write_files(whole, tiles=tiles, seed=seed, test_tiles=test_tiles, noise=noise)
+        except OSError as error:
+            raise no_scratch(error) from error
+        put_whole_folder(store, whole)
     return store.uri

@@ -20,6 +20,7 @@ from PIL import Image
 
 from saltray.data.rle import encode_rle
 from saltray.errors import ConfigError, DataError
+from saltray.storage.files import explain_os_error
 
 Floats = NDArray[np.float64]
 Kind = Literal["blank", "empty", "vertical", "tiny", "salt"]
@@ -65,14 +66,10 @@ def write_dataset(
 
     Raises:
         ConfigError: a number is out of range.
-        DataError: the folder is not empty, or cannot be written.
+        DataError: the folder is not empty.
+        StorageError: it cannot be written.
     """
-    if test_tiles is None:
-        test_tiles = max(1, tiles // 4)
-    least_of = {"tiles": (tiles, 1), "seed": (seed, 0), "test_tiles": (test_tiles, 0), "noise": (noise, 0)}
-    for name, (value, least) in least_of.items():
-        if not value >= least:
-            raise ConfigError(f"{name} is {value}; use {least} or more")
+    _test_tiles(tiles, seed, test_tiles, noise)
     folder = Path(directory).resolve()
     try:
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
@@ -80,12 +77,39 @@ def write_dataset(
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as scratch:
             whole = Path(scratch, "data")
-            _write(whole, tiles, test_tiles, seed, noise)
+            write_files(whole, tiles=tiles, seed=seed, test_tiles=test_tiles, noise=noise)
             whole.replace(folder)
     except OSError as error:
-        reason = error.strerror or error
-        raise DataError(f"cannot write to {folder}: {reason}; choose a folder that you can write to") from error
+        raise explain_os_error(f"cannot write {folder}", error) from error
     return folder
+
+
+def write_files(folder: Path, *, tiles: int, seed: int = 0, test_tiles: int | None = None, noise: float = 1.0) -> None:
+    """Write the files of such a data set into a new folder, which an error leaves incomplete.
+
+    Args:
+        folder: does not exist yet.
+        tiles: as for `write_dataset`, and so are the others.
+        seed: as there.
+        test_tiles: as there.
+        noise: as there.
+
+    Raises:
+        ConfigError: a number is out of range.
+        OSError: a file cannot be written.
+    """
+    _write(folder, tiles, _test_tiles(tiles, seed, test_tiles, noise), seed, noise)
+
+
+def _test_tiles(tiles: int, seed: int, test_tiles: int | None, noise: float) -> int:
+    """The number of test tiles, after a check of all numbers."""
+    if test_tiles is None:
+        test_tiles = max(1, tiles // 4)
+    least_of = {"tiles": (tiles, 1), "seed": (seed, 0), "test_tiles": (test_tiles, 0), "noise": (noise, 0)}
+    for name, (value, least) in least_of.items():
+        if not value >= least:
+            raise ConfigError(f"{name} is {value}; use {least} or more")
+    return test_tiles
 
 
 def draw_tile(index: int, *, seed: int = 0, part: Literal["train", "test"] = "train", noise: float = 1.0) -> SynthTile:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from saltray.ensemble.card import model_card
 from saltray.ensemble.manifest import EnsembleManifest
 from saltray.ensemble.versions import read_manifest, resolve
-from saltray.errors import EnsembleError, IntegrityError, NotFoundError
+from saltray.errors import EnsembleError, IntegrityError, NotFoundError, one_line
 
 if TYPE_CHECKING:
     import torch
@@ -76,7 +76,7 @@ class Ensemble:
                 model = build_model(manifest.config.model)
                 model.load_state_dict(weights)
             except (KeyError, RuntimeError, SafetensorError, ValueError) as error:
-                reason = " ".join(str(error).split())[:300]  # torch writes a line per tensor
+                reason = one_line(error, 300)  # torch writes a line per tensor
                 raise EnsembleError(
                     f"{home.uri}/{member.key} does not fit its architecture: {reason}; use another version"
                 ) from error

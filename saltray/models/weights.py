@@ -1,7 +1,6 @@
 """Load pretrained weights, of a whole network or of its encoder alone."""
 
 import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from pickle import UnpicklingError
@@ -12,8 +11,9 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
-from saltray.errors import ModelError
+from saltray.errors import ModelError, one_line
 from saltray.models.network import IMAGENET_MEAN, Network
+from saltray.storage.files import scratch_folder
 from saltray.storage.uri import local_path, open_object
 
 _CLASSIFIERS = ("fc.", "classifier.")
@@ -139,8 +139,8 @@ def _read(weights: str, model: Network) -> Mapping[Any, Any]:
 
 def _fetch(uri: str) -> Mapping[Any, Any]:
     store, name = open_object(uri)
-    with tempfile.TemporaryDirectory(prefix="saltray-") as temporary:
-        path = Path(temporary) / name
+    with scratch_folder() as folder:
+        path = folder / name
         store.get_file(name, path)
         return _parse(path, uri)
 
@@ -152,7 +152,8 @@ def _parse(path: Path, source: str) -> Mapping[Any, Any]:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # an untrusted file can make these parsers raise almost any exception
         # torch's own message suggests weights_only=False, which would run code from the file.
-        reason = "corrupted, or more than tensors" if isinstance(error, UnpicklingError) else _first_line(error)
+        # A parser may quote the whole file, hence the limit.
+        reason = "corrupted, or more than tensors" if isinstance(error, UnpicklingError) else one_line(error, 300)
         raise ModelError(
             f"cannot read weights {source!r} ({reason}); "
             "save the state dict alone, as .safetensors or by torch.save(model.state_dict(), path)"
@@ -178,11 +179,7 @@ def _download(name: str, backbone: str) -> Mapping[Any, Any]:
         )
     except Exception as error:  # no connection, a broken one, or a corrupted file in torch's cache
         raise ModelError(
-            f"cannot download {entry!r} ({_first_line(error)}); "
+            f"cannot download {entry!r} ({one_line(error, 300)}); "
             f"download {entry.url} by other means, and give the file's path or s3:// URI as the weights"
         ) from error
     return state
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:300]  # a parser may quote the whole file

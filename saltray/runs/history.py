@@ -95,9 +95,8 @@ class History:
 
     def _keep_writing(self) -> None:
         while not self._stop.wait(WRITE_INTERVAL_S):
-            with suppress(
-                StorageError, RunLockedError
-            ):  # the next write has these records too, and the last one, on leaving, raises
+            # The next write has these records too, and the last one, on leaving, raises.
+            with suppress(StorageError, RunLockedError):
                 self._write()
 
     def _write(self) -> None:

@@ -5,10 +5,10 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import Field, PlainValidator
 
-from saltray.config import MAX_FOLDS, Config, Name
+from saltray.config import Config, Name
 from saltray.data.folds import FoldBalance
 from saltray.ensemble.manifest import SearchProvenance
-from saltray.records import Count, Epoch, Fold, Fraction, Many, Seconds, Sha256, excerpt
+from saltray.records import MAX_FOLDS, Count, Epoch, Fold, Fraction, Many, Seconds, Sha256, excerpt
 from saltray.runs.history import HISTORY_BYTES, Record
 
 
@@ -42,7 +42,8 @@ class RunManifest:
 class Split:
     """`runs/<run>/folds.json`: the split, the same for everyone who works on the run."""
 
-    MAX_BYTES: ClassVar[int] = 2**24
+    MAX_BYTES: ClassVar[int] = 2**27
+    """Two million tiles, with ids of 50 characters."""
     fold_of: Annotated[dict[str, int], PlainValidator(_folds_by_tile)]
     """Tile id -> fold."""
     balance: Many[FoldBalance]

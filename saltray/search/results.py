@@ -1,9 +1,9 @@
 """What a search found: a table of its trials, the best one, and files for TensorBoard."""
 
-import tempfile
+import struct
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from saltray.config import Config, Name, Values
@@ -93,22 +93,30 @@ def write_best(home: Store, spec: SearchSpec, best: Trial, trials: int) -> BestT
 
 def write_events(home: Store, trial: Trial) -> None:
     """Write a trial's epochs and values for `tensorboard --logdir <store>/searches/<name>/tensorboard`."""
-    from tensorboardX import SummaryWriter
-    from tensorboardX.summary import hparams
+    from tensorboardX.proto.event_pb2 import Event
+    from tensorboardX.summary import hparams, scalar
 
-    with tempfile.TemporaryDirectory(prefix="saltray-") as folder:
-        writer = SummaryWriter(folder, max_queue=1_000_000)
-        for epoch in trial.epochs:
-            for name in SCALARS:
-                if (value := getattr(epoch, name)) is not None:
-                    writer.add_scalar(name, value, epoch.epoch, walltime=getattr(epoch, "at", None))
-        if trial.best is not None:
-            for summary in hparams(dict(trial.values), {"score": trial.best.score}):
-                writer.file_writer.add_summary(summary)
-            writer.add_scalar("best score", trial.best.score, len(trial.epochs))
-        writer.close()
-        (file,) = Path(folder).iterdir()
-        home.put_file(events_file(trial.name), file)
+    now = time.time()
+    events = [Event(wall_time=now, file_version="brain.Event:2")]
+    for epoch in trial.epochs:
+        for name in SCALARS:
+            if (value := getattr(epoch, name)) is not None:
+                at = getattr(epoch, "at", now)
+                events.append(Event(wall_time=at, step=epoch.epoch, summary=scalar(name, value)))
+    if trial.best is not None:
+        values = hparams(dict(trial.values), {"score": trial.best.score})
+        events += [Event(wall_time=now, summary=summary) for summary in values]
+        best = scalar("best score", trial.best.score)
+        events.append(Event(wall_time=now, step=len(trial.epochs), summary=best))
+    home.put(events_file(trial.name), b"".join(_framed(event.SerializeToString()) for event in events))
+
+
+def _framed(event: bytes) -> bytes:
+    """An event as a file has it. tensorboardX's own writer needs a disk, and a thread that dies when it is full."""
+    from tensorboardX.record_writer import masked_crc32c
+
+    length = struct.pack("<Q", len(event))
+    return b"".join((length, struct.pack("<I", masked_crc32c(length)), event, struct.pack("<I", masked_crc32c(event))))
 
 
 def with_best_values(config: Config, source: str) -> tuple[Config, SearchProvenance]:

@@ -78,6 +78,11 @@ class Store(ABC):
     def __repr__(self) -> str:
         return f"open_store({self.uri!r})"
 
+    @property
+    def is_remote(self) -> bool:
+        """Whether it is in S3, not a folder."""
+        return self.uri.startswith("s3://")
+
     @abstractmethod
     def sub(self, prefix: str) -> "Store":
         """The store of all objects below a folder-like prefix."""
@@ -116,7 +121,7 @@ class Store(ABC):
 
     @abstractmethod
     def folders(self, prefix: str = "") -> builtins.list[str]:
-        """Names of the direct sub-folders that contain an object, sorted."""
+        """Names of the direct sub-folders that contain an object, sorted; without those that may not be in a key."""
 
     @abstractmethod
     def delete(self, key: str) -> None:
@@ -202,14 +207,14 @@ class Store(ABC):
         """`put_new` plain JSON values in canonical form."""
         return self.put_new(key, encode_json(value))
 
-    def get_json(self, key: str, *, sha256: str | None = None) -> Any:
+    def get_json(self, key: str) -> Any:
         """Plain JSON values.
 
         Raises:
             NotFoundError: the key does not exist.
             IntegrityError: the digest differs, or the object is not JSON.
         """
-        return self._decode(key, self.get(key, sha256=sha256, limit=RECORD_BYTES), decode_json)
+        return self._decode(key, self.get(key, limit=RECORD_BYTES), decode_json)
 
     def put_record(self, key: str, record: Any) -> None:
         """`put_json` a dataclass (see `saltray.records`)."""
@@ -239,7 +244,6 @@ class Store(ABC):
         key: str,
         *,
         sha256: str | None = None,
-        columns: builtins.list[str] | None = None,
         schema: "pa.Schema | None" = None,
         rows: int | None = None,
     ) -> "pa.Table":
@@ -248,7 +252,6 @@ class Store(ABC):
         Args:
             key: its key.
             sha256: as for `get`.
-            columns: those to read; by default all.
             schema: columns that it must have, of these types and without nulls.
             rows: number of rows that it must have.
 
@@ -256,7 +259,7 @@ class Store(ABC):
             NotFoundError: the key does not exist.
             IntegrityError: the digest differs, or the object is not Parquet, or has no such columns and rows.
         """
-        return self._decode(key, self.get(key, sha256=sha256), lambda data: decode_table(data, columns, schema, rows))
+        return self._decode(key, self.get(key, sha256=sha256), lambda data: decode_table(data, schema, rows))
 
     def _where(self, key: str) -> str:
         """An object's full name, for messages."""

@@ -48,7 +48,7 @@ def _tell_once() -> None:
 
 
 def _rename_new(temporary: Path, path: Path) -> bool:
-    """Rename unless `path` exists. Whoever holds the claim is alone between the question and the renaming."""
+    """Rename unless `path` exists. Only who holds the claim may look whether it does and then rename."""
     claim = path.with_name(f"{TEMP_PREFIX}claim-{path.name}")
     token = uuid.uuid4().hex
     try:
@@ -58,22 +58,45 @@ def _rename_new(temporary: Path, path: Path) -> bool:
         if path.exists():
             return False
         _remove_stale(claim, temporary)
-        raise BlockingIOError(errno.EAGAIN, "another process is creating this file", str(path)) from None
+        raise _busy(path) from None
     try:
         if path.exists():
             return False
-        if claim.read_text() != token:  # taken for stale while this process was stopped
-            raise BlockingIOError(errno.EAGAIN, "another process is creating this file", str(path))
+        if _text(claim) != token:  # taken for stale while this process was stopped
+            raise _busy(path)
         temporary.replace(path)
         return True
     finally:
         with suppress(OSError):
-            if claim.read_text() == token:
+            if _text(claim) == token:
                 claim.unlink()
 
 
 def _remove_stale(claim: Path, temporary: Path) -> None:
-    """Remove the claim of a process that died. Both times are those of the file system's own clock."""
+    """Remove the claim of a process that died. Both times are those of the file system's own clock.
+
+    Another process may remove it too, and create its own, before this one does. Hence it is renamed first: if what was
+    renamed is not the claim that was stale, it is put back.
+    """
+    stale = _text(claim)
     with suppress(FileNotFoundError):
-        if temporary.stat().st_mtime - claim.stat().st_mtime > STALE_CLAIM_S:
-            claim.unlink()
+        if stale is None or temporary.stat().st_mtime - claim.stat().st_mtime <= STALE_CLAIM_S:
+            return
+        aside = claim.with_name(f"{TEMP_PREFIX}{uuid.uuid4().hex}")
+        claim.rename(aside)
+        if _text(aside) == stale or claim.exists():
+            aside.unlink()
+        else:
+            aside.rename(claim)
+
+
+def _text(claim: Path) -> str | None:
+    """What a claim says; None if it was removed, as by a process that took it for stale."""
+    try:
+        return claim.read_text()
+    except FileNotFoundError:
+        return None
+
+
+def _busy(path: Path) -> BlockingIOError:
+    return BlockingIOError(errno.EAGAIN, "another process is creating this file", str(path))

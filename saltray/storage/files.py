@@ -11,8 +11,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
-from saltray.errors import StorageError
-from saltray.storage.retry import one_line
+from saltray.errors import StorageError, one_line
 
 CHUNK_BYTES = 1 << 20
 TEMP_PREFIX = ".saltray-tmp-"

@@ -11,11 +11,11 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
-from saltray.errors import ConfigError
+from saltray.errors import ConfigError, StorageError
 from saltray.storage.base import Entry, Opened, Store
 from saltray.storage.create import create_from
 from saltray.storage.files import TEMP_PREFIX, read_chunks, sync, temporary_file
-from saltray.storage.keys import check_key
+from saltray.storage.keys import check_key, is_key
 
 # Temporary errors of a network mount. ENOTEMPTY: other processes write to a folder while it is deleted.
 _TRANSIENT = {
@@ -103,7 +103,7 @@ class FolderStore(Store):
 
     def folders(self, prefix: str = "") -> builtins.list[str]:
         start = f"{check_key(prefix)}/" if prefix else ""
-        names = [name for name, status in self._scan(start) if stat.S_ISDIR(status.st_mode)]
+        names = [name for name, status in self._scan(start) if stat.S_ISDIR(status.st_mode) and is_key(name)]
         return sorted(name for name in names if next(self._walk(f"{start}{name}/"), None))
 
     def delete(self, key: str) -> None:
@@ -131,9 +131,12 @@ class FolderStore(Store):
 
     def _open(self, key: str) -> Opened:
         try:
-            file = self._path(key).open("rb")
+            file = open(self._path(key), "rb", opener=_at_once)  # noqa: SIM115  (closed in read_chunks)
         except _ABSENT:
             raise self._not_found(key) from None
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            file.close()
+            raise StorageError(f"{self._where(key)}: it is a device or a pipe; put a file in its place, or delete it")
         return Opened(read_chunks(file), None)
 
     def _is_transient(self, error: Exception) -> bool:
@@ -163,13 +166,27 @@ class FolderStore(Store):
 
         def scan() -> builtins.list[tuple[str, os.stat_result]]:
             found = []
-            with suppress(FileNotFoundError, NotADirectoryError), os.scandir(self._folder / start) as items:
+            folder = self._folder / start
+            with suppress(FileNotFoundError, NotADirectoryError), os.scandir(folder) as items:
                 for item in items:
                     with suppress(FileNotFoundError):  # deleted since the scan began
-                        found.append((item.name, _status(item)))
+                        status = _status(item)
+                        if not (item.is_symlink() and self._leads_back(status, folder)):
+                            found.append((item.name, status))
             return sorted(found, key=_sort_key)
 
         return [(name, status) for name, status in self._attempt(start, scan) if _is_listed(name, status)]
+
+    def _leads_back(self, status: os.stat_result, folder: Path) -> bool:
+        """Whether a link in `folder` leads to it or to a folder of this store around it: then it would never end."""
+        around = (folder, *folder.parents)
+        ours = around[: around.index(self._folder) + 1]
+        return any(os.path.samestat(status, each.stat()) for each in ours)
+
+
+def _at_once(path: str, flags: int) -> int:
+    """Opens a file; a pipe, too, without waiting for its writer."""
+    return os.open(path, flags | os.O_NONBLOCK)
 
 
 def _entry(key: str, status: os.stat_result) -> Entry:

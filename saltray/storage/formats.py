@@ -3,9 +3,8 @@
 import json
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from saltray.errors import ConfigError
+from saltray.errors import ConfigError, one_line
 from saltray.records import RecordError, parse_json, parse_record
-from saltray.storage.retry import one_line
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -67,14 +66,11 @@ def encode_table(table: "pa.Table") -> bytes:
     return data
 
 
-def decode_table(
-    data: bytes, columns: list[str] | None = None, schema: "pa.Schema | None" = None, rows: int | None = None
-) -> "pa.Table":
+def decode_table(data: bytes, schema: "pa.Schema | None" = None, rows: int | None = None) -> "pa.Table":
     """A table from Parquet.
 
     Args:
         data: the file.
-        columns: those to read; by default all.
         schema: columns that it must have, of these types and without nulls.
         rows: number of rows that it must have.
 
@@ -93,7 +89,7 @@ def decode_table(
                 place = file.schema_arrow.get_field_index(field.name)
                 if place < 0 or file.schema_arrow.field(place).type != field.type:
                     raise FormatError(f"it has no column {field.name} of {field.type}")
-            table = file.read(columns=columns)
+            table = file.read()
         table.validate(full=True)  # else text that is no UTF-8 shows only where it is used
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise FormatError(f"not Parquet: {one_line(error)}") from error

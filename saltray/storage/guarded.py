@@ -5,7 +5,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
-from saltray.errors import StorageError
 from saltray.storage.base import Entry, Opened, Store
 
 
@@ -72,6 +71,3 @@ class GuardedStore(Store):
 
     def _is_transient(self, error: Exception) -> bool:
         return self._store._is_transient(error)
-
-    def _explain(self, where: str, error: Exception) -> StorageError | None:
-        return self._store._explain(where, error)

@@ -3,9 +3,9 @@
 They are written under a temporary name. What cannot be written there is refused when the block begins, before the work.
 """
 
+import errno
 import os
 import shutil
-import tempfile
 import uuid
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from itertools import permutations
 from pathlib import Path
 
-from saltray.errors import ConfigError
+from saltray.errors import ConfigError, StorageError
 from saltray.storage.base import Store
-from saltray.storage.files import TEMP_PREFIX, explain_os_error, sync
+from saltray.storage.files import TEMP_PREFIX, explain_os_error, no_scratch, scratch_folder, sync
 from saltray.storage.uri import open_object, open_store
 
 UPLOADS = 16
@@ -31,6 +31,8 @@ class Draft:
     """Where it will be, as the user named it."""
     path: Path
     """The temporary file or folder to write."""
+    is_remote: bool = False
+    """Whether it is written among this machine's temporary files and uploaded at the end."""
 
     @contextmanager
     def writing(self) -> Iterator[Path]:
@@ -42,6 +44,8 @@ class Draft:
         try:
             yield self.path
         except OSError as error:
+            if self.is_remote:
+                raise StorageError(f"cannot write {self.uri}: {no_scratch(error)}") from error
             raise explain_os_error(f"cannot write {self.uri}", error) from error
 
 
@@ -58,10 +62,10 @@ def output_file(uri: str | os.PathLike[str]) -> Iterator[Draft]:
     """
     uri = os.fspath(uri)
     store, key = open_object(uri)
-    if _is_remote(store):
-        check_writable(store)
-        with _temporary_folder(uri) as folder:
-            draft = Draft(uri, folder / "file")
+    if store.is_remote:
+        probe_output(store)
+        with scratch_folder() as folder:
+            draft = Draft(uri, folder / "file", is_remote=True)
             with draft.writing():
                 draft.path.touch()
             yield draft
@@ -89,7 +93,8 @@ def output_file(uri: str | os.PathLike[str]) -> Iterator[Draft]:
 def output_folder(uri: str | os.PathLike[str]) -> Iterator[Draft]:
     """A folder to write files into in the block, without sub-folders. At its end they are added to the one at `uri`.
 
-    Files of the same names are replaced. If the block raises, nothing is left.
+    Files of the same names are replaced. If the block raises, or a folder has the name of one of the files, none is
+    added. They are added one by one, so some may be there if the store or the disk fails at the end.
 
     Args:
         uri: a path, file:///path or s3://bucket/prefix.
@@ -100,10 +105,10 @@ def output_folder(uri: str | os.PathLike[str]) -> Iterator[Draft]:
     """
     uri = os.fspath(uri)
     store = open_store(uri)
-    if _is_remote(store):
-        check_writable(store)
-        with _temporary_folder(uri) as folder:
-            yield Draft(uri, folder)
+    if store.is_remote:
+        probe_output(store)
+        with scratch_folder() as folder:
+            yield Draft(uri, folder, is_remote=True)
             put_folder(store, folder)
         return
     # Within the folder, which may be a file system of its own.
@@ -114,8 +119,12 @@ def output_folder(uri: str | os.PathLike[str]) -> Iterator[Draft]:
             draft.path.mkdir()
         yield draft
         with draft.writing():
-            for path in sorted(draft.path.iterdir()):
-                path.replace(target / path.name)
+            moves = {path: target / path.name for path in sorted(draft.path.iterdir())}
+            for place in moves.values():
+                if place.is_dir():
+                    raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(place))
+            for path, place in moves.items():
+                path.replace(place)
 
 
 def put_folder(store: Store, folder: Path) -> None:
@@ -124,24 +133,51 @@ def put_folder(store: Store, folder: Path) -> None:
     Raises:
         StorageError: a file cannot be written; others may have been.
     """
+    _put_each(store, folder, [])
+
+
+def put_whole_folder(store: Store, folder: Path) -> None:
+    """`put_folder`; if a file cannot be written, those that were are deleted again.
+
+    Raises:
+        StorageError: a file cannot be written.
+    """
+    begun: list[str] = []
+    try:
+        _put_each(store, folder, begun)
+    except BaseException:
+        with suppress(StorageError):  # the store may be down; the first error is the one to tell
+            for key in begun:
+                store.delete(key)
+        raise
+
+
+def _put_each(store: Store, folder: Path, begun: list[str]) -> None:
+    """Put all files below a folder; `begun` are the keys that may have been written."""
+
+    def put(key: str) -> None:
+        begun.append(key)
+        store.put(key, (folder / key).read_bytes())
+
     keys = [path.relative_to(folder).as_posix() for path in sorted(folder.rglob("*")) if path.is_file()]
     pool = ThreadPoolExecutor(UPLOADS)
     try:
-        for _ in pool.map(lambda key: store.put(key, (folder / key).read_bytes()), keys):
+        for _ in pool.map(put, keys):
             pass
     finally:
         pool.shutdown(cancel_futures=True)
 
 
-def check_writable(store: Store) -> None:
-    """Write and delete a small object. `Store.check_writable` asks for more rights than an output needs.
+def probe_output(store: Store) -> None:
+    """Write a small object, and delete it where that is allowed: an output needs the right to write alone.
 
     Raises:
-        StorageError: that is refused.
+        StorageError: writing is refused.
     """
     probe = f"{TEMP_PREFIX}{uuid.uuid4().hex}"
     store.put(probe, b"saltray may write here\n")
-    store.delete(probe)
+    with suppress(StorageError):
+        store.delete(probe)
 
 
 def check_apart(outputs: Mapping[str, str | os.PathLike[str] | None]) -> None:
@@ -166,23 +202,7 @@ def full_name(uri: str | os.PathLike[str]) -> str:
         ConfigError: the URI is unsupported.
     """
     store = open_store(os.fspath(uri))
-    return store.uri if _is_remote(store) else os.path.realpath(store.uri)
-
-
-def _is_remote(store: Store) -> bool:
-    return store.uri.startswith("s3://")
-
-
-@contextmanager
-def _temporary_folder(uri: str) -> Iterator[Path]:
-    try:
-        folder = Path(tempfile.mkdtemp(prefix="saltray-"))
-    except OSError as error:
-        raise explain_os_error(f"cannot write {uri}: no temporary folder (TMPDIR)", error) from error
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+    return store.uri if store.is_remote else os.path.realpath(store.uri)
 
 
 @contextmanager

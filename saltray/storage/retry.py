@@ -14,6 +14,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from saltray.errors import ConfigError, StorageError
+from saltray.errors import one_line as one_line  # noqa: PLC0414  (its former place)
 
 DEADLINE_VARIABLE = "SALTRAY_STORE_DEADLINE_S"
 DEADLINE_S = 120.0
@@ -76,8 +77,3 @@ def retry(call: Callable[[], T], *, what: str, seconds: float, is_transient: Cal
 def pause(attempts: int) -> float:
     """Seconds to wait after that many failed attempts: uniform below a bound that doubles up to LONGEST_PAUSE_S."""
     return JITTER.uniform(0, min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2 ** min(attempts, 10)))
-
-
-def one_line(error: BaseException) -> str:
-    """An exception's message on one line, or the name of its type if the message is empty."""
-    return " ".join(str(error).split()) or type(error).__name__

@@ -3,9 +3,9 @@
 import builtins
 import hashlib
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from boto3.s3.transfer import TransferConfig
 from botocore.exceptions import ClientError
@@ -13,11 +13,12 @@ from botocore.exceptions import ClientError
 from saltray.errors import IntegrityError, StorageError
 from saltray.storage.base import OVERWRITE_REMEDY, Entry, Opened, Store
 from saltray.storage.files import CHUNK_BYTES, TEMP_PREFIX, sha256_of
-from saltray.storage.keys import check_key
+from saltray.storage.keys import check_key, is_key
 from saltray.storage.s3_client import LazyClient, encryption_from_environment
 from saltray.storage.s3_errors import explain, is_not_found, is_transient, read_reply, status_of
 
 if TYPE_CHECKING:
+    from botocore.response import StreamingBody
     from mypy_boto3_s3.type_defs import (
         GetObjectOutputTypeDef,
         HeadObjectOutputTypeDef,
@@ -25,14 +26,20 @@ if TYPE_CHECKING:
         ListObjectsV2RequestTypeDef,
     )
 
-T = TypeVar("T")
-
 PART_BYTES = 16 << 20
 """Larger files are uploaded in parts of this size."""
 SHA256, WRITER = "saltray-sha256", "saltray-writer"
 """Metadata of an object: its digest in hex, and for create-only puts a token that is unique to the call."""
 DIRECTORY_BUCKET = "--x-s3"
 """End of the name of a bucket of S3 Express One Zone."""
+
+
+class _Head(NamedTuple):
+    """What is read of an object's header."""
+
+    size: int
+    tag: str
+    metadata: dict[str, str]
 
 
 class S3Store(Store):
@@ -84,7 +91,7 @@ class S3Store(Store):
                     raise
                 # The key exists: from another writer, or from our own attempt whose reply was lost.
                 head = self._head(name)
-                return head is not None and metadata.items() <= _metadata(head).items()
+                return head is not None and metadata.items() <= head.metadata.items()
             return True
 
         return self._attempt(key, create)
@@ -97,9 +104,16 @@ class S3Store(Store):
             parts = TransferConfig(PART_BYTES, multipart_chunksize=PART_BYTES, preferred_transfer_client="classic")
             arguments = {"Metadata": {SHA256: digest}} | self._encryption
             with path.open("rb") as file:
-                self._client().upload_fileobj(file, self._bucket, name, ExtraArgs=arguments, Config=parts)
-            head = self._head(name)
-            if head is None or (head["ContentLength"], _metadata(head).get(SHA256)) != (size, digest):
+                read_reply(
+                    lambda: self._client().upload_fileobj(file, self._bucket, name, ExtraArgs=arguments, Config=parts)
+                )
+            try:
+                head = self._head(name)
+            except ClientError as error:
+                if status_of(error) != 403:
+                    raise
+                return digest  # these rights are to write alone, and the server has confirmed every part
+            if head is None or (head.size, head.metadata.get(SHA256)) != (size, digest):
                 raise IntegrityError(
                     f"{self._where(key)}: the store does not hold the {size:,} bytes just written from {path}; check "
                     "that no other process writes to either, and retry"
@@ -115,9 +129,9 @@ class S3Store(Store):
             head = self._head(name)
             if head is None:
                 # The reply to a HEAD is the same for a missing bucket. This request raises for one.
-                self._client().list_objects_v2(Bucket=self._bucket, Prefix=f"{name}/", MaxKeys=1)
+                read_reply(lambda: self._client().list_objects_v2(Bucket=self._bucket, Prefix=f"{name}/", MaxKeys=1))
                 raise self._not_found(key)
-            return Entry(key, head["ContentLength"], head["ETag"].strip('"'))
+            return Entry(key, head.size, head.tag)
 
         return self._attempt(key, read)
 
@@ -128,7 +142,7 @@ class S3Store(Store):
     def folders(self, prefix: str = "") -> builtins.list[str]:
         start = self._prefix(prefix)
         found = [item["Prefix"] for page in self._pages(start, "/") for item in page.get("CommonPrefixes", [])]
-        return sorted(name.removeprefix(start).removesuffix("/") for name in found)
+        return sorted(filter(is_key, (name.removeprefix(start).removesuffix("/") for name in found)))
 
     def delete(self, key: str) -> None:
         self._delete(self._name(key))
@@ -140,9 +154,14 @@ class S3Store(Store):
             self._delete(name)
 
     def _open(self, key: str) -> Opened:
-        reply = self._client().get_object(Bucket=self._bucket, Key=self._name(key))
-        _ = reply["ETag"]  # every S3 server sends it; a proxy's own page with status 200 has none
-        return Opened(reply["Body"].iter_chunks(CHUNK_BYTES), _metadata(reply).get(SHA256))
+        name = self._name(key)
+
+        def request() -> Opened:
+            reply = self._client().get_object(Bucket=self._bucket, Key=name)
+            _ = reply["ETag"]  # every S3 server sends it; a proxy's own page with status 200 has none
+            return Opened(_chunks(reply["Body"]), _metadata(reply).get(SHA256))
+
+        return read_reply(request)
 
     def _is_transient(self, error: Exception) -> bool:
         return is_transient(error)
@@ -151,14 +170,10 @@ class S3Store(Store):
         # botocore first: some of its errors are OSErrors too.
         return explain(where, error) or super()._explain(where, error)
 
-    def _attempt(self, key: str, call: Callable[[], T]) -> T:
-        return super()._attempt(key, lambda: read_reply(call))
-
     def _put(self, key: str, data: bytes, metadata: dict[str, str], **condition: Any) -> None:
-        reply = self._client().put_object(
-            Bucket=self._bucket, Key=self._name(key), Body=data, Metadata=metadata, **condition, **self._encryption
-        )
-        _ = reply["ETag"]  # as in `_open`
+        arguments = {"Key": self._name(key), "Body": data, "Metadata": metadata} | condition | self._encryption
+        # The tag as in `_open`.
+        read_reply(lambda: self._client().put_object(Bucket=self._bucket, **arguments)["ETag"])
 
     def _name(self, key: str) -> str:
         """An object's full name in the bucket."""
@@ -168,10 +183,15 @@ class S3Store(Store):
         """The start of all full names below a folder-like prefix."""
         return f"{self._name(prefix)}/" if prefix else self._root
 
-    def _head(self, name: str) -> "HeadObjectOutputTypeDef | None":
+    def _head(self, name: str) -> "_Head | None":
         """An object's header; None if it does not exist."""
+
+        def request() -> _Head:
+            reply = self._client().head_object(Bucket=self._bucket, Key=name)
+            return _Head(reply["ContentLength"], reply["ETag"].strip('"'), _metadata(reply))
+
         try:
-            return self._client().head_object(Bucket=self._bucket, Key=name)
+            return read_reply(request)
         except ClientError as error:
             if is_not_found(error):
                 return None
@@ -179,7 +199,7 @@ class S3Store(Store):
 
     def _delete(self, name: str) -> None:
         key = name.removeprefix(self._root)
-        self._attempt(key, lambda: self._client().delete_object(Bucket=self._bucket, Key=name))
+        self._attempt(key, lambda: read_reply(lambda: self._client().delete_object(Bucket=self._bucket, Key=name)))
 
     def _listed(self, start: str) -> Iterator[Entry]:
         for page in self._pages(start):
@@ -193,7 +213,7 @@ class S3Store(Store):
         key = start.removeprefix(self._root).removesuffix("/")
         request: ListObjectsV2RequestTypeDef = {"Bucket": self._bucket, "Prefix": start, "Delimiter": delimiter}
         while True:
-            page = self._attempt(key, lambda: _checked(self._client().list_objects_v2(**request)))
+            page = self._attempt(key, lambda: read_reply(lambda: _checked(self._client().list_objects_v2(**request))))
             yield page
             if not page["IsTruncated"]:
                 return
@@ -209,6 +229,12 @@ def _checked(page: "ListObjectsV2OutputTypeDef") -> "ListObjectsV2OutputTypeDef"
     if page["IsTruncated"]:
         _ = page["NextContinuationToken"]
     return page
+
+
+def _chunks(body: "StreamingBody") -> Iterator[bytes]:
+    chunks = body.iter_chunks(CHUNK_BYTES)
+    while chunk := read_reply(lambda: next(chunks, b"")):
+        yield chunk
 
 
 def _metadata(reply: "HeadObjectOutputTypeDef | GetObjectOutputTypeDef") -> dict[str, str]:

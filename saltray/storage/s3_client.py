@@ -9,8 +9,7 @@ from botocore.config import Config
 from botocore.configprovider import ConfigChainFactory
 from botocore.loaders import create_loader
 
-from saltray.errors import ConfigError, StorageError
-from saltray.storage.retry import one_line
+from saltray.errors import ConfigError, StorageError, one_line
 from saltray.storage.s3_errors import stop_at_foreign_redirect
 
 if TYPE_CHECKING:

@@ -24,8 +24,7 @@ from botocore.exceptions import (
 from botocore.parsers import ResponseParserError
 from urllib3.exceptions import HTTPError
 
-from saltray.errors import IntegrityError, NotFoundError, StorageError
-from saltray.storage.retry import one_line
+from saltray.errors import IntegrityError, NotFoundError, StorageError, one_line
 
 T = TypeVar("T")
 
@@ -104,7 +103,7 @@ def stop_at_foreign_redirect(response: Any, **_: Any) -> None:
 
 
 def read_reply(call: Callable[[], T]) -> T:
-    """`call()`, which sends a request and takes the reply apart.
+    """`call()`, which does no more than to send a request and take the reply apart.
 
     Raises:
         UnreadableReplyError: the reply lacks what it must have. botocore and the caller meet this as one of many plain

@@ -64,7 +64,7 @@ def open_object(uri: str | os.PathLike[str]) -> tuple[Store, str]:
     whole = open_store(uri or ".")  # refuses what is no path or URI at all
     cut = uri.rfind("/") + 1
     key = unquote(uri[cut:]) if uri.lower().startswith("file://") else uri[cut:]
-    is_root = uri == "~" or (whole.uri.startswith("s3://") and whole.uri.count("/") == 2)
+    is_root = uri == "~" or (whole.is_remote and whole.uri.count("/") == 2)
     if is_root or not is_key(key) or "/" in key:
         raise ConfigError(f"{uri!r} does not name a file; add its name to the folder")
     return open_store(uri[:cut] or "."), key
@@ -80,9 +80,10 @@ def local_path(uri: str | os.PathLike[str]) -> Path:
         ConfigError: it is of another kind.
     """
     uri = os.fspath(uri)
-    if uri.lower().startswith("s3://"):
+    store = open_store(uri)
+    if store.is_remote:
         raise ConfigError(f"{uri} is not on this machine; use a path")
-    return Path(open_store(uri).uri)
+    return Path(store.uri)
 
 
 def _open_folder(path: str) -> Store:

@@ -1,6 +1,7 @@
 """`saltray.synth`: its arguments reach the generator."""
 
 import inspect
+import resource
 from collections.abc import Callable
 from pathlib import Path
 
@@ -62,12 +63,24 @@ def test_nothing_is_left_in_s3_of_an_incomplete_data_set(
 
     def refused(store: S3Store, key: str, data: bytes) -> None:
         if key == "train.csv":  # the last of the files
+            put(store, "mine", b"of another writer")
             raise StorageError("access is denied")
         put(store, key, data)
 
     monkeypatch.setattr(S3Store, "put", refused)
     with pytest.raises(StorageError, match="access is denied"):
         saltray.synth(uri, tiles=3)
+    assert [entry.key for entry in open_store(uri).list()] == ["mine"]
+
+
+def test_a_full_temporary_folder_is_told_as_such(s3_uri: Callable[[], str]) -> None:
+    uri, before = s3_uri(), resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100, before[1]))
+        with pytest.raises(StorageError, match="temporary files cannot be written to .*: File too large; .* TMPDIR"):
+            saltray.synth(uri, tiles=1)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert not list(open_store(uri).list())
 
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from saltray.data.synthetic import draw_tile, write_dataset
-from saltray.errors import ConfigError, DataError
+from saltray.errors import ConfigError, DataError, StorageError
 
 TILES = 400  # of the fixtures
 
@@ -165,7 +165,7 @@ def test_an_incomplete_data_set_is_removed(tmp_path: Path, monkeypatch: pytest.M
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("saltray.data.synthetic._write_csv", full)
-    with pytest.raises(DataError, match="No space left on device"):
+    with pytest.raises(StorageError, match="cannot write .*/data: No space left on device; free some space there"):
         write_dataset(tmp_path / "data", tiles=2)
     assert not list(tmp_path.iterdir())
 

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable
 
 import pytest
+from samples import foreign_object
 
 from saltray.ensemble.manifest import EnsembleManifest
 from saltray.ensemble.versions import EnsembleVersion, list_ensembles, read_manifest, resolve, versions_of
@@ -37,6 +38,7 @@ def test_versions_are_listed_by_name_and_number(store: Store, put_version: PutVe
     put_version("a", "v2")
     store.put("ensembles/b/v11/claim.json", b"{}")
     store.put("ensembles/b/notes/readme.md", b"not a version")
+    foreign_object(store, "ensembles/a\tb/v1/manifest.json")
     listed = list_ensembles(store.uri)
     assert [(version.name, version.version) for version in listed] == [
         ("a", "v2"),

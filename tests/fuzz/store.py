@@ -61,7 +61,10 @@ def state_of(root: Store) -> FitState:
 
 
 def make_store(folder: Path) -> Store:
-    """Run r1 that is finished, its ensemble, a search with a finished and an unfinished trial, and packed tiles."""
+    """Run r1 that is finished, its ensemble, a search, and packed tiles.
+
+    Of the search's trials the first has ended, the second runs, and the third has run all epochs without a result.
+    """
     root = open_store(str(folder / "store"))
     write_dataset(folder / "tiles", tiles=8, test_tiles=0)
     tiles, dataset = load_tiles(str(folder / "tiles"), root)
@@ -92,9 +95,11 @@ def make_store(folder: Path) -> Store:
     create_search(search, spec, dataset, None)
     ended = create_trial(search, 0, {"optim.lr": 0.001, "train.batch_size": 4, "model.is_deconv": True})
     running = create_trial(search, 1, {"optim.lr": 0.002, "train.batch_size": 8, "model.is_deconv": True})
+    whole = create_trial(search, 2, {"optim.lr": 0.003, "train.batch_size": 8, "model.is_deconv": True})
     ended = replace(ended, status="finished", epochs=write_job(search, ended.name, state_of(root)))
     finish_trial(search, ended)
     write_job(search, running.name, state_of(root), epochs=2)
+    write_job(search, whole.name, state_of(root))
     write_table(search, [ended, running])
     write_best(search, spec, ended, 2)
     return root

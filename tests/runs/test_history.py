@@ -1,6 +1,7 @@
 """The history of a fold: what is written, when, and what an earlier version or an accident left is read as."""
 
 import json
+import math
 import time
 from dataclasses import replace
 
@@ -156,6 +157,8 @@ def test_a_lost_history_raises_unless_worse_happened(
         ('{"resumed_after": 1.5, "at": 1.0}', "ResumeRecord.resumed_after is 1.5"),
         (json.dumps(STORED_EPOCH | {"loss": "low"}), 'EpochRecord.loss is "low"'),
         (json.dumps(STORED_EPOCH | {"extra": 1}), "EpochRecord.extra is unknown"),
+        (json.dumps(STORED_EPOCH | {"loss": math.nan}), "EpochRecord.loss is NaN; it should be a finite number"),
+        (json.dumps(STORED_EPOCH).replace(str(STORED_EPOCH["loss"]), "1e999"), "it should be a finite number"),
         ('{"note": "a", "at": 1.0}{"note": "b", "at": 1.0}', "not JSON"),
     ],
 )

@@ -111,3 +111,12 @@ def test_another_record_is_named_with_its_fault(kind: type[Any], record: Any, fa
     with pytest.raises(IntegrityError, match=f"record.json: {fault}") as caught:
         store.get_record("record.json", kind)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("store_kind", ["folder"])
+def test_a_large_split_is_read_again(store: Store) -> None:
+    tiles = 350_000
+    split = Split(fold_of={f"{tile:040x}": tile % 5 for tile in range(tiles)}, balance=())
+    store.put_record("folds.json", split)
+    assert store.get_record("folds.json", Split) == split
+    assert store.entry("folds.json").size / tiles * 2_000_000 < Split.MAX_BYTES

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from samples import dataset, metrics
+from samples import dataset, foreign_object, metrics
 
 from saltray.config import Config, FoldConfig, TrainConfig
 from saltray.data.tiles import LabelledTiles
@@ -195,6 +195,7 @@ def test_runs_are_listed_by_name(store: Store) -> None:
     own(create(store, "r2"))
     finish(create(store, "r1", folds=3), 1)
     own(store.sub("runs/r3"), released=True)  # its process died before the manifest was there
+    foreign_object(store, "runs/a\tb/c")
     found = run_summaries(store)
     assert [(row.run, row.state, row.done, row.count) for row in found] == [
         ("r1", "stopped", 1, 3),

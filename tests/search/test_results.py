@@ -97,7 +97,8 @@ def test_a_stored_record_is_written_again_as_the_same_bytes(home: Store) -> None
     assert home.get("after.json") == home.get("before.json")
 
 
-def test_tensorboard_has_the_epochs_and_the_values(home: Store) -> None:
+def test_tensorboard_has_the_epochs_and_the_values(home: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tempfile.tempdir", "/nowhere")  # it needs no temporary file
     write_events(home, BEST)
     (key,) = (entry.key for entry in home.list())
     assert key == "tensorboard/trial-001/events.out.tfevents.trial-001"
@@ -112,9 +113,12 @@ def test_tensorboard_has_the_epochs_and_the_values(home: Store) -> None:
 def read_events(data: bytes) -> Any:
     """(event, value) of each summary in a TensorBoard file: records of length, checksum, protobuf, checksum."""
     from tensorboardX.proto.event_pb2 import Event
+    from tensorboardX.record_writer import masked_crc32c
 
     while data:
         length = int.from_bytes(data[:8], "little")
+        for part, checksum in ((data[:8], data[8:12]), (data[12 : 12 + length], data[12 + length : 16 + length])):
+            assert masked_crc32c(part) == int.from_bytes(checksum, "little")
         event = Event.FromString(data[12 : 12 + length])
         yield from ((event, value) for value in event.summary.value)
         data = data[16 + length :]

@@ -257,6 +257,19 @@ def test_a_trial_for_an_observer() -> None:
 # Trials in the store
 
 
+@pytest.mark.parametrize("key", ["history.jsonl", "checkpoints/epoch-00009/manifest.json"])
+def test_a_loss_that_is_not_finite_is_a_damaged_record(home: Store, key: str) -> None:
+    """Not what fails when the trial, which had run all epochs, is written again."""
+    trial = create_trial(home, 0, {"optim.lr": 1e-3})
+    epoch = STORED_EPOCH | {"epoch": 9}
+    record = epoch if key == "history.jsonl" else {"epoch": 9, "sha256": "0" * 64, "history": [epoch]}
+    home.put(
+        f"{trial.name}/{key}", json.dumps(record).replace(f'"loss": {epoch["loss"]}', '"loss": 1e999').encode() + b"\n"
+    )
+    with pytest.raises(IntegrityError, match=f"{key}.*it should be a finite number"):
+        load_trials(home, 9)
+
+
 def put_checkpoint(home: Store, trial: Trial, epoch: int, *, complete: bool = True) -> None:
     folder = f"{trial.name}/checkpoints/epoch-{epoch:05d}"
     home.put(f"{folder}/state.pt", b"state")

@@ -14,6 +14,7 @@ import pyarrow as pa
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from samples import foreign_object
 
 from saltray.errors import ConfigError, IntegrityError, NotFoundError, StorageError
 from saltray.storage.base import Store
@@ -114,6 +115,13 @@ def test_prefixes_are_folders(store: Store) -> None:
     assert store.folders("runs") == ["r10"]
 
 
+def test_a_folder_whose_name_may_not_be_in_a_key_hides_no_other(store: Store) -> None:
+    store.put("runs/r1/a", b"1")
+    foreign_object(store, "runs/a\tb/f")
+    assert store.folders("runs") == ["r1"]
+    assert keys(store, "runs") == ["runs/a\tb/f", "runs/r1/a"]
+
+
 PARTS = st.sampled_from(["a", "a-", "a.b", "a0", "b", "B", "é"])
 KEYS = st.lists(PARTS, min_size=0, max_size=2).map(lambda parts: "/".join([*parts, "object"]))
 
@@ -201,7 +209,7 @@ def test_corruption_is_detected_before_parsing(
     digest = store.put_table("a/table", table)
     whole = store.get("a/table", sha256=digest)
     corrupt("a/table", corruptions(whole)[kind])
-    for call in (store.get, store.get_table, store.get_json):
+    for call in (store.get, store.get_table):
         with pytest.raises(IntegrityError, match=f"a/table: its SHA-256 is [0-9a-f]{{64}}, not {digest}"):
             call("a/table", sha256=digest)
     with pytest.raises(IntegrityError, match="its SHA-256 is"):
@@ -240,7 +248,6 @@ def test_tables_round_trip(store: Store) -> None:
     digest = store.put_table("t.parquet", table)
     assert digest == hashlib.sha256(store.get("t.parquet")).hexdigest()
     assert store.get_table("t.parquet", sha256=digest).equals(table)
-    assert store.get_table("t.parquet", columns=["fold"]).equals(table.select(["fold"]))
 
 
 def test_an_object_in_another_format_is_named_with_the_remedy(store: Store) -> None:

@@ -109,6 +109,46 @@ def test_a_process_whose_claim_was_taken_for_stale_creates_nothing(
     assert not (tmp_path / "a").is_file()
 
 
+@pytest.mark.usefixtures("no_links")
+def test_a_process_whose_claim_was_removed_tries_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    claim = tmp_path / f"{TEMP_PREFIX}claim-a"
+    exists, removed = Path.exists, []
+
+    def meanwhile(path: Path) -> bool:
+        if path.name == "a" and not removed:
+            removed.append(claim)
+            claim.unlink()
+        return exists(path)
+
+    monkeypatch.setattr(Path, "exists", meanwhile)
+    assert open_store(str(tmp_path)).put_new("a", b"1") is True
+    assert removed
+    assert names(tmp_path) == ["a"]
+
+
+@pytest.mark.usefixtures("no_links")
+def test_a_claim_that_took_the_place_of_a_stale_one_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    claim = tmp_path / f"{TEMP_PREFIX}claim-a"
+    claim.write_text("dead")
+    now = claim.stat().st_mtime
+    os.utime(claim, (now, now - STALE_CLAIM_S - 1))
+    stat, asked = Path.stat, []
+
+    def meanwhile(path: Path, **how: bool) -> os.stat_result:
+        found = stat(path, **how)
+        if path == claim and not asked:
+            asked.append(path)
+            claim.write_text("of a live process")
+        return found
+
+    monkeypatch.setattr(Path, "stat", meanwhile)
+    with pytest.raises(BlockingIOError):
+        create_from(temporary(tmp_path, "one"), tmp_path / "a")
+    assert asked
+    assert claim.read_text() == "of a live process"
+    assert names(tmp_path) == sorted([claim.name, f"{TEMP_PREFIX}one"])
+
+
 def test_of_several_processes_without_hard_links_one_creates_the_object(tmp_path: Path) -> None:
     script = (
         "import os, sys\n"

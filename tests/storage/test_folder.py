@@ -224,6 +224,35 @@ def test_a_link_that_leads_nowhere_is_listed_so_that_it_is_missed(root: Path) ->
         store.get("a/loop")
 
 
+def test_links_to_folders_around_them_are_not_followed(root: Path) -> None:
+    store = open_store(str(root))
+    store.put("a/b/object", b"1")
+    for name, target in {"x": ".", "y": ".", "a/up": "..", "a/same": "../a", "a/b/up": "../..", "c": "a"}.items():
+        (root / name).symlink_to(target)
+    assert [entry.key for entry in store.list()] == ["a/b/object", "c/b/object"]
+    assert store.folders() == ["a", "c"]
+    # Seen from below, what is above is not around the link; it ends all the same.
+    assert [entry.key for entry in store.sub("a/b").list()] == ["object", "up/a/b/object", "up/c/b/object"]
+    (root / "a/d").mkdir()
+    (root / "a/d/e").symlink_to("../b")
+    (root / "a/b/f").symlink_to("../d")
+    assert [entry.key for entry in store.list("a")] == ["a/b/object", "a/d/e/object"]
+
+
+def test_a_pipe_in_the_place_of_a_file_is_refused_at_once(root: Path, tmp_path: Path) -> None:
+    store = open_store(str(root))
+    store.put("a/object", b"1")
+    os.mkfifo(root / "a/pipe")
+    (root / "a/null").symlink_to("/dev/null")
+    for name in ("pipe", "null"):
+        for read in (store.get, lambda key: store.get_file(key, tmp_path / "copy")):
+            with pytest.raises(StorageError, match=f"^{root}/a/{name}: it is a device or a pipe; put a file in its"):
+                read(f"a/{name}")
+    assert names(tmp_path) == ["store"]
+    with pytest.raises(NotFoundError):
+        store.get("a")
+
+
 def test_permissions_of_objects_follow_the_umask(root: Path) -> None:
     before = os.umask(0o022)
     try:

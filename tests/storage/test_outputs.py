@@ -14,7 +14,15 @@ from command import require
 
 from saltray.errors import ConfigError, StorageError
 from saltray.storage.files import TEMP_PREFIX
-from saltray.storage.outputs import check_apart, check_writable, full_name, output_file, output_folder, put_folder
+from saltray.storage.outputs import (
+    check_apart,
+    full_name,
+    output_file,
+    output_folder,
+    probe_output,
+    put_folder,
+    put_whole_folder,
+)
 from saltray.storage.s3 import PART_BYTES
 from saltray.storage.uri import open_store
 
@@ -80,6 +88,18 @@ def test_the_files_of_a_folder_appear_at_the_end(any_store_uri: str) -> None:
         assert store.get("masks/a.png") == b"old"
     assert objects(any_store_uri) == {"masks/a.png": b"a", "masks/b.png": b"b", "masks/other.png": b"kept"}
     assert not draft.path.exists()
+
+
+@pytest.mark.parametrize("store_kind", ["folder"])
+def test_no_file_is_added_where_one_cannot_be(any_store_uri: str) -> None:
+    store = open_store(any_store_uri)
+    store.put("masks/b.png/mine", b"kept")
+    store.put("masks/c.png", b"old")
+    fault = rf"cannot write .*masks: Is a directory \({any_store_uri}/masks/b.png\); a folder exists where a file is"
+    with pytest.raises(StorageError, match=fault), output_folder(f"{any_store_uri}/masks") as draft:
+        for name in "abc":
+            draft.path.joinpath(f"{name}.png").write_bytes(b"new")
+    assert objects(any_store_uri) == {"masks/b.png/mine": b"kept", "masks/c.png": b"old"}
 
 
 def test_nothing_is_left_of_a_folder_that_failed(any_store_uri: str) -> None:
@@ -191,13 +211,17 @@ def test_a_full_temporary_folder_is_told_as_such(
     monkeypatch.setattr("tempfile.tempdir", str(small_disk))
     uri = "s3://saltray-test/full/x"
     with (
-        pytest.raises(StorageError, match=f"cannot write {uri}: No space left"),
+        pytest.raises(StorageError, match=f"cannot write {uri}: .* {small_disk}: No space left.*set TMPDIR"),
         output_file(uri) as draft,
         draft.writing() as path,
     ):
         path.write_bytes(bytes(100 * 4096))
     assert not list(small_disk.iterdir())
     assert objects("s3://saltray-test/full") == {}
+    monkeypatch.setattr("tempfile.tempdir", "/nowhere")
+    for output in (output_file, output_folder):
+        with pytest.raises(StorageError, match="temporary files cannot be written to /nowhere"), output(uri):
+            pytest.fail("the work begins")
 
 
 def test_a_limit_on_the_size_of_files_ends_in_one_line(tmp_path: Path) -> None:
@@ -270,6 +294,40 @@ def test_a_folder_is_put_into_a_store(any_store_uri: str, tmp_path: Path) -> Non
     assert objects(any_store_uri) == {"a": b"1", "deeper/b": b"2"}
 
 
+def test_of_a_folder_that_is_put_whole_nothing_is_left_if_a_file_is_refused(proxy: FaultProxy, tmp_path: Path) -> None:
+    uri = f"s3://{BUCKET}/{uuid.uuid4()}"
+    store = open_store(uri)
+    store.put("other", b"another writer's")
+    for name in ("a", "b", "c"):
+        (tmp_path / name).write_bytes(b"1")
+    proxy.faults = [Fault("PUT", "/c", status=403, code="AccessDenied", times=FOREVER)]
+    with pytest.raises(StorageError, match=f"{uri}/c: AccessDenied"):
+        put_whole_folder(store, tmp_path)
+    assert objects(uri) == {"other": b"another writer's"}
+    proxy.faults += [Fault("DELETE", status=400, code="Teapot", times=FOREVER)]
+    with pytest.raises(StorageError, match=f"{uri}/c: AccessDenied"):  # the first error is told
+        put_whole_folder(store, tmp_path)
+    proxy.faults = []
+    put_whole_folder(store, tmp_path)
+    assert objects(uri).keys() == {"a", "b", "c", "other"}
+
+
+def test_the_right_to_write_is_enough(proxy: FaultProxy) -> None:
+    uri = f"s3://{BUCKET}/{uuid.uuid4()}"
+    proxy.faults = [
+        Fault(method, status=403, code="AccessDenied", times=FOREVER) for method in ("DELETE", "GET", "HEAD")
+    ]
+    with output_file(f"{uri}/x") as draft:
+        draft.path.write_bytes(b"1")
+    with output_folder(f"{uri}/masks") as draft:
+        draft.path.joinpath("a.png").write_bytes(b"2")
+    proxy.faults = []
+    assert {name: data for name, data in objects(uri).items() if TEMP_PREFIX not in name} == {
+        "x": b"1",
+        "masks/a.png": b"2",
+    }
+
+
 def test_a_probe_leaves_nothing(any_store_uri: str) -> None:
-    check_writable(open_store(any_store_uri))
+    probe_output(open_store(any_store_uri))
     assert not [name for name in objects(any_store_uri) if TEMP_PREFIX in name]

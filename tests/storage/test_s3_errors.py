@@ -132,6 +132,20 @@ def test_a_bucket_that_requires_checksums_is_explained(s3: Store, proxy: FaultPr
     assert "set AWS_REQUEST_CHECKSUM_CALCULATION=when_supported" in refused(lambda: s3.put("a", b""))
 
 
+def test_an_exception_of_ours_is_not_taken_for_a_reply(
+    s3: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would be retried until the deadline."""
+    (tmp_path / "file").write_bytes(b"1")
+    monkeypatch.setattr("saltray.storage.s3.sha256_of", lambda path: {}[path])
+    with pytest.raises(KeyError, match="file"):
+        s3.put_file("a", tmp_path / "file")
+    with pytest.raises(TypeError):
+        s3.put("a", "text")  # type: ignore[arg-type]
+    with pytest.raises(AttributeError):
+        s3.get_file("a", None)  # type: ignore[arg-type]
+
+
 def test_a_checksum_that_botocore_rejects_is_an_integrity_error() -> None:
     error = explain("s3://b/k", FlexibleChecksumError(error_msg="Expected checksum a did not match b"))
     assert type(error) is IntegrityError
