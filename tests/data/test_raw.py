@@ -98,7 +98,7 @@ def test_deep_test_images_have_the_range_that_is_given_or_their_own(tmp_path: Pa
     assert read_image(str(tmp_path), "a.png", scale=trained).pixels.tolist() == [[0, 125, 250]]
     assert read_image(str(tmp_path), "a.png", scale=None).pixels.tolist() == [[0, 4, 8]]  # as of old ensembles
     assert read_image(str(tmp_path), "a.png", scale=PixelRange(bits=16, maximum=1990)).clipped
-    for scale in (EIGHT, PixelRange(bits=16, maximum=1000)):
+    for scale in (EIGHT, PixelRange(bits=16, maximum=999)):
         with pytest.raises(DataError, match=r"a\.png: .*the training images have"):
             read_tiles(str(tmp_path), part="test", scale=scale)
         with pytest.raises(DataError, match=r"a\.png of .*: .*the training images have"):
