@@ -30,7 +30,7 @@ from saltray.data.source import Source
 from saltray.data.statistics import Statistics, statistics_of
 from saltray.data.tiles import LabelledTiles
 from saltray.errors import DataError, IntegrityError
-from saltray.records import Count, Sha256, digest, from_record
+from saltray.records import Count, Pixels, Sha256, digest, excerpt, from_record
 from saltray.storage.base import Store
 from saltray.storage.keys import Key
 from saltray.storage.uri import open_store
@@ -59,11 +59,11 @@ class DatasetManifest:
     """URI of the raw data set."""
     digest: Sha256
     """SHA-256 over ids, size, pixels, masks and the range of 16-bit images: equal for equal tiles of other files."""
-    tiles: int
-    height: int
-    """GreyValues."""
-    width: int
-    """GreyValues."""
+    tiles: Count
+    height: Pixels
+    """Pixels."""
+    width: Pixels
+    """Pixels."""
     statistics: Statistics
     pixel_range: PixelRange | None = None
     """Of the image files, whose values the shards have scaled to 0..255. None if packed before there was this field:
@@ -239,7 +239,9 @@ def _read_manifest(folder: Store) -> DatasetManifest:
         # First, because another format may have other fields.
         found = record.get("format", FORMAT) if isinstance(record, dict) else FORMAT
         if found != FORMAT:
-            raise DataError(f"{folder.uri} is packed in format {found}, not {FORMAT}; pack the raw tiles again")
+            raise DataError(
+                f"{folder.uri} is packed in format {excerpt(found)}, not {FORMAT}; pack the raw tiles again"
+            )
         return from_record(DatasetManifest, record)
 
 

@@ -10,6 +10,8 @@ SAMPLES = 3
 """Places that are named of problems of one kind; as many problems have a line each."""
 KINDS = 100
 """Lines at most."""
+LONGEST = 400
+"""Letters of a name in a line: that of a zip's member may have 65,535."""
 # What differs between two problems of one kind: numbers, and what is quoted or in parentheses.
 _PARTICULARS = re.compile(r"\([^()]*\)|'[^']*'|\d[\d,]*")
 
@@ -25,8 +27,9 @@ class Problem(NamedTuple):
 
 
 def printable(name: str) -> str:
-    """A file name or id from outside, escaped if it has characters that are not safe to print."""
-    return name if name.isprintable() else ascii(name)
+    """A file name or id from outside, escaped if it has characters that are not safe to print, and not too long."""
+    short = name if len(name) <= LONGEST else f"{name[: LONGEST // 2]}...{name[-LONGEST // 2 :]}"
+    return short if short.isprintable() else ascii(short)
 
 
 def quoted(value: str) -> str:

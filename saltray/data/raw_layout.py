@@ -7,7 +7,7 @@ from typing import Literal
 
 from saltray.data.images import check_bytes
 from saltray.data.names import id_problem, is_clutter, is_image, is_no_tile, tile_id
-from saltray.data.problems import Problem, and_more, raise_problems
+from saltray.data.problems import Problem, and_more, printable, raise_problems
 from saltray.data.source import SAMPLE, TABLES, Source
 from saltray.data.tables import read_ids
 from saltray.errors import DataError
@@ -51,8 +51,8 @@ def find_layout(source: Source, problems: list[Problem]) -> RawLayout:
     if not (layout.masks or problems):
         folder = next(iter(layout.images.values())).key.rpartition("/")[0]
         raise DataError(
-            f"no masks in {source.uri}/{folder.removesuffix('images')}masks; add one for each image of {folder}, with "
-            "the same name"
+            f"no masks in {source.uri}/{printable(folder.removesuffix('images'))}masks; add one for each image of "
+            f"{printable(folder)}, with the same name"
         )
     return layout
 
@@ -150,7 +150,7 @@ def _by_id(entries: Iterable[Entry], folder: str, problems: list[Problem]) -> di
         else:
             problem = id_problem(entry.key[len(folder) :].rpartition(".")[0])
         if problem is None and tile in found:
-            problem = f"its id '{tile}' is also that of '{found[tile].key}'; rename or remove one of them"
+            problem = f"its id '{tile}' is also that of '{printable(found[tile].key)}'; rename or remove one of them"
         try:
             check_bytes(entry.size)
         except DataError as error:
