@@ -100,13 +100,13 @@ def predict(
     home = resolve(ensemble)
     manifest = read_manifest(home)
     source = Source(data)
-    names = list_images(source.uri, part)
+    names = list_images(source, part)
     _check_not_inputs(outputs, home.uri, source)
     if part == "test":
         check_against_sample(source, [tile_id(name) for name in names])
     reader = TileReader(uri=source.uri, height=manifest.height, width=manifest.width, scale=manifest.pixel_range)
     with _writer(outputs) as writer:  # first of all, what cannot be written is refused
-        if clipped := reader.check(names):
+        if clipped := reader.check(source, names):
             observer(TilesClipped(clipped))
         _check_members(home.uri)
         with ray_cluster() as where:

@@ -23,7 +23,7 @@ from saltray.data.images import decode_image
 from saltray.data.inspection import inspect
 from saltray.data.layout import MANIFEST, dataset_prefix, is_dataset_prefix, shard_key
 from saltray.data.pixel_range import PixelRange
-from saltray.data.problems import Problem, raise_problems
+from saltray.data.problems import Problem, named, raise_problems
 from saltray.data.raw import list_images, read_image
 from saltray.data.raw_layout import find_layout
 from saltray.data.source import Source
@@ -102,8 +102,12 @@ def dataset_size(uri: str, store: Store) -> DatasetSize:
     if folder := _find_packed(uri, store):
         manifest = _read_manifest(folder)
         return DatasetSize(manifest.tiles, manifest.height, manifest.width)
-    names = list_images(uri, "train")
-    height, width = read_image(uri, names[0], scale=None).pixels.shape
+    source = Source(uri)
+    names = list_images(source, "train")
+    try:
+        height, width = read_image(source, names[0], scale=None).pixels.shape
+    except DataError as error:
+        raise named(error, source.uri, names[0]) from error
     return DatasetSize(len(names), height, width)
 
 

@@ -56,6 +56,12 @@ def raise_problems(uri: str, problems: Sequence[Problem]) -> None:
         raise DataError(f"{count} in {uri}, fix or remove the files; the first: {lines[0]}", lines)
 
 
+def named(error: DataError, uri: str, name: str) -> DataError:
+    """The same fault, of a file whose name the message does not have."""
+    problem = Problem(name, str(error))
+    return DataError(f"{printable(name)} of {uri}: {error}", (str(problem),))
+
+
 def and_more(names: Sequence[str]) -> str:
     """Some of many names, and how many more there are."""
     shown = ", ".join(map(printable, names[:SAMPLES]))

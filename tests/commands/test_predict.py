@@ -17,8 +17,10 @@ from PIL import Image
 from ray_session import Recorded, record
 
 import saltray
+import saltray.data.source
 from saltray.commands import predict as module
 from saltray.commands.predict import Prediction
+from saltray.data.archive import Archive
 from saltray.data.pixel_range import PixelRange
 from saltray.data.raw import read_tiles
 from saltray.data.rle import decode_rle
@@ -26,6 +28,7 @@ from saltray.data.tile_reader import TileReader
 from saltray.ensemble.versions import read_manifest, resolve
 from saltray.errors import ConfigError, DataError, EnsembleError, NotFoundError, SaltrayError, StorageError
 from saltray.progress import Event, PredictionPlanned, TilesClipped
+from saltray.storage.base import Store
 from saltray.storage.uri import open_store
 
 BYTES = PixelRange(bits=8, maximum=255)
@@ -505,3 +508,19 @@ def test_outputs_beside_the_data_set_do_not_change_it(
             ensemble=untrained, data=str(home), part=part, out=home / "out/x.csv", masks=home / "out/salt"
         )
         assert done.tiles == 2
+
+
+def test_a_zip_is_opened_by_the_command_and_by_each_process_that_reads(
+    stream: Stream, untrained: str, tiles_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = []
+
+    class Counted(Archive):
+        def __init__(self, store: Store, name: str) -> None:
+            opened.append(name)
+            super().__init__(store, name)
+
+    monkeypatch.setattr(saltray.data.source, "Archive", Counted)
+    archive = shutil.make_archive(str(tmp_path / "tiles"), "zip", tiles_folder)
+    saltray.predict(ensemble=untrained, data=archive, out=tmp_path / "x.csv", tta=False)
+    assert opened == ["tiles.zip"] * 2
