@@ -243,7 +243,7 @@ class Source:
         """The name of a file of a folder as it is spelled there: "Train.zip" for "train.zip"; None if it is absent."""
         if self._is_local:
             with _os_error_explained(self._store.uri):
-                files = {item.name for item in _scan(f"{self._store.uri}/{prefix}") if not item.is_dir()}
+                files = {item.name for item in _scan(f"{self._store.uri}/{prefix}") if item.is_file()}
             return name if name in files else min((file for file in files if file.lower() == name), default=None)
         stem, _, kind = name.rpartition(".")
         return next((file for file in (name, f"{stem.title()}.{kind}") if self._store.exists(prefix + file)), None)

@@ -154,9 +154,9 @@ def _parse(file: str, data: bytes, column: str, problems: list[Problem]) -> tupl
     Raises:
         DataError: it is no table.
     """
-    if not data.strip():
-        raise DataError("an empty file; write the table again, or remove it")
     text = _decoded(data)
+    if not text.strip():
+        raise DataError("an empty file; write the table again, or remove it")
     utf8 = text.encode()
     lines = (line[0] for line in _LINE.finditer(text) if line[0].strip("\r\n"))
     first = next(lines)

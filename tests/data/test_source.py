@@ -210,3 +210,9 @@ def test_names_in_notes_are_safe_to_print(folder: Path, tmp_path: Path) -> None:
     members = [(f"a\x1b[2Jb\n/{path.relative_to(folder)}", path.read_bytes()) for path in folder.rglob("*.png")]
     (note,) = Source(str(zip_members(members, tmp_path / "x.zip"))).notes
     assert note.isprintable()
+
+
+def test_what_is_no_file_is_no_archive(folder: Path) -> None:
+    os.mkfifo(folder / "test.zip")  # opening it would wait for ever
+    shutil.rmtree(folder / "test")
+    assert "train.csv" in keys(folder)

@@ -109,6 +109,8 @@ def test_ids_are_composed() -> None:
     [
         (b"", "an empty file"),
         (b" \r\n", "an empty file"),
+        (codecs.BOM_UTF8, "an empty file"),
+        (codecs.BOM_UTF16_LE, "an empty file"),
         (b"id,rle_mask\n", "no rows; add one for each mask"),
         (b"a,1 2\nb,6 1\nc,\n", "its columns are 'a,1 2'; expected id,rle_mask in the first row"),
         (b"id,mask\na,1 2\n", "its columns are 'id,mask'; expected id,rle_mask"),

@@ -236,7 +236,7 @@ ODD = st.sampled_from(
 @st.composite
 def paths_of_files(draw: Draw) -> bytes:
     """A path within a folder, of names that a data set may have, or any."""
-    name = st.one_of(ODD, st.sampled_from(["t0.png", "t1.png", "train.csv"]), TEXTS | st.text(max_size=10))
+    name = st.one_of(ODD, st.sampled_from(["t0.png", "t1.png", "train.csv", "train.zip"]), TEXTS | st.text(max_size=10))
     parts = [*draw(st.lists(PARTS, max_size=3)), draw(name)]
     raw = [part.replace("\0", "").replace("/", "").encode(errors="surrogatepass") for part in parts]
     return b"/".join(part for part in raw if part not in (b"", b".", b".."))[:200]
