@@ -443,7 +443,8 @@ class TilesClipped(Event):
 
     def __str__(self) -> str:
         more = f" and {len(self.names) - 3:,} more" * (len(self.names) > 3)
-        return f"brighter than any training image, so that the excess is cut off: {', '.join(self.names[:3])}{more}"
+        tiles = "1 tile is" if len(self.names) == 1 else f"{len(self.names):,} tiles are"
+        return f"{tiles} brighter than any training image, and the excess is cut off: {', '.join(self.names[:3])}{more}"
 
 
 @dataclass(frozen=True, kw_only=True)

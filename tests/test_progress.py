@@ -138,10 +138,10 @@ TEXTS = [
     (TrialEnded(ENDED), "trial-007  stopped after epoch 3  best score 0.5000 in epoch 2"),
     (TrialEnded(LOST), "trial-007  diverged after epoch 3: the loss became NaN"),
     (TrialsEnded(), "all trials have ended"),
-    (TilesClipped(("a.png",)), "brighter than any training image, so that the excess is cut off: a.png"),
+    (TilesClipped(("a.png",)), "1 tile is brighter than any training image, and the excess is cut off: a.png"),
     (
         TilesClipped(tuple("abcde")),
-        "brighter than any training image, so that the excess is cut off: a, b, c and 2 more",
+        "5 tiles are brighter than any training image, and the excess is cut off: a, b, c and 2 more",
     ),
     (PREDICTION, "predicting 18 tiles with r1 v2 on 2 CPUs: 2 CPU workers"),
     (replace(PREDICTION, workers=1, device="GPU"), "predicting 18 tiles with r1 v2 on 2 CPUs: 1 GPU worker"),

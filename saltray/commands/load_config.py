@@ -1,6 +1,7 @@
 """Settings from a TOML or JSON file, local or in S3, by the names that `saltray train --help` gives them."""
 
 import codecs
+import re
 import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -16,7 +17,17 @@ T = TypeVar("T")
 
 MAX_BYTES = 2**18
 MAX_DOTS = 200
-"""Most dots in a line: the time to read a TOML key grows with the square of its parts."""
+"""Most dots in a TOML key: the time to read it grows with the square of its parts."""
+# Comments and quoted texts; one that is not closed ends with the line or the file, which is no TOML then.
+_NO_DOTS = re.compile(
+    r"#[^\n]*"
+    r'|"{3}(?:\\.|[^\\]|\\\Z)*?(?:"{3,5}|\Z)'
+    r"|'{3}.*?(?:'{3,5}|\Z)"
+    r'|"(?:\\[^\n]|[^"\\\n])*"?'
+    r"|'[^'\n]*'?",
+    re.DOTALL,
+)
+_LONG_KEY = re.compile(rf"(?:\.[ \t]*[\w-]+[ \t]*){{{MAX_DOTS + 1}}}")
 
 
 @dataclass(frozen=True)
@@ -46,7 +57,7 @@ class SettingsFile:
         search, cluster = (_table(config.pop(name, {}), f"{uri}: {name}") for name in ("search", "cluster"))
         for name in field_types(ClusterConfig):
             if name in config and name in cluster:
-                raise ConfigError(f"{uri}: {name} is there twice, at the top and in [cluster]; keep one of them")
+                raise ConfigError(f"{uri}: {name} is given twice, at the top and in [cluster]; keep one of them")
             if name in config:
                 cluster[name] = config.pop(name)
         return cls(uri, {**config, "cluster": cluster}, search)
@@ -73,7 +84,7 @@ class SettingsFile:
         space: dict[str, Range | Choice] = {}
         for field, values in _flat(_table(given, f"{self.uri}: search.space")):
             if field in space:
-                raise ConfigError(f"{self.uri}: search.space.{field} is there twice; keep one of them")
+                raise ConfigError(f"{self.uri}: search.space.{field} is given twice; keep one of them")
             try:
                 space[field] = parse_values(field, values) if isinstance(values, str) else list_values(field, values)
             except ConfigError as error:
@@ -138,9 +149,8 @@ def _parse(uri: str) -> dict[str, Any]:
 
 
 def _parse_toml(text: str) -> dict[str, Any]:
-    for number, line in enumerate(text.splitlines(), 1):
-        if line.count(".") > MAX_DOTS:
-            raise ValueError(f"line {number} has more than {MAX_DOTS} dots")
+    if _LONG_KEY.search(_NO_DOTS.sub(lambda found: "" if found[0][0] == "#" else "x", text)):
+        raise ValueError(f"a name has more than {MAX_DOTS} dots")
     return tomllib.loads(text)
 
 
@@ -156,7 +166,7 @@ def _with_underscores(table: Mapping[str, Any], uri: str) -> dict[str, Any]:
     for given, value in table.items():
         name = given.replace("-", "_")
         if name in renamed:
-            raise ConfigError(f"{uri}: {given} is there twice; keep one of them")
+            raise ConfigError(f"{uri}: {given} is given twice; keep one of them")
         renamed[name] = _with_underscores(value, uri) if isinstance(value, dict) else value
     return renamed
 

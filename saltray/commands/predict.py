@@ -2,11 +2,10 @@
 
 import csv
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
-from pathlib import PurePosixPath
 from typing import IO, TYPE_CHECKING, Literal
 
 import numpy as np
@@ -15,7 +14,7 @@ from PIL import Image
 from saltray.data.names import tile_id
 from saltray.data.raw import list_images
 from saltray.data.rle import decode_rle
-from saltray.data.sample import SAMPLE, check_against_sample
+from saltray.data.sample import check_against_sample
 from saltray.data.source import Source
 from saltray.data.tile_reader import TileReader
 from saltray.distributed.cluster import ray_cluster
@@ -104,14 +103,14 @@ def predict(
     home = resolve(ensemble)
     manifest = read_manifest(home)
     source = Source(data)
-    names = list_images(source.uri, part)
-    _check_not_inputs(outputs, home.uri, source.uri, names, part)
+    names = list_images(source, part)
+    _check_not_inputs(outputs, home.uri, source)
     if part == "test":
         check_against_sample(source, [tile_id(name) for name in names])
     reader = TileReader(uri=source.uri, height=manifest.height, width=manifest.width, scale=manifest.pixel_range)
     check_gpus("set it to nothing to predict on CPUs")
     with _writer(outputs) as writer:  # first of all, what cannot be written is refused
-        if clipped := reader.check(names):
+        if clipped := reader.check(source, names):
             observer(TilesClipped(clipped))
         _check_members(home.uri)
         with ray_cluster() as where:
@@ -147,18 +146,22 @@ def _read(data: str, name: str) -> bytes:
     return Source(data).read(name)
 
 
-def _check_not_inputs(outputs: Outputs, ensemble: str, data: str, names: Sequence[str], part: Part) -> None:
-    """Refuse to write over what is read, or over the labels."""
-    inputs, home = full_name(data), full_name(ensemble)
-    files = {inputs, *(f"{inputs}/{name}" for name in (*names, "train.csv", "depths.csv", SAMPLE))}
-    folders = {f"{inputs}/train/masks", f"{inputs}/{PurePosixPath(names[0]).parent}".removesuffix("/.")}
-    folders |= {f"{inputs}/masks"} if part == "train" else set()
+def _check_not_inputs(outputs: Outputs, ensemble: str, source: Source) -> None:
+    """Refuse to write over what is read, or over the labels, or into the data set's own folders."""
+    home, files = full_name(ensemble), source.files()
+    folders: set[str] = set()
+    parents = {file.rpartition("/")[0] for file in files}
+    while parents := {parent for parent in parents if parent} - folders:
+        folders |= parents
+        parents = {parent.rpartition("/")[0] for parent in parents}
     for flag, uri in outputs.named().items():
         name = full_name(uri)
         if f"{name}/".startswith(f"{home}/"):
             raise ConfigError(f"{flag} {uri} is in the ensemble, which never changes; choose another place for it")
-        if name in (folders if flag == "--masks" else files):
+        if name in files or (flag == "--masks" and name in folders):
             raise ConfigError(f"{flag} {uri} would replace files of the data set; choose another place for it")
+        if source.would_read(name):
+            raise ConfigError(f"{flag} {uri} would become a part of the data set; choose another place for it")
 
 
 def _check_members(ensemble: str) -> None:

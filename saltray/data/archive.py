@@ -2,15 +2,18 @@
 
 import tempfile
 import zipfile
+from contextlib import suppress
 from pathlib import Path
 
 from saltray.data.images import check_bytes
 from saltray.errors import DataError
 from saltray.storage.base import Entry, Store
+from saltray.storage.retry import one_line
 
 MAX_DIRECTORY_BYTES = 16 * 2**20
 """Largest list of members, of about 100 bytes each, that is loaded: in memory it takes up to 30 times as much."""
 _END, _END_64, _LOCATOR_64 = b"PK\x05\x06", b"PK\x06\x06", b"PK\x06\x07"
+_UTF_8 = 0x800  # the flag of a name in UTF-8, without which zipfile reads cp437
 _END_BYTES, _LOCATOR_BYTES = 22, 20
 
 
@@ -37,8 +40,8 @@ class Archive:
         except DataError as error:
             raise DataError(f"{where}: {error}") from error
         except Exception as error:  # a malicious file can raise anything
-            raise DataError(f"{where} is not a complete zip ({_reason(error)}); download it again") from error
-        self._infos = [(_plain(info.filename), info) for info in infos]
+            raise DataError(f"{where} is not a complete zip ({one_line(error)[:200]}); download it again") from error
+        self._infos = [(_plain(info), info) for info in infos]
         self.members = [Entry(name, info.file_size, f"{info.CRC:08x}") for name, info in self._infos]
 
     def read(self, number: int) -> bytes:
@@ -54,16 +57,16 @@ class Archive:
         try:
             return self._zip.read(info)
         except Exception as error:  # encrypted or damaged
-            raise DataError(f"cannot be read from the zip ({_reason(error)}); create the zip again") from error
+            raise DataError(f"cannot be read from the zip ({one_line(error)[:200]}); create the zip again") from error
 
 
-def _plain(name: str) -> str:
-    """A member's name; programs of Windows write folders with a backslash."""
+def _plain(info: zipfile.ZipInfo) -> str:
+    """A member's name. Programs of Windows write folders with a backslash, and macOS UTF-8 without saying so."""
+    name = info.filename
+    if not info.flag_bits & _UTF_8:
+        with suppress(UnicodeError):
+            name = name.encode("cp437").decode()
     return name if "/" in name else name.replace("\\", "/")
-
-
-def _reason(error: Exception) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__
 
 
 def _open_zip(store: Store, name: str) -> zipfile.ZipFile:

@@ -129,7 +129,7 @@ def _reflect(position: Tensor, length: int) -> Tensor:
 
 
 def _margins(height: int, width: int, size: int) -> tuple[int, int]:
-    """GreyValues above and to the left of a tile that is centred in a square of `size`."""
+    """Pixels above and to the left of a tile that is centred in a square of `size`."""
     if max(height, width) > size:
         raise ConfigError(
             f"tiles of {height}x{width} pixels are larger than train.input_size {size}; "

@@ -15,6 +15,7 @@ from PIL import ImageFile, JpegImagePlugin, PngImagePlugin, TiffImagePlugin
 
 from saltray.data.pixel_range import GreyValues
 from saltray.errors import DataError
+from saltray.storage.retry import one_line
 
 EXTENSIONS = (".png", ".tif", ".tiff", ".jpg", ".jpeg")
 """Of image files, in lower case."""
@@ -31,7 +32,8 @@ _KINDS: dict[bytes, tuple[str, type[ImageFile.ImageFile]]] = {
 _GREY_16 = ("I;16", "I;16B", "I")
 _MODES = ("1", "L", "LA", "P", "RGB", "RGBA", *_GREY_16)
 _EXIF_ORIENTATION = 0x0112
-_BITS, _PHOTOMETRIC, _TILE_WIDTH, _TILE_LENGTH = 258, 262, 322, 323  # of a TIFF
+_BITS, _PHOTOMETRIC, _TILE_WIDTH, _TILE_LENGTH, _FORMAT = 258, 262, 322, 323, 339  # of a TIFF
+_SIGNED = 2  # of `_FORMAT`
 _DEPTH = slice(24, 26)  # a PNG's bits per channel, and its colour type
 _DEEP, _DEEP_GREY_ALPHA = (b"\x10\x02", b"\x10\x06"), b"\x10\x04"
 
@@ -153,8 +155,7 @@ def _decode(data: bytes) -> _Decoded:
     except DataError:
         raise
     except Exception as error:  # a malicious file can raise anything in the decoder
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise DataError(f"cannot be decoded as a {kind} ({reason[:200]}); save it again") from error
+        raise DataError(f"cannot be decoded as a {kind} ({one_line(error)[:200]}); save it again") from error
 
 
 def _check_header(kind: str, image: ImageFile.ImageFile) -> None:
@@ -178,6 +179,8 @@ def _check_tiff(image: TiffImagePlugin.TiffImageFile) -> None:
     tags = cast("dict[int, Any]", image.tag_v2)
     if max(tags.get(_TILE_WIDTH, 0), tags.get(_TILE_LENGTH, 0)) > MAX_SIDE:
         raise DataError(f"a TIFF whose tiles have more than {MAX_SIDE} pixels; save it as PNG")
+    if image.mode != "I" and _SIGNED in tags.get(_FORMAT, ()):  # mode I has a sign
+        raise DataError("a TIFF of signed 8-bit values, which have no black; save it as unsigned, with 128 added")
     if image.mode in _GREY_16 and tags.get(_PHOTOMETRIC) == 0:
         raise DataError("a TIFF of 16 bits in which 0 is white; save it with 0 as black")
     if image.mode not in _GREY_16 and max(tags.get(_BITS, (1,))) > 8:

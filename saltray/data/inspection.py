@@ -79,7 +79,8 @@ def inspect(source: Source, *, test: bool) -> Inspected:
     if scale.bits == 16:
         notes.insert(0, f"images: {scale}")
     if clipped := [layout.test[tile].key for tile, image in tests.items() if image.clipped]:
-        notes.append(f"test images brighter than any training image, whose excess is cut off: {and_more(clipped)}")
+        count = "1 test image is" if len(clipped) == 1 else f"{len(clipped):,} test images are"
+        notes.append(f"{count} brighter than any training image, and the excess is cut off: {and_more(clipped)}")
     return Inspected(
         tiles=_labelled_tiles(images, masks, scale),
         pixel_range=scale,

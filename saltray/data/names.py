@@ -5,6 +5,8 @@ import unicodedata
 
 from saltray.data.images import EXTENSIONS
 
+MAX_ID_BYTES = 251
+"""File systems have names of up to 255 bytes, and those of masks end with .png."""
 # Files and folders of file managers, notebooks and network drives, and whatever is hidden.
 _CLUTTER = re.compile(
     r"(^|/)(\.(?!(?i:png|tiff?|jpe?g)$)[^./]|(__MACOSX|@eaDir|\$RECYCLE\.BIN|System Volume Information|Icon\r)(/|$))"
@@ -46,6 +48,8 @@ def id_problem(name: str) -> str | None:
         return f"an id of {len(name)} characters; the limit is 100"
     if not name.isprintable():
         return "an id with control characters; rename it"
+    if (size := len(normal_id(name).encode())) > MAX_ID_BYTES:
+        return f"an id of {size} bytes; the limit is {MAX_ID_BYTES}, as files are named by it"
     if "/" in name or "\\" in name or name in (".", ".."):
         return "an id that is a path; use names without '/', '\\' and '..'"
     return None

@@ -23,14 +23,14 @@ from saltray.data.images import decode_image
 from saltray.data.inspection import inspect
 from saltray.data.layout import MANIFEST, dataset_prefix, is_dataset_prefix, shard_key
 from saltray.data.pixel_range import PixelRange
-from saltray.data.problems import Problem, raise_problems
+from saltray.data.problems import Problem, named, raise_problems
 from saltray.data.raw import list_images, read_image
 from saltray.data.raw_layout import find_layout
 from saltray.data.source import Source
 from saltray.data.statistics import Statistics, statistics_of
 from saltray.data.tiles import LabelledTiles
 from saltray.errors import DataError, IntegrityError
-from saltray.records import Count, Sha256, digest, from_record
+from saltray.records import Count, Pixels, Sha256, digest, excerpt, from_record
 from saltray.storage.base import Store
 from saltray.storage.keys import Key
 from saltray.storage.uri import open_store
@@ -59,11 +59,11 @@ class DatasetManifest:
     """URI of the raw data set."""
     digest: Sha256
     """SHA-256 over ids, size, pixels, masks and the range of 16-bit images: equal for equal tiles of other files."""
-    tiles: int
-    height: int
-    """GreyValues."""
-    width: int
-    """GreyValues."""
+    tiles: Count
+    height: Pixels
+    """Pixels."""
+    width: Pixels
+    """Pixels."""
     statistics: Statistics
     pixel_range: PixelRange | None = None
     """Of the image files, whose values the shards have scaled to 0..255. None if packed before there was this field:
@@ -102,8 +102,12 @@ def dataset_size(uri: str, store: Store) -> DatasetSize:
     if folder := _find_packed(uri, store):
         manifest = _read_manifest(folder)
         return DatasetSize(manifest.tiles, manifest.height, manifest.width)
-    names = list_images(uri, "train")
-    height, width = read_image(uri, names[0], scale=None).pixels.shape
+    source = Source(uri)
+    names = list_images(source, "train")
+    try:
+        height, width = read_image(source, names[0], scale=None).pixels.shape
+    except DataError as error:
+        raise named(error, source.uri, names[0]) from error
     return DatasetSize(len(names), height, width)
 
 
@@ -239,7 +243,9 @@ def _read_manifest(folder: Store) -> DatasetManifest:
         # First, because another format may have other fields.
         found = record.get("format", FORMAT) if isinstance(record, dict) else FORMAT
         if found != FORMAT:
-            raise DataError(f"{folder.uri} is packed in format {found}, not {FORMAT}; pack the raw tiles again")
+            raise DataError(
+                f"{folder.uri} is packed in format {excerpt(found)}, not {FORMAT}; pack the raw tiles again"
+            )
         return from_record(DatasetManifest, record)
 
 

@@ -14,6 +14,10 @@ GreyValues = NDArray[np.uint8] | NDArray[np.uint16]
 """Grey values as they are in a file: of 8 bits (or fewer, scaled to 8), or of 16."""
 
 
+MAX_EXCESS = 2
+"""How many times the training images' maximum a value may be, and be clipped: more is another range."""
+
+
 class ScaledImage(NamedTuple):
     """An image with values 0..255."""
 
@@ -45,7 +49,7 @@ class PixelRange:
         """An image of this range with values 0..255.
 
         Raises:
-            DataError: the image has other bits per pixel, or a value that the range's bits cannot hold. The message
+            DataError: the image has other bits per pixel, or values far above the range's maximum. The message
                 does not name the file.
         """
         if pixels.dtype == np.uint8:
@@ -58,10 +62,10 @@ class PixelRange:
         top = int(pixels.max())
         if self.bits != 16:
             raise DataError("a 16-bit image, but the training images have 8 bits; save it with 8 bits")
-        if top.bit_length() > self.maximum.bit_length():
+        if top > MAX_EXCESS * self.maximum:
             raise DataError(
-                f"values up to {top}, but the training images have a {self.maximum.bit_length()}-bit range "
-                f"({self.maximum} is white); scale it to that range"
+                f"values up to {top}, but the training images have at most {self.maximum}, which is white; scale it to "
+                "their range"
             )
         return ScaledImage(_scale(pixels, self.maximum), clipped=top > self.maximum)
 

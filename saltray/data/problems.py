@@ -10,6 +10,8 @@ SAMPLES = 3
 """Places that are named of problems of one kind; as many problems have a line each."""
 KINDS = 100
 """Lines at most."""
+LONGEST = 400
+"""Letters of a name in a line: that of a zip's member may have 65,535."""
 # What differs between two problems of one kind: numbers, and what is quoted or in parentheses.
 _PARTICULARS = re.compile(r"\([^()]*\)|'[^']*'|\d[\d,]*")
 
@@ -25,8 +27,9 @@ class Problem(NamedTuple):
 
 
 def printable(name: str) -> str:
-    """A file name or id from outside, escaped if it has characters that are not safe to print."""
-    return name if name.isprintable() else ascii(name)
+    """A file name or id from outside, escaped if it has characters that are not safe to print, and not too long."""
+    short = name if len(name) <= LONGEST else f"{name[: LONGEST // 2]}...{name[-LONGEST // 2 :]}"
+    return short if short.isprintable() else ascii(short)
 
 
 def quoted(value: str) -> str:
@@ -51,6 +54,12 @@ def raise_problems(uri: str, problems: Sequence[Problem]) -> None:
         lines = summed_up(problems)
         count = "1 problem" if len(problems) == 1 else f"{len(problems):,} problems"
         raise DataError(f"{count} in {uri}, fix or remove the files; the first: {lines[0]}", lines)
+
+
+def named(error: DataError, uri: str, name: str) -> DataError:
+    """The same fault, of a file whose name the message does not have."""
+    problem = Problem(name, str(error))
+    return DataError(f"{printable(name)} of {uri}: {error}", (str(problem),))
 
 
 def and_more(names: Sequence[str]) -> str:

@@ -1,6 +1,7 @@
 """Raw tiles: a whole part at once, or image by image for prediction."""
 
 import os
+import threading
 from functools import lru_cache
 from typing import Literal, overload
 
@@ -53,37 +54,49 @@ def read_tiles(uri: str, *, part: Part = "train", scale: PixelRange | None = Non
     return Tiles(tuple(images), np.stack(scaled))
 
 
-def list_images(uri: str, part: Part = "test") -> list[str]:
+def list_images(source: Source, part: Part = "test") -> list[str]:
     """Names of the images of a part, ordered by id (`tile_id` of the name); nothing is decoded.
 
     Raises:
         DataError: there are no images, a name cannot be used, or, of the test part, the images have masks.
         StorageError: the source cannot be reached.
     """
-    return [entry.key for entry in find_images(Source(uri), part).values()]
+    return [entry.key for entry in find_images(source, part).values()]
 
 
-def read_image(uri: str, name: str, *, scale: PixelRange | None) -> ScaledImage:
-    """One image that `list_images` named, with values 0..255. Each process opens a zip once.
+def read_image(source: Source, name: str, *, scale: PixelRange | None) -> ScaledImage:
+    """One image that `list_images` named, with values 0..255.
 
     Args:
-        uri: as for `list_images`.
+        source: of the image.
         name: of the image.
         scale: the range of the training images, which an ensemble's manifest and a packed data set's have; None for one
             that was written before there was such a range.
 
     Raises:
-        DataError: the image cannot be decoded, is too large, is not grey, or has another range.
+        DataError: the image cannot be decoded, is too large, is not grey, or has another range. The message does not
+            name the file.
         StorageError: the source cannot be reached.
     """
-    try:
-        pixels = decode_image(_cached_source(uri, os.getpid()).read(name))
-        return scale_as_before(pixels) if scale is None else scale.scale(pixels)
-    except DataError as error:
-        raise DataError(f"{name} of {uri}: {error}", (f"{name}: {error}",)) from error
+    pixels = decode_image(source.read(name))
+    return scale_as_before(pixels) if scale is None else scale.scale(pixels)
+
+
+def shared_source(uri: str) -> Source:
+    """The source at a URI, which each process opens once, whatever the number of its threads.
+
+    Raises:
+        as `Source`.
+    """
+    process = os.getpid()
+    with _locks.setdefault(process, threading.Lock()):  # a forked child's is its own, as the parent's may be held
+        return _opened(uri, process)
+
+
+_locks: dict[int, threading.Lock] = {}
 
 
 @lru_cache(maxsize=8)
-def _cached_source(uri: str, _process: int) -> Source:
+def _opened(uri: str, _process: int) -> Source:
     # One per process, because the open file of a zip shares its position with a forked child's.
     return Source(uri)

@@ -7,8 +7,8 @@ from typing import Literal
 
 from saltray.data.images import check_bytes
 from saltray.data.names import id_problem, is_clutter, is_image, is_no_tile, tile_id
-from saltray.data.problems import Problem, and_more, raise_problems
-from saltray.data.source import TABLES, Source
+from saltray.data.problems import Problem, and_more, printable, raise_problems
+from saltray.data.source import SAMPLE, TABLES, Source
 from saltray.data.tables import read_ids
 from saltray.errors import DataError
 from saltray.storage.base import Entry
@@ -51,8 +51,8 @@ def find_layout(source: Source, problems: list[Problem]) -> RawLayout:
     if not (layout.masks or problems):
         folder = next(iter(layout.images.values())).key.rpartition("/")[0]
         raise DataError(
-            f"no masks in {source.uri}/{folder.removesuffix('images')}masks; add one for each image of {folder}, with "
-            "the same name"
+            f"no masks in {source.uri}/{printable(folder.removesuffix('images'))}masks; add one for each image of "
+            f"{printable(folder)}, with the same name"
         )
     return layout
 
@@ -69,9 +69,14 @@ def find_images(source: Source, part: Part) -> dict[str, Entry]:
     if part == "test" and layout.test:
         images = layout.test
     raise_problems(source.uri, problems)
-    if not images and part == "test" and layout.masks:
+    if not images and part == "test" and layout.images and layout.masks:
+        these = (
+            "only image has a mask, so it is"
+            if len(layout.images) == 1
+            else f"{len(layout.images):,} images have masks, so they are"
+        )
         raise DataError(
-            f"no test images in {source.uri}: its {len(layout.images):,} images have masks, so they are of the "
+            f"no test images in {source.uri}: its {these} of the "
             "training part; add test/images, name a folder without masks, or choose the part train"
         )
     if not images:
@@ -93,7 +98,8 @@ def _find(source: Source, problems: list[Problem]) -> RawLayout:
         test = _by_id(entries, "images/", problems)
     if not (test or images or masks):
         test = _by_id([entry for entry in entries if "/" not in entry.key and is_image(entry.key)], "", problems)
-    tables = {name: keys[key] for name in TABLES for key in (f"train/{name}", name) if key in keys}
+    used = [name for name in TABLES if name != SAMPLE]
+    tables = {name: keys[key] for name in used for key in (f"train/{name}", name) if key in keys}
     notes = list(source.notes)
     if not test and masks and "train.csv" in tables:
         test = _unlabelled(source, tables["train.csv"], images, masks)
@@ -144,7 +150,7 @@ def _by_id(entries: Iterable[Entry], folder: str, problems: list[Problem]) -> di
         else:
             problem = id_problem(entry.key[len(folder) :].rpartition(".")[0])
         if problem is None and tile in found:
-            problem = f"its id '{tile}' is also that of '{found[tile].key}'; rename or remove one of them"
+            problem = f"its id '{tile}' is also that of '{printable(found[tile].key)}'; rename or remove one of them"
         try:
             check_bytes(entry.size)
         except DataError as error:

@@ -3,11 +3,9 @@
 from collections.abc import Collection
 
 from saltray.data.problems import Problem, and_more, raise_problems
-from saltray.data.source import Source
-from saltray.data.tables import read_sample_ids
+from saltray.data.source import SAMPLE, Source
+from saltray.data.tables import read_sample_ids, read_table
 from saltray.errors import DataError, NotFoundError
-
-SAMPLE = "sample_submission.csv"
 
 
 def check_against_sample(source: Source, ids: Collection[str]) -> None:
@@ -18,16 +16,25 @@ def check_against_sample(source: Source, ids: Collection[str]) -> None:
         StorageError: the source cannot be reached.
     """
     problems: list[Problem] = []
-    try:
-        expected = set(read_sample_ids(source.read(SAMPLE), problems))
-    except NotFoundError:
+    expected: set[str] = set()
+    entry = next((entry for entry in source.list() if entry.key.lower() == SAMPLE), None)
+    if entry is None:
         return
+    try:
+        expected = set(read_sample_ids(read_table(source, entry), problems))
+    except NotFoundError:
+        problems.append(Problem(entry.key, "a link that leads nowhere; restore or remove it"))
     except DataError as error:
-        problems.append(Problem(SAMPLE, str(error)))
+        problems.append(Problem(entry.key, str(error)))
     raise_problems(source.uri, problems)
     missing, surplus = sorted(expected - set(ids)), sorted(set(ids) - expected)
-    faults = [f"{len(missing):,} of its {len(expected):,} ids have no image ({and_more(missing)})"] if missing else []
-    faults += [f"{len(surplus):,} images are not in it ({and_more(surplus)})"] if surplus else []
+    faults = []
+    if missing:
+        have = "has" if len(missing) == 1 else "have"
+        faults.append(f"{len(missing):,} of its {len(expected):,} ids {have} no image ({and_more(missing)})")
+    if surplus:
+        images = "1 image is" if len(surplus) == 1 else f"{len(surplus):,} images are"
+        faults.append(f"{images} not in it ({and_more(surplus)})")
     if faults:
         raise DataError(
             f"the images are not those of {SAMPLE} in {source.uri}: {', and '.join(faults)}; correct one of them, or "

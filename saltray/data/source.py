@@ -5,18 +5,20 @@ import hashlib
 import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
-from urllib.parse import unquote
 
 from saltray.data.archive import Archive
 from saltray.data.names import is_clutter, is_image
-from saltray.data.problems import Problem, and_more
-from saltray.errors import DataError, NotFoundError
+from saltray.data.problems import Problem, and_more, printable
+from saltray.errors import ConfigError, DataError, NotFoundError
 from saltray.storage.base import Entry, Store
 from saltray.storage.files import explain_os_error
-from saltray.storage.uri import open_store
+from saltray.storage.outputs import full_name
+from saltray.storage.uri import open_object, open_store
 
-TABLES = ("train.csv", "depths.csv")
+SAMPLE = "sample_submission.csv"
+TABLES = ("train.csv", "depths.csv", SAMPLE)
 FOLDERS = frozenset({"train", "test", "images", "masks"})
 """Those that a data set may have on top, in lower case."""
 # Kaggle's archives: the folder of their members, and the folders whose presence means that they are unpacked.
@@ -29,6 +31,8 @@ _MAX_CANDIDATES = 20
 """Folders that are searched for a data set: there are more where none was meant."""
 _MAX_WRAPPERS = 3
 """Folders within each other around a data set."""
+_FIRST_OBJECTS = 1000
+"""Objects of a prefix among which images are looked for: those of one answer."""
 _MAX_OTHERS = 20_000
 """Objects of a prefix that are no tiles, before it is no data set."""
 
@@ -67,15 +71,16 @@ class Source:
         else:
             self._store = open_store(uri)
             self.uri = self._store.uri
-            if root := _find_root(self._parts, self.uri):
+            if root := _find_root(self._parts, self._has_images, self.uri):
                 self._note_root(self.uri, root)
                 self._store = self._store.sub(root.rstrip("/"))
+            self._note_others(self._parts)
             present = {name.lower() for name in self._folders("")}
             for name, (prefix, unpacked) in _ARCHIVES.items():
-                if not unpacked & present and self._store.exists(name):
-                    self._add(Archive(self._store, name), prefix)
-            for name in TABLES:
-                if name in self._members and self._store.exists(name):
+                if not unpacked & present and (spelled := self._spelled("", name)):
+                    self._add(Archive(self._store, spelled), prefix)
+            for name in [name for name in self._members if name.lower() in TABLES]:
+                if self._spelled("", name.lower()):
                     del self._members[name]  # it is unpacked
         if self._twice:
             self.notes.append(f"in several zips with equal content, and read once: {and_more(sorted(self._twice))}")
@@ -89,6 +94,32 @@ class Source:
         """All files that may be of a data set, sorted by name. The tag of a zip's member is its CRC-32."""
         loose = [] if self._is_zip else self._loose()
         return sorted([*loose, *(entry for _, _, entry in self._members.values())])
+
+    def files(self) -> set[str]:
+        """The full names, as `full_name` has them, of all files that are read: a zip's own for its members."""
+        if self._is_zip:
+            return {full_name(self.uri)}
+        names = {archive.name for archive, _, _ in self._members.values()} | {entry.key for entry in self._loose()}
+        if not self._is_local:
+            return {f"{self._store.uri}/{name}" for name in names}
+        folders = {parent: os.path.realpath(f"{self._store.uri}/{parent}") for parent in {*map(_parent, names)}}
+        paths = {f"{folders[_parent(name)]}/{name.rpartition('/')[2]}" for name in names}
+        return {os.path.realpath(path) if Path(path).is_symlink() else path for path in paths}
+
+    def would_read(self, name: str) -> bool:
+        """Whether a file or folder would count as part of the data set if it were there.
+
+        Args:
+            name: a full name, as `full_name` has it.
+        """
+        top, inner = full_name(self.uri), full_name(self._store.uri)
+        if self._is_zip or not name.startswith(f"{top}/"):
+            return False
+        if name.startswith(f"{inner}/") and _has_tiles(self._parts("")):
+            below = name[len(inner) + 1 :].lower()
+            return below in TABLES or below.partition("/")[0] in FOLDERS
+        below = name[len(top) + 1 :].lower()  # any such folder would be taken for the data set
+        return below in TABLES or not FOLDERS.isdisjoint(below.split("/"))
 
     def zips(self) -> builtins.list[str]:
         """Names of the zips on top."""
@@ -117,9 +148,18 @@ class Source:
     def _add(self, archive: Archive, prefix: str) -> None:
         """Add the members of a zip, which belong below `prefix` unless they are in the folder of that name already."""
         names = [entry.key for entry in archive.members if not is_clutter(entry.key)]
-        root = _find_root(lambda folder: _folders_of(names, folder), f"{self._store.uri}/{archive.name}")
+
+        def parts(folder: str) -> builtins.list[str]:
+            return _folders_of(names, folder)
+
+        def has_images(folder: str) -> bool:
+            return any(is_image(name) and _parent(name) == folder.rstrip("/") for name in names)
+
+        root = _find_root(parts, has_images, f"{self._store.uri}/{archive.name}")
         if root:
             self._note_root(archive.name, root)
+        if not prefix:
+            self._note_others(lambda folder: parts(root + folder))
         if any(name.removeprefix(root).lower().startswith(prefix) for name in names):
             prefix = ""
         for number, entry in enumerate(archive.members):
@@ -136,7 +176,16 @@ class Source:
                 self.problems.append(Problem(name, f"is twice in {where}, with different content; remove one of them"))
 
     def _note_root(self, where: str, root: str) -> None:
-        self.notes.append(f"the data set is in the folder {root.rstrip('/')} of {where}")
+        self.notes.append(f"the data set is in the folder {printable(root.rstrip('/'))} of {printable(where)}")
+
+    def _note_others(self, parts: Callable[[str], builtins.list[str]]) -> None:
+        """Note folders beside train/ and test/ that have tiles too, such as valid/."""
+        names = parts("")
+        others = [name for name in names if name.lower() not in FOLDERS]
+        if _has_tiles(names) and len(others) <= _MAX_CANDIDATES:
+            found = [name for name in others if _has_tiles(parts(f"{name}/"))]
+            if found:
+                self.notes.append(f"not read, as they are neither train nor test: {and_more(found)}")
 
     def _loose(self) -> builtins.list[Entry]:
         """The files that are not in zips: of a folder's direct files, and of the folders that a data set has."""
@@ -144,7 +193,7 @@ class Source:
         if self._is_local:
             top = self._top()
         elif folders:
-            top = [self._store.entry(name) for name in TABLES if self._store.exists(name)]
+            top = [self._store.entry(name) for table in TABLES if (name := self._spelled("", table))]
         else:
             top = builtins.list(self._top_objects())
         return [*top, *(entry for name in folders for entry in self._store.list(name))]
@@ -180,14 +229,32 @@ class Source:
 
     def _parts(self, prefix: str) -> builtins.list[str]:
         """Names of the sub-folders; a zip of Kaggle's counts as the folder that it holds."""
-        return [*self._folders(prefix), *("train" for name in _ARCHIVES if self._store.exists(prefix + name))]
+        return [*self._folders(prefix), *("train" for name in _ARCHIVES if self._spelled(prefix, name))]
+
+    def _has_images(self, prefix: str) -> bool:
+        """Whether images are directly in a folder."""
+        if self._is_local:
+            with _os_error_explained(self._store.uri):
+                return any(is_image(item.name) for item in _scan(f"{self._store.uri}/{prefix}"))
+        entries = self._store.sub(prefix.rstrip("/")).list() if prefix else self._store.list()
+        return any("/" not in entry.key and is_image(entry.key) for entry in islice(entries, _FIRST_OBJECTS))
+
+    def _spelled(self, prefix: str, name: str) -> str | None:
+        """The name of a file of a folder as it is spelled there: "Train.zip" for "train.zip"; None if it is absent."""
+        if self._is_local:
+            with _os_error_explained(self._store.uri):
+                files = {item.name for item in _scan(f"{self._store.uri}/{prefix}") if item.is_file()}
+            return name if name in files else min((file for file in files if file.lower() == name), default=None)
+        stem, _, kind = name.rpartition(".")
+        return next((file for file in (name, f"{stem.title()}.{kind}") if self._store.exists(prefix + file)), None)
 
 
-def _find_root(parts: Callable[[str], list[str]], where: str) -> str:
+def _find_root(parts: Callable[[str], list[str]], has_images: Callable[[str], bool], where: str) -> str:
     """The folder that has the data set, such as "competition_data/"; empty if it is the top level, or none is found.
 
     Args:
         parts: gives the names of the sub-folders of a folder.
+        has_images: whether images are directly in a folder.
         where: the source, for messages.
 
     Raises:
@@ -201,7 +268,7 @@ def _find_root(parts: Callable[[str], list[str]], where: str) -> str:
         found = [name for name in names if _has_tiles(parts(f"{root}{name}/"))]
         if len(found) > 1:
             raise DataError(f"{where} has several data sets, in {and_more(found)}; name one of them")
-        if not found and len(names) > 1:
+        if not found and (len(names) > 1 or has_images(root)):
             break
         root += f"{(found or names)[0]}/"
     return root
@@ -209,6 +276,10 @@ def _find_root(parts: Callable[[str], list[str]], where: str) -> str:
 
 def _has_tiles(folders: list[str]) -> bool:
     return any(name.lower() in FOLDERS for name in folders)
+
+
+def _parent(name: str) -> str:
+    return name.rpartition("/")[0]
 
 
 def _folders_of(names: Iterable[str], prefix: str) -> list[str]:
@@ -238,9 +309,8 @@ def _os_error_explained(where: str) -> Iterator[None]:
 
 def _find_zip(uri: str) -> tuple[Store, str] | None:
     """The folder and the name of the zip that a URI names; None if it does not name one."""
-    folder, slash, name = uri.rpartition("/")
-    if not name.lower().endswith(".zip"):
-        return None
-    store = open_store(folder + slash or ".")
-    name = unquote(name) if uri.startswith("file://") else name
-    return (store, name) if store.exists(name) else None
+    try:
+        store, name = open_object(uri)
+    except ConfigError:
+        return None  # a folder or bucket, or what `open_store` refuses
+    return (store, name) if name.lower().endswith(".zip") and store.exists(name) else None

@@ -17,9 +17,9 @@ class Statistics:
 
     train_tiles: Count
     height: Pixels
-    """GreyValues."""
+    """Pixels."""
     width: Pixels
-    """GreyValues."""
+    """Pixels."""
     empty: Count
     """Masks without salt."""
     full: Count

@@ -1,6 +1,7 @@
 """The tables of a raw data set: train.csv and sample_submission.csv (id,rle_mask), and depths.csv (id,z)."""
 
 import codecs
+import csv
 import io
 import itertools
 import math
@@ -19,9 +20,12 @@ from saltray.data.rle import decode_rle
 from saltray.data.source import Source
 from saltray.errors import DataError
 from saltray.storage.base import Entry
+from saltray.storage.retry import one_line
 
 MAX_ROWS = 1_000_000
 """Most rows of a table; each takes about 300 bytes of memory."""
+MAX_COLUMNS = 100
+"""Most columns of a table, of which two are read."""
 MAX_BAD_ROWS = 1000
 """Most rows of another length before the file counts as no table."""
 _BOMS = {codecs.BOM_UTF8: "utf-8", codecs.BOM_UTF32_LE: "utf-32-le", codecs.BOM_UTF32_BE: "utf-32-be"} | {
@@ -29,6 +33,7 @@ _BOMS = {codecs.BOM_UTF8: "utf-8", codecs.BOM_UTF32_LE: "utf-32-le", codecs.BOM_
     codecs.BOM_UTF16_BE: "utf-16-be",
 }
 _UNKNOWN = "\ufffd"  # stands for bytes that are not UTF-8
+_LINE = re.compile(r"[^\r\n]*(?:\r\n|\r|\n|\Z)")
 _SPREADSHEET_NUMBER = re.compile(r"\d(\.\d+)?E\+\d+", re.IGNORECASE)
 
 
@@ -123,16 +128,12 @@ def read_sample_ids(data: bytes, problems: list[Problem]) -> list[str]:
 def _rows(file: str, data: bytes, column: str, problems: list[Problem]) -> Iterator[_Row]:
     """Each valid row's id and value in a column; a problem for each other row is added to `problems`."""
     try:
-        header, *columns = _parse(file, data, problems)
-        names = [name.strip().lower() for name in header]
-        if sorted(name for name in names if name in ("id", column)) != sorted(("id", column)):
-            raise DataError(f"its columns are {quoted(','.join(header)[:80])}; expected id,{column} in the first row")
+        ids, values = _parse(file, data, column, problems)
     except DataError as error:
         problems.append(Problem(file, str(error)))
         return
     seen = set()
-    cells = zip(columns[names.index("id")], columns[names.index(column)], strict=True)
-    for number, (text, value) in enumerate(cells, start=2):
+    for number, (text, value) in enumerate(zip(ids, values, strict=True), start=2):
         tile = normal_id(text.strip())
         where = f"{file}: {tile}"
         if _UNKNOWN in tile or _UNKNOWN in value:
@@ -147,18 +148,20 @@ def _rows(file: str, data: bytes, column: str, problems: list[Problem]) -> Itera
             yield _Row(where, tile, value.strip())
 
 
-def _parse(file: str, data: bytes, problems: list[Problem]) -> list[list[str]]:
-    """The first row, then the columns of the rest; a problem for each row of another length is added to `problems`.
+def _parse(file: str, data: bytes, column: str, problems: list[Problem]) -> tuple[list[str], list[str]]:
+    """The ids and the values of a column; a problem for each row of another length is added to `problems`.
 
     Raises:
         DataError: it is no table.
     """
-    if not data.strip():
-        raise DataError("an empty file; write the table again, or remove it")
     text = _decoded(data)
+    if not text.strip():
+        raise DataError("an empty file; write the table again, or remove it")
     utf8 = text.encode()
-    first = text.lstrip("\r\n").partition("\n")[0]
+    lines = (line[0] for line in _LINE.finditer(text) if line[0].strip("\r\n"))
+    first = next(lines)
     delimiter = next((mark for mark in ",;\t" if mark in first), ",")
+    columns = [f"f{place}" for place in _places(itertools.chain([first], lines), delimiter, column)]
 
     bad = itertools.count(1)
 
@@ -176,15 +179,29 @@ def _parse(file: str, data: bytes, problems: list[Problem]) -> list[list[str]]:
             read_options=pc.ReadOptions(use_threads=False, block_size=len(utf8) + 1, autogenerate_column_names=True),
             parse_options=pc.ParseOptions(delimiter=delimiter, invalid_row_handler=skip),
             convert_options=pc.ConvertOptions(
-                column_types={f"f{n}": pa.string() for n in range(first.count(delimiter) + 1)}
+                column_types=dict.fromkeys(columns, pa.string()), include_columns=columns
             ),
         )
     except (pa.ArrowException, OSError) as error:
-        raise DataError(f"not a CSV table ({' '.join(str(error).split())[:200]}); save it as CSV in UTF-8") from error
+        raise DataError(f"not a CSV table ({one_line(error)[:200]}); save it as CSV in UTF-8") from error
     if table.num_rows > MAX_ROWS:
         raise DataError(f"{table.num_rows:,} rows; the limit is {MAX_ROWS:,}: keep those of the tiles")
-    columns = [[str(cell) for cell in column.to_pylist()] for column in table.columns]
-    return [[column[0] for column in columns], *(column[1:] for column in columns)]
+    ids, values = ([str(cell) for cell in column.to_pylist()[1:]] for column in table.columns)
+    return ids, values
+
+
+def _places(lines: Iterator[str], delimiter: str, column: str) -> tuple[int, int]:
+    """The positions of the ids and of another column, which the first row names."""
+    try:
+        header = next(csv.reader(lines, delimiter=delimiter))
+    except csv.Error as error:
+        raise DataError(f"not a CSV table ({one_line(error)}); save it as CSV in UTF-8") from error
+    if len(header) > MAX_COLUMNS:
+        raise DataError(f"{len(header):,} columns; the limit is {MAX_COLUMNS}: keep id and {column}")
+    names = [name.strip().lower() for name in header]
+    if sorted(name for name in names if name in ("id", column)) != sorted(("id", column)):
+        raise DataError(f"its columns are {quoted(','.join(header)[:80])}; expected id,{column} in the first row")
+    return names.index("id"), names.index(column)
 
 
 def _decoded(data: bytes) -> str:

@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from saltray.data.pixel_range import PixelRange, ScaledImage
-from saltray.data.problems import Problem, raise_problems
-from saltray.data.raw import read_image
+from saltray.data.problems import Problem, named, raise_problems
+from saltray.data.raw import read_image, shared_source
 from saltray.data.source import Source
 from saltray.errors import DataError, NotFoundError, StorageError
 
@@ -42,12 +42,17 @@ class TileReader:
             DataError: the image cannot be decoded, or is of another size or range.
             StorageError: it has vanished, or cannot be read.
         """
-        return self._read(name).pixels
+        source = shared_source(self.uri)
+        try:
+            return self._read(source, name).pixels
+        except DataError as error:
+            raise named(error, self.uri, name) from error
 
-    def check(self, names: Sequence[str]) -> tuple[str, ...]:
+    def check(self, source: Source, names: Sequence[str]) -> tuple[str, ...]:
         """Decode all images, and refuse them if one cannot be predicted.
 
         Args:
+            source: at `uri`.
             names: as `list_images` gives them.
 
         Returns:
@@ -57,21 +62,20 @@ class TileReader:
             DataError: some cannot be decoded or read, or are of another size or range; `problems` lists them.
             StorageError: S3 cannot be reached.
         """
-        source = Source(self.uri)
         pool = ThreadPoolExecutor(source.threads)
         try:
-            results = list(pool.map(self._judge, names))
+            results = list(pool.map(lambda name: self._judge(source, name), names))
         finally:
             pool.shutdown(cancel_futures=True)
         raise_problems(source.uri, [result for result in results if isinstance(result, Problem)])
         return tuple(name for name, clipped in zip(names, results, strict=True) if clipped)
 
-    def _judge(self, name: str) -> Problem | bool:
+    def _judge(self, source: Source, name: str) -> Problem | bool:
         """What is wrong with an image, or whether it is clipped."""
         try:
-            return self._read(name).clipped
+            return self._read(source, name).clipped
         except DataError as error:
-            return Problem(name, error.problems[0].removeprefix(f"{name}: "))
+            return Problem(name, str(error))
         except NotFoundError:
             return Problem(name, "there is no such file, or it is a link to one; restore or remove it")
         except StorageError as error:
@@ -79,12 +83,12 @@ class TileReader:
                 raise
             return Problem(name, str(error))
 
-    def _read(self, name: str) -> ScaledImage:
-        image = read_image(self.uri, name, scale=self.scale)
+    def _read(self, source: Source, name: str) -> ScaledImage:
+        """An image of the ensemble's size and range. The message of a DataError does not name the file."""
+        image = read_image(source, name, scale=self.scale)
         height, width = image.pixels.shape
         if (height, width) != self.shape:
-            fault = (
+            raise DataError(
                 f"{height}x{width} pixels, but the ensemble was trained on {self.height}x{self.width}; crop or pad it"
             )
-            raise DataError(f"{name} of {self.uri}: {fault}", (f"{name}: {fault}",))
         return image

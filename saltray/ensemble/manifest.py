@@ -15,7 +15,7 @@ from pydantic import AfterValidator, Field
 from saltray.config import Config, Name, Values
 from saltray.data.pixel_range import PixelRange
 from saltray.errors import ConfigError, EnsembleError
-from saltray.records import Count, Fold, Fraction, Many, Pixels, RecordError, Sha256, from_record
+from saltray.records import Count, Fold, Fraction, Many, Pixels, RecordError, Sha256, excerpt, from_record
 from saltray.storage.keys import Key
 
 FORMAT = 1
@@ -100,9 +100,8 @@ class EnsembleManifest:
         if not isinstance(record, Mapping):
             raise EnsembleError("not an ensemble manifest: no JSON object; publish the ensemble again")
         if record.get("format") != FORMAT:
-            raise EnsembleError(
-                f"ensemble manifest has format {record.get('format')!r}, this saltray reads {FORMAT}; update saltray"
-            )
+            found = excerpt(record.get("format"))
+            raise EnsembleError(f"ensemble manifest has format {found}, this saltray reads {FORMAT}; update saltray")
         try:
             return from_record(cls, record)
         except (RecordError, ConfigError) as error:

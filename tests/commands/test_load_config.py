@@ -193,9 +193,9 @@ def test_what_to_search_is_text_or_a_list(text: str, expected: dict[str, Any]) -
         ("[optim]\noptimizer = 'sgd'", "optim.optimizer is \"sgd\"; it should be 'adam' or 'adamw'"),
         ("run = 2026-01-02", 'run is {"date": "2026-01-02"}; it should be a valid string'),
         ("run = '../r1'", "run '../r1' is not a plain name"),
-        ("workers_per_fold = 1\n[cluster]\nworkers_per_fold = 2", "workers_per_fold is there twice, at the top and in"),
-        ("workers_per_fold = 1\n[cluster]\nworkers-per-fold = 2", "workers_per_fold is there twice, at the top and in"),
-        ("[train]\nbatch-size = 1\nbatch_size = 2", "batch_size is there twice; keep one of them"),
+        ("workers_per_fold = 1\n[cluster]\nworkers_per_fold = 2", "workers_per_fold is given twice, at the top and in"),
+        ("workers_per_fold = 1\n[cluster]\nworkers-per-fold = 2", "workers_per_fold is given twice, at the top and in"),
+        ("[train]\nbatch-size = 1\nbatch_size = 2", "batch_size is given twice; keep one of them"),
     ],
 )
 def test_a_wrong_setting_is_named(text: str, expected: str) -> None:
@@ -224,7 +224,7 @@ def test_a_wrong_setting_is_named(text: str, expected: str) -> None:
         ("[search.space]\noptim.lr = 'log:1e-5'", "search.space optim.lr=log:1e-5 is not log:LOW:HIGH"),
         ("[search.space]\noptim.lr = ['1e-3']", 'search.space optim.lr: "1e-3" is not a number'),
         ("[search.space]\ntrain.batch_size = [8.5]", "search.space train.batch_size: 8.5 is not an integer"),
-        ("[search.space]\n'optim.lr' = [1]\noptim.lr = [2]", "search.space.optim.lr is there twice"),
+        ("[search.space]\n'optim.lr' = [1]\noptim.lr = [2]", "search.space.optim.lr is given twice"),
     ],
 )
 def test_a_wrong_setting_of_a_search_is_named(text: str, expected: str) -> None:
@@ -282,7 +282,7 @@ def test_a_byte_order_mark_is_no_part_of_a_file() -> None:
 @pytest.mark.parametrize(
     ("text", "name", "fault"),
     [
-        ("a." * 300 + "a = 1", "job.toml", "not TOML: line 2 has more than 200 dots"),
+        ("a." * 300 + "a = 1", "job.toml", "not TOML: a name has more than 200 dots"),
         ("a = " + "[" * 10_000, "job.toml", "not TOML: "),
         ("a = " + "{a = " * 10_000, "job.toml", "not TOML: "),
         ("[" * 10_000, "job.json", "not JSON: nested too deeply"),
@@ -295,3 +295,41 @@ def test_a_file_beyond_all_limits_is_refused(text: str, name: str, fault: str) -
         load_both(write(f'data = "d"\n{text}' if name == "job.toml" else text, name))
     assert name in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+DOTS = "a." * 201
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "#" + "." * 201,
+        "# " + DOTS,
+        "run = 'r' # it's \" " + DOTS,
+        "store = 'a" + DOTS + "'",
+        'store = "\\"' + DOTS + '"',
+        'store = """\\"""a\n' + DOTS + '"""',
+        "store = '''a\n" + DOTS + "'''",
+        "[search.space]\noptim.lr = [" + ", ".join(f"0.{n}" for n in range(1, 220)) + "]",
+    ],
+)
+def test_only_the_dots_of_names_are_limited(text: str) -> None:
+    assert saltray.load_config(write(f"data = 'd'\n{text}")).data == "d"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        DOTS + "a = 1",
+        "[" + "a . " * 201 + "a]",
+        "b = {c = 1, " + DOTS + "a = 1}",
+        '"a\'b".' * 201 + "a = 1",
+        "'a#\"'." * 201 + "a = 1",
+        '"\\"".' * 201 + "a = 1",
+        'b = {c = """x"""", ' + DOTS + "a = 1}",
+        "b = {c = '''x'''', " + DOTS + "a = 1}",
+    ],
+)
+def test_the_dots_of_every_name_are_limited(text: str) -> None:
+    with pytest.raises(ConfigError, match=r"job\.toml is not TOML: a name has more than 200 dots; correct it"):
+        saltray.load_config(write(f"data = 'd'\n{text}"))

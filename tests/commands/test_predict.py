@@ -17,8 +17,10 @@ from PIL import Image
 from ray_session import Recorded, record
 
 import saltray
+import saltray.data.source
 from saltray.commands import predict as module
 from saltray.commands.predict import Prediction
+from saltray.data.archive import Archive
 from saltray.data.pixel_range import PixelRange
 from saltray.data.raw import read_tiles
 from saltray.data.rle import decode_rle
@@ -34,6 +36,7 @@ from saltray.errors import (
     StorageError,
 )
 from saltray.progress import Event, PredictionPlanned, TilesClipped
+from saltray.storage.base import Store
 from saltray.storage.uri import open_store
 
 BYTES = PixelRange(bits=8, maximum=255)
@@ -379,7 +382,7 @@ def test_a_damaged_member_is_told_before_ray_starts(
 def test_a_submission_with_other_ids_than_the_sample_is_refused_before_ray_starts(untrained: str, tiles: Path) -> None:
     gone = min((tiles / "test/images").iterdir())
     gone.unlink()
-    with pytest.raises(DataError, match=rf"1 of its 6 ids have no image \({gone.stem}\)"):
+    with pytest.raises(DataError, match=rf"1 of its 6 ids has no image \({gone.stem}\)"):
         saltray.predict(ensemble=untrained, data=str(tiles), out="x.csv")
 
 
@@ -390,3 +393,158 @@ def test_a_folder_of_images_alone_and_training_images_have_no_sample(
     settings: dict[str, Any] = {"ensemble": untrained, "out": tmp_path / "x.csv", "tta": False}
     assert saltray.predict(data=str(tiles / "test/images"), **settings).tiles == 5
     assert saltray.predict(data=str(tiles), part="train", **settings).tiles == 24
+
+
+def labelled(where: Path) -> None:
+    """A few tiles in train/images and train/masks, and their table."""
+    for part in ("images", "masks"):
+        (where / "train" / part).mkdir(parents=True)
+        for name in ("a", "b"):
+            Image.fromarray(np.zeros((101, 101), np.uint8)).save(where / f"train/{part}/{name}.png")
+    (where / "train/train.csv").write_text("id,rle_mask\na,\nb,\n")
+
+
+def inner(home: Path) -> None:
+    labelled(home / "inner")
+
+
+def capitals(home: Path) -> None:
+    labelled(home)
+    (home / "train/masks").rename(home / "train/Masks")
+    (home / "train").rename(home / "Train")
+
+
+def flat(home: Path) -> None:
+    labelled(home / "x")
+    for part in ("images", "masks"):
+        (home / "x/train" / part).rename(home / part)
+    shutil.rmtree(home / "x")
+    shutil.copytree(home / "images", home / "test/images")
+
+
+def linked(home: Path) -> None:
+    """The labels are in another folder."""
+    labelled(home.parent / "real")
+    (home / "train").symlink_to(home.parent / "real/train")
+    shutil.copytree(home.parent / "real/train/images", home / "test/images")
+
+
+def links(home: Path) -> None:
+    """Each label is a link to a file of another folder."""
+    labelled(home)
+    (home / "train/masks").rename(home.parent / "real")
+    (home / "train/masks").mkdir()
+    for name in ("a.png", "b.png"):
+        (home / "train/masks" / name).symlink_to(home.parent / "real" / name)
+
+
+def zipped(home: Path) -> None:
+    labelled(home / "x/train.d")
+    shutil.make_archive(str(home / "train"), "zip", home / "x/train.d/train")
+    shutil.rmtree(home / "x")
+
+
+def images(home: Path) -> None:
+    labelled(home / "x")
+    (home / "x/train/images").rename(home / "images")
+    shutil.rmtree(home / "x")
+
+
+def loose(home: Path) -> None:
+    images(home)
+    for path in (home / "images").iterdir():
+        path.rename(home / path.name)
+    (home / "images").rmdir()
+
+
+@pytest.mark.parametrize(
+    ("make", "flag", "value"),
+    [
+        (inner, "masks", "inner/train/masks"),
+        (inner, "masks", "inner/train"),
+        (inner, "masks", "."),
+        (inner, "masks", "masks"),  # the data set would be where they are
+        (inner, "masks", "other/masks"),
+        (inner, "out", "inner/train/train.csv"),
+        (inner, "out", "inner/train.csv"),
+        (inner, "out", "inner/train/masks/a.png"),
+        (inner, "probabilities", "inner/train/images/p.parquet"),
+        (capitals, "masks", "Train/Masks"),
+        (capitals, "out", "Train/train.csv"),
+        (flat, "masks", "masks"),
+        (flat, "out", "masks/a.png"),
+        (flat, "out", "depths.csv"),
+        (linked, "masks", "../real/train/masks"),
+        (linked, "masks", "train/masks"),
+        (links, "masks", "../real"),
+        (links, "out", "../real/a.png"),
+        (zipped, "out", "train.zip"),
+        (images, "masks", "masks"),
+        (images, "masks", "Masks"),
+        (loose, "masks", "masks"),
+        (loose, "masks", "out/masks"),
+        (loose, "out", "a.png"),
+        (loose, "masks", "."),
+    ],
+)
+@pytest.mark.usefixtures("nothing_starts")
+def test_an_output_that_is_of_the_data_set_is_refused(
+    make: Callable[[Path], None], flag: str, value: str, untrained: str, tmp_path: Path
+) -> None:
+    home = tmp_path / "data/set"
+    home.mkdir(parents=True)
+    make(home)
+    before = contents(tmp_path)
+    part: Any = "test" if make in (flat, images, loose) else "train"
+    settings: dict[str, Any] = {"out": tmp_path / "x.csv", flag: home / value}
+    with pytest.raises(ConfigError, match=f"--{flag} .* would (replace files|become a part) of the data set; choose"):
+        saltray.predict(ensemble=untrained, data=str(home), part=part, **settings)
+    assert contents(tmp_path) == before
+
+
+@pytest.mark.usefixtures("nothing_starts")
+def test_an_output_that_is_of_the_data_set_in_s3_is_refused(
+    untrained: str, tmp_path: Path, s3_uri: Callable[[], str]
+) -> None:
+    uri = s3_uri()
+    labelled(tmp_path / "data")
+    for name, data in contents(tmp_path / "data").items():
+        open_store(uri).put(f"inner/{name}", data)
+    for settings in (
+        {"masks": f"{uri}/inner/train/masks"},
+        {"masks": f"{uri}/masks"},
+        {"out": f"{uri}/inner/train/train.csv"},
+        {"out": f"{uri}/inner/depths.csv"},
+    ):
+        with pytest.raises(ConfigError, match="would (replace files|become a part) of the data set"):
+            saltray.predict(ensemble=untrained, data=uri, part="train", **{"out": tmp_path / "x.csv"} | settings)
+
+
+@pytest.mark.parametrize(("make", "part"), [(inner, "train"), (images, "test"), (loose, "test"), (links, "train")])
+def test_outputs_beside_the_data_set_do_not_change_it(
+    make: Callable[[Path], None], part: Any, stream: Stream, untrained: str, tmp_path: Path
+) -> None:
+    home = tmp_path / "data/set"
+    home.mkdir(parents=True)
+    make(home)
+    for _ in range(2):
+        done = saltray.predict(
+            ensemble=untrained, data=str(home), part=part, out=home / "out/x.csv", masks=home / "out/salt"
+        )
+        assert done.tiles == 2
+
+
+def test_a_zip_is_opened_by_the_command_and_by_each_process_that_reads(
+    stream: Stream, untrained: str, tiles_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = []
+
+    class Counted(Archive):
+        def __init__(self, store: Store, name: str) -> None:
+            opened.append(name)
+            super().__init__(store, name)
+
+    monkeypatch.setattr(saltray.data.source, "Archive", Counted)
+    archive = shutil.make_archive(str(tmp_path / "tiles"), "zip", tiles_folder)
+    saltray.predict(ensemble=untrained, data=archive, out=tmp_path / "x.csv", tta=False)
+    assert opened == ["tiles.zip"] * 2

@@ -1,6 +1,7 @@
 """Zips from anywhere: damaged, malicious or unusual ones are refused in a line, and with little memory."""
 
 import io
+import re
 import struct
 import zipfile
 from collections.abc import Callable
@@ -37,6 +38,25 @@ def test_folders_may_be_written_with_backslashes(tmp_path: Path) -> None:
     path = zip_members([("images/x", TILE)], tmp_path / "data.zip")
     path.write_bytes(path.read_bytes().replace(b"images/x", b"images\\x"))
     assert [entry.key for entry in opened(path).members] == ["images/x"]
+
+
+def test_names_are_utf_8_even_where_the_zip_does_not_say_so(tmp_path: Path) -> None:
+    names = ["images/F\xf6hr.png", "images/\u5317\u6d77.png", "images/a.png"]
+    path = zip_members([(name, TILE) for name in names], tmp_path / "data.zip")
+    data = bytearray(path.read_bytes())
+    for mark, flags in ((b"PK\3\4", 6), (b"PK\1\2", 8)):
+        for found in re.finditer(re.escape(mark), bytes(data)):
+            data[found.start() + flags + 1] &= ~0x08
+    path.write_bytes(data)
+    archive = opened(path)
+    assert [entry.key for entry in archive.members] == names
+    assert archive.read(0) == TILE
+
+
+def test_names_of_another_encoding_are_those_of_dos(tmp_path: Path) -> None:
+    path = zip_members([("images/F_hr.png", TILE)], tmp_path / "data.zip")
+    path.write_bytes(path.read_bytes().replace(b"F_hr", b"F\x94hr"))
+    assert [entry.key for entry in opened(path).members] == ["images/F\xf6hr.png"]
 
 
 def test_zip64(tmp_path: Path) -> None:

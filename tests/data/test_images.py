@@ -195,6 +195,7 @@ def tiff(pixels: np.ndarray, tags: dict[int, int]) -> bytes:
         (turned(), "save it upright"),
         (deep_channels(DEEP, 4), "16-bit grey with an alpha channel"),
         (tiff(DEEP, {262: 0}), "0 is white"),
+        (tiff(GREY, {339: 2}), "a TIFF of signed 8-bit values, .*; save it as unsigned"),
         (two_colours((0, 0, 0)), "no colour 1"),
     ],
 )

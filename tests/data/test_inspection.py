@@ -227,11 +227,11 @@ def test_brighter_test_images_are_told(folder: Path, mini: Mini) -> None:
         put(folder / f"test/images/{tile}.png", np.full((HEIGHT, WIDTH), 4000, np.uint16))
     found = inspect(Source(str(folder)), test=True)
     assert found.notes[-1] == (
-        "test images brighter than any training image, whose excess is cut off: "
+        "2 test images are brighter than any training image, and the excess is cut off: "
         "test/images/ffffff0000.png, test/images/ffffff0001.png"
     )
-    put(folder / "test/images/ffffff0002.png", np.full((HEIGHT, WIDTH), 5000, np.uint16))
-    with pytest.raises(DataError, match="values up to 5000, but the training images have a 12-bit range"):
+    put(folder / "test/images/ffffff0002.png", np.full((HEIGHT, WIDTH), 6001, np.uint16))
+    with pytest.raises(DataError, match="values up to 6001, but the training images have at most 3000"):
         inspect(Source(str(folder)), test=True)
 
 

@@ -52,6 +52,8 @@ def test_an_id_is_the_composed_stem() -> None:
         ("tile 7.v2", None),
         ("x" * 100, None),
         ("x" * 101, "101 characters"),
+        ("\u5317" * 83, None),
+        ("\u5317" * 100, "300 bytes; the limit is 251"),
         ("", "an empty id"),
         ("a\x1bb", "control characters"),
         ("a/b", "a path"),

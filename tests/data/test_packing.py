@@ -269,7 +269,9 @@ def test_other_tiles_under_a_matching_checksum_are_reported(
         (lambda record: {"format": 1}, "name is missing"),
         (lambda record: {name: value for name, value in record.items() if name != "format"}, "format is missing"),
         (lambda record: record | {"height": "9"}, 'height is "9"'),
-        (lambda record: record | {"height": 0}, ""),
+        (lambda record: record | {"height": 0}, "height is 0; it should be greater than or equal to 1"),
+        (lambda record: record | {"width": 10**6}, "width is 1000000; it should be less than"),
+        (lambda record: record | {"tiles": -1}, "tiles is -1; it should be greater than"),
         (lambda record: record | {"width": 9, "height": 13}, "not those of its manifest"),
         (lambda record: record | {"digest": "0" * 64}, "not those of its manifest"),
         (lambda record: record | {"parts": []}, ""),
@@ -298,9 +300,10 @@ def test_a_foreign_manifest_beside_raw_files_is_ignored(folder: Path, mini: Mini
 
 
 def test_another_format_is_refused_whatever_its_fields(packed: Store, store: Store) -> None:
-    packed.put_json("manifest.json", {"format": 99, "shape": [9, 13]})
-    with pytest.raises(DataError, match="is packed in format 99, not 1; pack the raw tiles again"):
-        load_tiles(packed.uri, store)
+    for found, told in ((99, "99"), ("\x1b[2J", r'"\\u001b\[2J"'), ("x" * 10_000, '"x{79}...')):
+        packed.put_json("manifest.json", {"format": found, "shape": [9, 13]})
+        with pytest.raises(DataError, match=f"is packed in format {told}, not 1; pack the raw tiles again"):
+            load_tiles(packed.uri, store)
 
 
 def test_manifest_is_a_record(packed: Store) -> None:

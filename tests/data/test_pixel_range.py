@@ -54,10 +54,21 @@ def test_what_is_brighter_than_the_data_set_is_clipped_and_told() -> None:
     assert scale.scale(deep(0, 3001, 4095)) == (pytest.approx(np.array([[0, 255, 255]])), True)
 
 
+@pytest.mark.parametrize("maximum", [255, 2039, 2059, 4095, 4096, 40_000])
+def test_the_excess_that_is_clipped_is_a_share_of_the_maximum(maximum: int) -> None:
+    scale = PixelRange(bits=16, maximum=maximum)
+    assert not scale.scale(deep(maximum)).clipped
+    for top in (maximum + 1, min(2 * maximum, 65535)):
+        assert scale.scale(deep(top)).clipped
+    if 2 * maximum < 65535:
+        with pytest.raises(DataError, match=f"values up to {2 * maximum + 1}, .* at most {maximum},"):
+            scale.scale(deep(2 * maximum + 1))
+
+
 @pytest.mark.parametrize(
     ("scale", "image", "problem"),
     [
-        (TWELVE, deep(0, 4096), "values up to 4096, but the training images have a 12-bit range"),
+        (TWELVE, deep(0, 8191), "values up to 8191, but the training images have at most 4095, which is white; scale"),
         (TWELVE, np.zeros((1, 1), np.uint8), "an 8-bit image, but the training images have 16 bits"),
         (EIGHT, deep(0, 4095), "a 16-bit image, but the training images have 8 bits"),
     ],

@@ -56,3 +56,10 @@ def test_what_comes_from_outside_is_safe_to_print() -> None:
     assert quoted("x" * 1000) == f"'{'x' * 40}'..."
     assert and_more(["a"]) == "a"
     assert and_more(["a", "b", "c", "\x07"]) == "a, b, c and 1 more"
+
+
+def test_a_long_name_is_shortened() -> None:
+    line = printable("a" * 65_000 + "\x1b.png")
+    assert len(line) < 500
+    assert line.isprintable()
+    assert line.endswith("\\x1b.png'")

@@ -234,3 +234,30 @@ def test_a_zip_may_not_have_paths_outside_it_or_repeat_a_name(tmp_path: Path) ->
     assert sum("its id 'a' is also that of 'images/a" in line for line in caught.value.problems) == 1
     assert sum("a path" in line for line in caught.value.problems) == 2
     assert sum("images/b.png: is twice in d.zip" in line for line in caught.value.problems) == 1
+
+
+def test_the_images_that_have_masks_are_counted(mini: Mini, tmp_path: Path) -> None:
+    put(tmp_path / "masks/a.png", mini.masks[0])
+    with pytest.raises(DataError, match="no test images in ") as caught:
+        names(tmp_path)
+    assert "0 images" not in str(caught.value)
+    put(tmp_path / "images/a.png", mini.images[0])
+    with pytest.raises(DataError, match="its only image has a mask, so it is of the training part"):
+        names(tmp_path)
+
+
+@pytest.mark.parametrize("top", ["", "x\x1b[2J\n/"])
+def test_names_in_messages_are_safe_to_print(top: str, mini: Mini, tmp_path: Path) -> None:
+    tile = png(mini.images[0])
+    for names in (["images/\x1b[2J.png"], ["images/a.png"], ["images/a.png", "images/a\n/a.png", "images/a.PNG"]):
+        zipped = zip_members([(f"{top}{name}", tile) for name in names], tmp_path / "data.zip")
+        source = Source(str(zipped))
+        assert all(note.isprintable() for note in source.notes)
+        problems: list[Problem] = []
+        lines: list[str] = []
+        for find in (*FINDS, lambda source: find_layout(source, problems)):  # noqa: B023
+            try:
+                find(source)
+            except DataError as error:
+                lines += [str(error), *error.problems]
+        assert all(line.isprintable() for line in (*lines, *map(str, problems)))

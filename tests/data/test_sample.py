@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from saltray.data.sample import SAMPLE, check_against_sample
-from saltray.data.source import Source
+from saltray.data.images import MAX_BYTES
+from saltray.data.sample import check_against_sample
+from saltray.data.source import SAMPLE, Source
 from saltray.errors import DataError
 
 from .mini import Mini, write_csv
@@ -27,8 +28,8 @@ def test_a_data_set_without_a_sample(any_source_uri: str) -> None:
 @pytest.mark.parametrize(
     ("sample", "tiles", "told"),
     [
-        ("abc", "ab", ["1 of its 3 ids have no image (c)"]),
-        ("a", "ab", ["1 images are not in it (b)"]),
+        ("abc", "ab", ["1 of its 3 ids has no image (c)"]),
+        ("a", "ab", ["1 image is not in it (b)"]),
         ("abcdefg", "axyzw", ["6 of its 7 ids have no image (b, c, d and 3 more)", "4 images", "(w, x, y and 1 more)"]),
     ],
 )
@@ -55,3 +56,23 @@ def test_a_sample_that_is_no_table_is_told(content: str, tmp_path: Path) -> None
 def test_a_sample_as_a_spreadsheet_writes_it(tmp_path: Path) -> None:
     (tmp_path / SAMPLE).write_bytes("id;rle_mask\r\na;1 1\r\nb;\r\n".encode("utf-16"))
     check_against_sample(Source(str(tmp_path)), ["a", "b"])
+
+
+def test_a_sample_in_capitals_counts(tmp_path: Path) -> None:
+    write_sample(tmp_path, ["a"])
+    (tmp_path / SAMPLE).rename(tmp_path / "Sample_Submission.csv")
+    with pytest.raises(DataError, match="1 image is not in it"):
+        check_against_sample(Source(str(tmp_path)), ["a", "b"])
+
+
+def test_a_sample_that_leads_nowhere_is_told(tmp_path: Path) -> None:
+    (tmp_path / SAMPLE).symlink_to("nowhere")
+    with pytest.raises(DataError, match=f"{SAMPLE}: a link that leads nowhere"):
+        check_against_sample(Source(str(tmp_path)), ["a"])
+
+
+def test_a_sample_that_is_too_large_is_refused_before_it_is_read(tmp_path: Path) -> None:
+    with (tmp_path / SAMPLE).open("wb") as file:
+        file.truncate(MAX_BYTES + 1)
+    with pytest.raises(DataError, match="67,108,865 bytes; the limit is"):
+        check_against_sample(Source(str(tmp_path)), ["a"])

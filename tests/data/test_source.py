@@ -12,7 +12,7 @@ from saltray.data.source import Source
 from saltray.errors import ConfigError, DataError, NotFoundError
 from saltray.storage.uri import open_store
 
-from .mini import SOURCES, Mini, kaggle_zips, png, put, zip_folder
+from .mini import SOURCES, Mini, kaggle_zips, png, put, zip_folder, zip_members
 
 
 def test_every_source_has_the_same_files(any_source_uri: str, mini: Mini) -> None:
@@ -157,3 +157,62 @@ def test_a_folder_may_be_named_like_a_zip(tmp_path: Path) -> None:
     (tmp_path / "data.zip").mkdir()
     (tmp_path / "data.zip/inside").touch()
     assert [entry.key for entry in Source(str(tmp_path / "data.zip")).list()] == ["inside"]
+
+
+def test_images_beside_one_folder_are_the_data_set(mini: Mini, tmp_path: Path, s3_server: str) -> None:
+    put(tmp_path / "loose/a.png", mini.images[0])
+    (tmp_path / "loose/out").mkdir()
+    (tmp_path / "loose/out/x.csv").write_text("id,rle_mask\n")
+    for kind in ("folder", "zip", "s3"):
+        assert "a.png" in keys(SOURCES[kind](tmp_path / "loose", tmp_path / kind, f"s3://saltray-test/{tmp_path.name}"))
+
+
+def test_the_files_that_are_read_have_full_names(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    (folder / "depths.csv").rename(tmp_path / "real/depths.csv")
+    (folder / "depths.csv").symlink_to(tmp_path / "real/depths.csv")
+    (tmp_path / "outer").mkdir()
+    folder.rename(tmp_path / "outer/inner")
+    expected = {str(path) for path in (tmp_path / "outer").rglob("*") if path.is_file() and not path.is_symlink()}
+    (tmp_path / "link").symlink_to("outer")
+    assert Source(str(tmp_path / "link")).files() == expected | {str(tmp_path / "real/depths.csv")}
+    zipped = zip_folder(tmp_path / "outer", tmp_path / "zips/train.zip")
+    for uri in (zipped, zipped.parent):
+        assert Source(str(uri)).files() == {str(zipped)}
+
+
+@pytest.mark.parametrize("kind", ["folder", "s3"])
+def test_kaggles_zips_and_tables_may_begin_with_a_capital(
+    kind: str, folder: Path, tmp_path: Path, s3_server: str
+) -> None:
+    zips = kaggle_zips(folder, tmp_path / "zips")
+    for path in list(zips.iterdir()):
+        path.rename(path.with_name(path.name.capitalize()))
+    uri = SOURCES[kind](zips, tmp_path / "other", f"s3://saltray-test/{tmp_path.name}")
+    assert sorted(key.lower() for key in keys(uri)) == keys(folder)
+
+
+def test_a_zip_is_named_in_every_way_that_a_file_is(folder: Path, tmp_path: Path) -> None:
+    zipped = zip_folder(folder, tmp_path / "x.zip")
+    for uri in (f"file://{zipped}", f"FILE://{zipped}", f"file://{tmp_path}/x%2Ezip"):
+        assert keys(uri) == keys(folder)
+
+
+@pytest.mark.parametrize("kind", ["folder", "zip"])
+def test_a_folder_of_tiles_that_is_not_read_is_told_once(kind: str, folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(folder / "train", folder / "valid")
+    (folder / "notebooks").mkdir()
+    source = Source(SOURCES[kind](folder, tmp_path / "other", ""))
+    assert source.notes == ["not read, as they are neither train nor test: valid"]
+
+
+def test_names_in_notes_are_safe_to_print(folder: Path, tmp_path: Path) -> None:
+    members = [(f"a\x1b[2Jb\n/{path.relative_to(folder)}", path.read_bytes()) for path in folder.rglob("*.png")]
+    (note,) = Source(str(zip_members(members, tmp_path / "x.zip"))).notes
+    assert note.isprintable()
+
+
+def test_what_is_no_file_is_no_archive(folder: Path) -> None:
+    os.mkfifo(folder / "test.zip")  # opening it would wait for ever
+    shutil.rmtree(folder / "test")
+    assert "train.csv" in keys(folder)

@@ -2,6 +2,7 @@
 
 import codecs
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -108,6 +109,8 @@ def test_ids_are_composed() -> None:
     [
         (b"", "an empty file"),
         (b" \r\n", "an empty file"),
+        (codecs.BOM_UTF8, "an empty file"),
+        (codecs.BOM_UTF16_LE, "an empty file"),
         (b"id,rle_mask\n", "no rows; add one for each mask"),
         (b"a,1 2\nb,6 1\nc,\n", "its columns are 'a,1 2'; expected id,rle_mask in the first row"),
         (b"id,mask\na,1 2\n", "its columns are 'id,mask'; expected id,rle_mask"),
@@ -181,3 +184,40 @@ def test_ids_of_a_table(folder: Path, mini: Mini) -> None:
     source = Source(str(folder))
     (entry,) = [entry for entry in source.list() if entry.key == "train.csv"]
     assert read_ids(source, entry) == set(mini.ids)
+
+
+def test_columns_are_limited_before_they_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(saltray.data.tables.pc, "read_csv", None)  # reading would fail
+    for wide in (b"id,rle_mask" + b"," * 10**6, b"id,rle_mask" + b",x" * 99 + b"\na,1 2\n"):
+        (problem,), _ = check_table(wide)
+        assert "columns; the limit is 100: keep id and rle_mask" in problem
+
+
+def test_other_columns_are_not_converted(monkeypatch: pytest.MonkeyPatch) -> None:
+    tables = []
+    read_csv = saltray.data.tables.pc.read_csv
+
+    def recorded(*args: Any, **settings: Any) -> Any:
+        tables.append(read_csv(*args, **settings))
+        return tables[-1]
+
+    monkeypatch.setattr(saltray.data.tables.pc, "read_csv", recorded)
+    wide = TEXT.replace("\n", ",x" * 98 + "\n").encode()
+    assert check_table(wide) == ([], [])
+    assert tables[0].num_columns == 2
+
+
+@pytest.mark.parametrize("end", ["\r", "\n", "\r\n"])
+def test_commas_of_later_rows_are_no_columns(end: str) -> None:
+    rows = "".join(f'x{n},"1 1, 2"\n' for n in range(200))
+    assert check_table((TEXT + rows).replace("\n", end).encode())[0] == []
+
+
+def test_a_header_may_have_a_line_break_in_quotes() -> None:
+    assert check_table(
+        TEXT.replace("id,", '"not\ne",id,')
+        .replace("\na", "\n,a")
+        .replace("\nb", "\n,b")
+        .replace("\nc", "\n,c")
+        .encode()
+    ) == ([], [])

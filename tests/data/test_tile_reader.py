@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from saltray.data import tile_reader
 from saltray.data.pixel_range import PixelRange
 from saltray.data.raw import list_images
+from saltray.data.source import Source
 from saltray.data.tile_reader import TileReader
 from saltray.errors import DataError, NotFoundError, StorageError
 
-from .mini import HEIGHT, WIDTH, Mini
+from .mini import HEIGHT, SOURCES, WIDTH, Mini
 
 BYTES = PixelRange(bits=8, maximum=255)
 
@@ -26,9 +26,10 @@ def reader_of(uri: str | Path, scale: PixelRange | None = BYTES) -> TileReader:
 
 
 def test_the_tiles_of_every_source_are_read_and_checked(any_source_uri: str, mini: Mini) -> None:
-    names, reader = list_images(any_source_uri), reader_of(any_source_uri)
+    source, reader = Source(any_source_uri), reader_of(any_source_uri)
+    names = list_images(source)
     assert reader.shape == (HEIGHT, WIDTH)
-    assert reader.check(names) == ()
+    assert reader.check(source, names) == ()
     np.testing.assert_array_equal(np.stack([reader.read(name) for name in names]), mini.test_images)
 
 
@@ -88,10 +89,11 @@ def test_a_bad_image_is_named_with_its_fault(make: Callable[[Path], None], flat:
     part = folder / "test/images"
     uri = part if flat else folder
     make(part / "bad.png")
-    names = list_images(str(uri))
+    source = Source(str(uri))
+    names = list_images(source)
     bad = next(name for name in names if "bad" in name)
     with pytest.raises(DataError) as caught:
-        reader_of(uri).check(names)
+        reader_of(uri).check(source, names)
     (problem,) = caught.value.problems
     assert problem.startswith(f"{bad}: ")
     assert FAULTS[make] in problem
@@ -107,9 +109,10 @@ def test_all_bad_images_are_told_and_those_of_one_kind_summed_up(folder: Path) -
         make(part / f"{make.__name__}.png")
     for number in range(7):
         another_size(part / f"size-{number}.png")
-    names = list_images(str(folder))
+    source = Source(str(folder))
+    names = list_images(source)
     with pytest.raises(DataError, match=f"{len(FAULTS) + 7} problems in {folder}") as caught:
-        reader_of(folder).check(names)
+        reader_of(folder).check(source, names)
     told = "\n".join(caught.value.problems)
     for make in FAULTS:
         assert f"{make.__name__}.png" in told or make is another_size
@@ -124,50 +127,56 @@ def test_values_above_the_range_of_the_training_images_are_told(folder: Path) ->
     for name, top in (("bright", 3500), ("dark", 2000)):
         save(np.full((HEIGHT, WIDTH), top, np.uint16), part / f"{name}.png")
     reader = reader_of(folder, PixelRange(bits=16, maximum=3000))
-    assert reader.check(list_images(str(folder))) == ("test/images/bright.png",)
+    source = Source(str(folder))
+    assert reader.check(source, list_images(source)) == ("test/images/bright.png",)
     assert reader.read("test/images/bright.png").max() == 255
     assert reader.read("test/images/dark.png").max() == 170
 
 
+@pytest.mark.parametrize("kind", ["folder", "s3"])
 def test_a_file_that_may_not_be_read_is_a_problem_and_a_bucket_that_may_not_is_an_error(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
+    kind: str, folder: Path, tmp_path: Path, s3_server: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[str] = []
 
-    def refused(uri: str, name: str, *, scale: object) -> object:
+    def refused(name: str) -> bytes:
         asked.append(name)
         raise StorageError(f"{name}: access is denied")
 
-    monkeypatch.setattr(tile_reader, "read_image", refused)
-    names = list_images(str(folder))
-    with pytest.raises(DataError, match="5 problems") as caught:
-        reader_of(folder).check(names)
-    assert "access is denied" in caught.value.problems[0]
-    monkeypatch.setattr(tile_reader, "Source", lambda uri: type("S", (), {"threads": 1, "uri": uri}))
-    asked.clear()
-    with pytest.raises(StorageError, match="access is denied"):
-        reader_of("s3://bucket/x").check([*names] * 100)
-    assert len(asked) < 500  # the others are not waited for
+    uri = SOURCES[kind](folder, tmp_path, f"s3://saltray-test/{tmp_path.name}")
+    source = Source(uri)
+    names = list_images(source)
+    monkeypatch.setattr(source, "read", refused)
+    if kind == "folder":
+        with pytest.raises(DataError, match="5 problems") as caught:
+            reader_of(uri).check(source, names)
+        assert "access is denied" in caught.value.problems[0]
+    else:
+        with pytest.raises(StorageError, match="access is denied"):
+            reader_of(uri).check(source, names * 1000)
+        assert len(asked) < 5000  # the others are not waited for
 
 
 def test_an_interrupted_check_ends_at_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     started, asked = threading.Event(), []
+    source = Source(str(folder))
+    names, read = list_images(source), source.read
 
-    def interrupted(uri: str, name: str, *, scale: object) -> object:
+    def interrupted(name: str) -> bytes:
         asked.append(name)
         if started.is_set():
-            return type("Image", (), {"pixels": np.zeros((HEIGHT, WIDTH)), "clipped": False})
+            return read(name)
         started.set()
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(tile_reader, "read_image", interrupted)
+    monkeypatch.setattr(source, "read", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        reader_of(folder).check(["a"] * 100_000)
-    assert len(asked) < 100_000
+        reader_of(folder).check(source, names * 10_000)
+    assert len(asked) < 50_000
 
 
 def test_a_tile_that_has_vanished_is_named(folder: Path) -> None:
-    name = list_images(str(folder))[0]
+    name = list_images(Source(str(folder)))[0]
     os.remove(folder / name)  # noqa: PTH107
     with pytest.raises(NotFoundError, match=name):
         reader_of(folder).read(name)

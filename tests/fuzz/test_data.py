@@ -19,7 +19,9 @@ from PIL import Image
 
 from saltray.data.images import MAX_SIDE, decode_image, decode_mask
 from saltray.data.raw import list_images, read_image, read_tiles
+from saltray.data.raw_layout import find_layout
 from saltray.data.rle import encode_rle
+from saltray.data.source import Source
 from saltray.data.summary import summarise
 from saltray.errors import SaltrayError
 
@@ -30,14 +32,15 @@ SALT = (GREY > 100).astype(np.uint8) * np.uint8(255)
 
 
 def check(call: Callable[[], object]) -> None:
-    """Call what may raise a SaltrayError, which is of one line, and no other exception."""
+    """Call what may raise a SaltrayError, and no other exception; its lines, or the notes of a result, can be printed.
+
+    Of a result, the same must hold for its notes.
+    """
     try:
-        call()
+        lines = list(getattr(call(), "notes", ()))
     except SaltrayError as error:
         lines = [str(error), *getattr(error, "problems", ())]
-    else:
-        return
-    assert not any("\n" in line or len(line) > 3000 for line in lines)
+    assert all(line.isprintable() and len(line) <= 3000 for line in lines), lines
     assert len(lines) < 200
 
 
@@ -132,14 +135,16 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
 
 def read_all(uri: str) -> None:
     """All that reads raw data."""
+    check(lambda: Source(uri))
+    check(lambda: find_layout(Source(uri), []))
     check(lambda: summarise(uri))
     check(lambda: read_tiles(uri))
     check(lambda: read_tiles(uri, part="test"))
     for part in ("train", "test"):
         names: list[str] = []
-        check(lambda part=part, names=names: names.extend(list_images(uri, part)))
+        check(lambda part=part, names=names: names.extend(list_images(Source(uri), part)))
         for name in names[:3]:
-            check(lambda name=name: read_image(uri, name, scale=None))
+            check(lambda name=name: read_image(Source(uri), name, scale=None))
 
 
 @pytest.fixture
@@ -200,6 +205,8 @@ def tables(draw: Draw, valid: bytes) -> bytes:
         return draw(damaged_bytes(valid))
     mark = draw(st.sampled_from([",", ";", "\t", " "]))
     rows = [valid.decode().splitlines()[0].replace(",", mark)] if draw(st.booleans()) else []
+    if draw(st.integers(0, 9)) == 0:  # many columns
+        rows = [row + mark * draw(st.sampled_from([99, 1000, 10**6])) for row in rows or ["id"]]
     rows += [mark.join(row) for row in draw(st.lists(st.lists(CELLS, min_size=1, max_size=4), max_size=8))]
     text = draw(st.sampled_from(["\n", "\r\n", "\r"])).join(rows)
     return text.encode(draw(st.sampled_from(["utf-8", "utf-8", "utf-8-sig", "utf-16", "latin-1"])), errors="replace")
@@ -229,7 +236,7 @@ ODD = st.sampled_from(
 @st.composite
 def paths_of_files(draw: Draw) -> bytes:
     """A path within a folder, of names that a data set may have, or any."""
-    name = st.one_of(ODD, st.sampled_from(["t0.png", "t1.png", "train.csv"]), TEXTS | st.text(max_size=10))
+    name = st.one_of(ODD, st.sampled_from(["t0.png", "t1.png", "train.csv", "train.zip"]), TEXTS | st.text(max_size=10))
     parts = [*draw(st.lists(PARTS, max_size=3)), draw(name)]
     raw = [part.replace("\0", "").replace("/", "").encode(errors="surrogatepass") for part in parts]
     return b"/".join(part for part in raw if part not in (b"", b".", b".."))[:200]
@@ -254,6 +261,14 @@ def test_a_folder_is_read_or_refused(
                 file.write(data)
         except OSError:
             continue  # a file where another has its folder
+    for path in draw.draw(st.lists(paths_of_files(), max_size=2)):
+        target = os.path.join(home, path or b"x")  # noqa: PTH118
+        kind = draw.draw(st.sampled_from([b".", b"..", b"nowhere", b"train", b"t0.png", b"fifo"]))
+        try:
+            os.makedirs(os.path.dirname(target), exist_ok=True)  # noqa: PTH103, PTH120
+            os.mkfifo(target) if kind == b"fifo" else os.symlink(kind, target)  # noqa: PTH211
+        except OSError:
+            continue  # there is such a file
     with watch():
         read_all(os.fsdecode(home))
         read_all(os.fsdecode(home) + "/train")
