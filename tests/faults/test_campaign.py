@@ -100,6 +100,8 @@ def test_a_version_that_was_only_claimed_is_not_compared(tmp_path: Path) -> None
         (2, "", "saltray: no room; free some", [], "ended undisturbed"),
         (1, "Traceback (most recent call last)", "saltray: failed", ["SIGKILL gcs"], "traceback"),
         (1, "", "KeyError: 3", ["SIGKILL gcs"], "ended with 1"),
+        (1, "", "[2026 E 1 2] rpc_client.h:204: Failed to connect to GCS", ["SIGKILL gcs"], None),
+        (1, "", "[2026 E 1 2] rpc_client.h:204: Failed to connect to GCS", ["SIGKILL rank"], "ended with 1"),
     ],
 )
 def test_how_an_attempt_may_end(
