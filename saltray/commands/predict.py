@@ -75,8 +75,9 @@ def predict(
 ) -> Prediction:
     """Predict every tile of a data set.
 
-    The outputs are paths, file:///path or s3://bucket/key. They replace what is there when everything is predicted; if
-    that fails, nothing is left of them.
+    The outputs are paths, file:///path or s3://bucket/key. They are written when everything is predicted, and replace
+    what is there. If that fails before, nothing is left of them; if the disk or the store fails while they are written,
+    some may be there, the submission last.
 
     Args:
         ensemble: `<store>/ensembles/<name>[/latest|/v3]`.

@@ -1,6 +1,5 @@
 """Zips of raw files, from anywhere: damaged, malicious, or merely made by another program."""
 
-import tempfile
 import zipfile
 from contextlib import suppress
 from pathlib import Path
@@ -8,6 +7,7 @@ from pathlib import Path
 from saltray.data.images import check_bytes
 from saltray.errors import DataError
 from saltray.storage.base import Entry, Store
+from saltray.storage.files import scratch_folder
 from saltray.storage.retry import one_line
 
 MAX_DIRECTORY_BYTES = 16 * 2**20
@@ -70,10 +70,10 @@ def _plain(info: zipfile.ZipInfo) -> str:
 
 
 def _open_zip(store: Store, name: str) -> zipfile.ZipFile:
-    if not store.uri.startswith("s3://"):
+    if not store.is_remote:
         return _open_file(Path(store.uri, name))
-    with tempfile.TemporaryDirectory(prefix="saltray-") as folder:
-        path = Path(folder, "archive.zip")
+    with scratch_folder() as folder:
+        path = folder / "archive.zip"
         store.get_file(name, path)
         return _open_file(path)  # the open file remains readable without its name
 

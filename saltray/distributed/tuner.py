@@ -1,7 +1,6 @@
 """The search as Ray Tune runs it."""
 
 import logging
-import tempfile
 from collections.abc import Iterable, Mapping
 from types import SimpleNamespace
 from typing import Any
@@ -18,6 +17,7 @@ from saltray.distributed.trial_searcher import NotPickled, TrialSearcher
 from saltray.search.objective import OBJECTIVE, best_epoch, objective
 from saltray.search.spec import REDUCTION_FACTOR, SearchSpec
 from saltray.search.trials import Trial
+from saltray.storage.files import scratch_folder
 from saltray.storage.lock import RunLock
 
 WORKERS_END_S = 10.0
@@ -47,7 +47,7 @@ def run_trials(
     # would deadlock. It stays on the driver's node, which is no spot worker.
     trainable = tune.with_resources(tune.with_parameters(run_trial, template=template), {driver_resource(): 0.001})
     # What Tune keeps for itself is for this attempt alone.
-    with tempfile.TemporaryDirectory(prefix="saltray-") as folder:
+    with scratch_folder() as folder:
         tuner = tune.Tuner(
             trainable,
             tune_config=tune.TuneConfig(
@@ -58,7 +58,7 @@ def run_trials(
             ),
             run_config=tune.RunConfig(
                 name="search",
-                storage_path=folder,
+                storage_path=str(folder),
                 callbacks=[callback],
                 failure_config=tune.FailureConfig(max_failures=spec.config.cluster.max_failures),
                 stop=_StopEarly(lock, errors),
