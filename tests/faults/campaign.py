@@ -24,7 +24,7 @@ import tempfile
 import threading
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -398,13 +398,14 @@ def main() -> None:
     with moto_server() as endpoint:
         os.environ |= s3_environment(endpoint, "campaign", "campaign")
         campaign = Campaign(keep.resolve(), endpoint, tuple(args.kinds))
-        for subject, index in numbered(args.subjects, args.unit):
-            print(f"{subject}/{index}", flush=True)
-            unit = campaign.run(subject, index, args.seed)
-            units.append(unit)
-            print(f"    {'; '.join(unit.wrong) or f'{unit.objects} objects equal'}", flush=True)
-            if args.unit or sum(unit.injected.total() for unit in units) >= args.faults:
-                break
+        with suppress(KeyboardInterrupt):  # then the table is of the units that are finished
+            for subject, index in numbered(args.subjects, args.unit):
+                print(f"{subject}/{index}", flush=True)
+                unit = campaign.run(subject, index, args.seed)
+                units.append(unit)
+                print(f"    {'; '.join(unit.wrong) or f'{unit.objects} objects equal'}", flush=True)
+                if args.unit or sum(unit.injected.total() for unit in units) >= args.faults:
+                    break
     print_table(units)
     if args.out:
         args.out.write_text(json.dumps([unit.record() for unit in units], indent=1))

@@ -218,7 +218,7 @@ class Disk:
         """Keep what is on it in its place, and unmount it."""
         kept = self.path.with_name(self.path.name + "-kept")
         self.filler.unlink(missing_ok=True)
-        shutil.copytree(self.path, kept, ignore=shutil.ignore_patterns("ray", "*.sock"), symlinks=True)
+        shutil.copytree(self.path, kept, ignore=shutil.ignore_patterns("ray", "socket", "*.sock"), symlinks=True)
         subprocess.run(["umount", "--lazy", self.path], check=True)
         self.path.rmdir()
         kept.rename(self.path)
