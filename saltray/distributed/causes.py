@@ -2,7 +2,7 @@
 
 import re
 
-_EXCEPTION = re.compile(r"^[A-Za-z_][\w.]*(?:: .+)?$", re.MULTILINE)
+_EXCEPTION = re.compile(r"^(?:[A-Za-z_][\w.]*: .+|[\w.]*(?:Error|Exception|Interrupt|Exit|Timeout))$", re.MULTILINE)
 
 
 def cause_in_a_line(text: str) -> str:

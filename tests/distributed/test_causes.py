@@ -23,6 +23,7 @@ Compile with `TORCH_USE_CUDA_DSA` to enable device-side assertions.
             "  at a place\nKeyError: 3\n\nDuring that:\n\nmy.errors.DataError: it broke\n\n",
             "my.errors.DataError: it broke",
         ),
+        ("RuntimeError: it broke\nAdvice\n", "RuntimeError: it broke"),
         ("Traceback:\n  at a place\nTimeoutError\n", "TimeoutError"),
         ("Training failed\n  of this: and that  \n", "of this: and that"),
         ("", ""),
