@@ -30,7 +30,7 @@ from saltray.progress import (
 from saltray.report.examples import draw_examples
 from saltray.report.page import FoldRow, RunReport, render_run
 from saltray.runs.history import epochs_of, read_history
-from saltray.runs.layout import OOF, REPORT, WEIGHTS, fold_folder, run_folder
+from saltray.runs.layout import ERROR, OOF, REPORT, WEIGHTS, fold_folder, run_folder
 from saltray.runs.records import FoldResult
 from saltray.runs.run import create_run, fold_result, out_of_fold
 from saltray.search.results import with_best_values
@@ -148,6 +148,8 @@ def _train_missing(
     missing = [fold for fold in range(count) if fold not in done]
     if done:
         observer(FoldsFinishedBefore(tuple(done)))
+    for fold in done:  # its controller may have died after its result was written
+        home.delete(f"{fold_folder(fold)}/{ERROR}")
     if not missing:
         return list(done.values())
     with ray_cluster() as where:
