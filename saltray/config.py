@@ -351,7 +351,7 @@ def choice(values: Iterable[str | float | bool]) -> Choice:
     """One of these values. A space of choices alone is a grid: each combination is tried once.
 
     Raises:
-        ConfigError: there are none, or one is there twice.
+        ConfigError: there are none, or one is given twice.
     """
     return Choice(tuple(values))
 

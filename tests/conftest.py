@@ -15,11 +15,12 @@ import pytest
 from ceph import Ceph, missing
 from command import Answer, Live, Saltray, point_to, require, s3_environment
 from moto_server import moto_server
+from samples import ensemble_manifest
 
 from saltray.cli import app
 from saltray.config import Config, FoldConfig, ModelConfig, TrainConfig
 from saltray.data.pixel_range import PixelRange
-from saltray.ensemble.manifest import EnsembleManifest, Member
+from saltray.ensemble.manifest import Member
 from saltray.storage.uri import open_store
 
 pytest_plugins = ["ray_session"]
@@ -93,22 +94,7 @@ def untrained(tmp_path_factory: pytest.TempPathFactory) -> str:
             home.put(f"fold-{fold}.safetensors", data)
             digest = hashlib.sha256(data).hexdigest()
             members.append(Member(fold=fold, key=f"fold-{fold}.safetensors", sha256=digest, score=0.7))
-    manifest = EnsembleManifest(
-        name="r1",
-        version="v1",
-        members=tuple(members),
-        height=101,
-        width=101,
-        threshold=0.5,
-        score=0.7,
-        score_at_threshold=0.7,
-        baseline=0.4,
-        run="r1",
-        dataset="0" * 64,
-        pixel_range=PixelRange(bits=8, maximum=255),
-        config=config,
-        provenance={},
-    )
+    manifest = ensemble_manifest(members=tuple(members), pixel_range=PixelRange(bits=8, maximum=255), config=config)
     home.put_record("manifest.json", manifest)
     return home.uri
 

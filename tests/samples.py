@@ -5,7 +5,9 @@ from typing import Any
 
 import boto3
 
+from saltray.config import Config
 from saltray.data.packing import DatasetManifest
+from saltray.ensemble.manifest import EnsembleManifest, Member
 from saltray.records import from_record
 from saltray.storage.base import Store
 from saltray.training.epoch_metrics import EpochMetrics
@@ -24,6 +26,26 @@ def metrics(
 def dataset(digest: str = DIGEST) -> DatasetManifest:
     """The manifest of a packed data set."""
     return from_record(DatasetManifest, STORED_DATASET | {"digest": digest})
+
+
+def ensemble_manifest(**settings: Any) -> EnsembleManifest:
+    """Manifest of an ensemble of one fold, but for these fields."""
+    fields: dict[str, Any] = {
+        "name": "r1",
+        "version": "v1",
+        "members": (Member(fold=0, key="fold-0.safetensors", sha256=DIGEST, score=0.7),),
+        "height": 101,
+        "width": 101,
+        "threshold": 0.5,
+        "score": 0.7,
+        "score_at_threshold": 0.7,
+        "baseline": 0.4,
+        "run": "r1",
+        "dataset": DIGEST,
+        "config": Config(data="d"),
+        "provenance": {},
+    }
+    return EnsembleManifest(**fields | settings)
 
 
 def foreign_object(store: Store, key: str) -> None:

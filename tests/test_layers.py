@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from samples import ensemble_manifest
 
 import saltray
 from saltray.cli import app
 from saltray.cli.flags import RunFlags, SearchFlags, TrainFlags
 from saltray.config import Config, SearchConfig
-from saltray.ensemble.manifest import EnsembleManifest, Member
 from saltray.runs.records import RunManifest
 from saltray.storage.uri import open_store
 
@@ -261,21 +261,7 @@ def store(tmp_path: Path) -> str:
     root, config = open_store(str(tmp_path)), Config(data="d")
     run = RunManifest(run="r1", identity="0" * 64, config=config, dataset="0" * 64, provenance={})
     root.put_record("runs/r1/manifest.json", run)
-    manifest = EnsembleManifest(
-        name="e1",
-        version="v1",
-        members=(Member(fold=0, key="fold-0.safetensors", sha256="0" * 64, score=0.7),),
-        height=101,
-        width=101,
-        threshold=0.5,
-        score=0.7,
-        score_at_threshold=0.7,
-        baseline=0.4,
-        run="r1",
-        dataset="0" * 64,
-        config=config,
-        provenance={},
-    )
+    manifest = ensemble_manifest(name="e1", config=config)
     root.put_record("ensembles/e1/v1/manifest.json", manifest)
     return root.uri
 

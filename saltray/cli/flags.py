@@ -159,7 +159,7 @@ def refuse_misused(words: Sequence[str]) -> None:
             raise ConfigError(f"{flag} is now {new}; use that")
     for flag, remedy in ONCE.items():
         if flags.count(flag) > 1:
-            raise ConfigError(f"{flag} is there twice; {remedy}")
+            raise ConfigError(f"{flag} is given twice; {remedy}")
 
 
 def _value_of(flag: str, words: Sequence[str]) -> str | None:

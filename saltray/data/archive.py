@@ -5,10 +5,9 @@ from contextlib import suppress
 from pathlib import Path
 
 from saltray.data.images import check_bytes
-from saltray.errors import DataError
+from saltray.errors import DataError, one_line
 from saltray.storage.base import Entry, Store
 from saltray.storage.files import scratch_folder
-from saltray.storage.retry import one_line
 
 MAX_DIRECTORY_BYTES = 16 * 2**20
 """Largest list of members, of about 100 bytes each, that is loaded: in memory it takes up to 30 times as much."""
@@ -40,7 +39,7 @@ class Archive:
         except DataError as error:
             raise DataError(f"{where}: {error}") from error
         except Exception as error:  # a malicious file can raise anything
-            raise DataError(f"{where} is not a complete zip ({one_line(error)[:200]}); download it again") from error
+            raise DataError(f"{where} is not a complete zip ({one_line(error, 200)}); download it again") from error
         self._infos = [(_plain(info), info) for info in infos]
         self.members = [Entry(name, info.file_size, f"{info.CRC:08x}") for name, info in self._infos]
 
@@ -57,7 +56,7 @@ class Archive:
         try:
             return self._zip.read(info)
         except Exception as error:  # encrypted or damaged
-            raise DataError(f"cannot be read from the zip ({one_line(error)[:200]}); create the zip again") from error
+            raise DataError(f"cannot be read from the zip ({one_line(error, 200)}); create the zip again") from error
 
 
 def _plain(info: zipfile.ZipInfo) -> str:

@@ -14,8 +14,7 @@ from numpy.typing import NDArray
 from PIL import ImageFile, JpegImagePlugin, PngImagePlugin, TiffImagePlugin
 
 from saltray.data.pixel_range import GreyValues
-from saltray.errors import DataError
-from saltray.storage.retry import one_line
+from saltray.errors import DataError, one_line
 
 EXTENSIONS = (".png", ".tif", ".tiff", ".jpg", ".jpeg")
 """Of image files, in lower case."""
@@ -155,7 +154,7 @@ def _decode(data: bytes) -> _Decoded:
     except DataError:
         raise
     except Exception as error:  # a malicious file can raise anything in the decoder
-        raise DataError(f"cannot be decoded as a {kind} ({one_line(error)[:200]}); save it again") from error
+        raise DataError(f"cannot be decoded as a {kind} ({one_line(error, 200)}); save it again") from error
 
 
 def _check_header(kind: str, image: ImageFile.ImageFile) -> None:

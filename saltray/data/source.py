@@ -88,7 +88,7 @@ class Source:
 
     @property
     def _is_local(self) -> bool:
-        return not self._store.uri.startswith("s3://")
+        return not self._store.is_remote
 
     def list(self) -> builtins.list[Entry]:
         """All files that may be of a data set, sorted by name. The tag of a zip's member is its CRC-32."""

@@ -18,9 +18,8 @@ from saltray.data.names import id_problem, normal_id
 from saltray.data.problems import Problem, and_more, quoted
 from saltray.data.rle import decode_rle
 from saltray.data.source import Source
-from saltray.errors import DataError
+from saltray.errors import DataError, one_line
 from saltray.storage.base import Entry
-from saltray.storage.retry import one_line
 
 MAX_ROWS = 1_000_000
 """Most rows of a table; each takes about 300 bytes of memory."""
@@ -183,7 +182,7 @@ def _parse(file: str, data: bytes, column: str, problems: list[Problem]) -> tupl
             ),
         )
     except (pa.ArrowException, OSError) as error:
-        raise DataError(f"not a CSV table ({one_line(error)[:200]}); save it as CSV in UTF-8") from error
+        raise DataError(f"not a CSV table ({one_line(error, 200)}); save it as CSV in UTF-8") from error
     if table.num_rows > MAX_ROWS:
         raise DataError(f"{table.num_rows:,} rows; the limit is {MAX_ROWS:,}: keep those of the tiles")
     ids, values = ([str(cell) for cell in column.to_pylist()[1:]] for column in table.columns)

@@ -17,14 +17,13 @@ from typing import Any
 import torch
 from ray.train import Checkpoint
 
-from saltray.errors import IntegrityError, NotFoundError
+from saltray.errors import IntegrityError, NotFoundError, one_line
 from saltray.runs.history import Record
 from saltray.runs.layout import CHECKPOINT_MANIFEST, CHECKPOINT_STATE, CHECKPOINTS, checkpoint_epoch
 from saltray.runs.records import CheckpointManifest
 from saltray.storage.arrow import arrow_filesystem
 from saltray.storage.base import Store
 from saltray.storage.files import no_scratch, scratch_folder
-from saltray.storage.retry import one_line
 
 StateDict = Mapping[str, Any]
 """Of `training.state.FitState`."""
@@ -132,7 +131,7 @@ def _read_states(path: Path, where: str) -> list[StateDict]:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged file can make zip, pickle and torch raise almost any exception
         # torch's own message has many lines, and suggests weights_only=False, which would run code from the file.
-        reason = "more than tensors" if isinstance(error, UnpicklingError) else one_line(error)[:200]
+        reason = "more than tensors" if isinstance(error, UnpicklingError) else one_line(error, 200)
         raise IntegrityError(f"{where} cannot be read: {reason}") from error
     states = content.get(FOLDS) if isinstance(content, dict) else None
     if not isinstance(states, list) or not all(isinstance(state, dict) for state in states):

@@ -121,6 +121,6 @@ def check_cluster(cluster: ClusterConfig, home: Store, *, jobs: int, sharing: in
     """
     present, possible = nodes_present(), nodes_possible()
     check_seen(home.uri, partial(home.get, MANIFEST))  # a node that joins later checks for itself, before it trains
-    if not home.uri.startswith("s3://") and len(possible) > len(present):
+    if not home.is_remote and len(possible) > len(present):
         observer(StoreMustBeShared(home.uri))
     return capacity_of(cluster, present, possible or present, jobs=jobs, sharing=sharing)

@@ -35,7 +35,7 @@ def parse_space(texts: Iterable[str]) -> Space:
     """The space that `FIELD=log:LOW:HIGH`, `FIELD=lin:LOW:HIGH` and `FIELD=A,B,C` describe.
 
     Raises:
-        ConfigError: not of that form, or a field is there twice; `check_space` checks the rest.
+        ConfigError: not of that form, or a field is given twice; `check_space` checks the rest.
     """
     space: dict[str, Range | Choice] = {}
     for text in texts:

@@ -13,8 +13,7 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
-from saltray.errors import ConfigError, StorageError
-from saltray.errors import one_line as one_line  # noqa: PLC0414  (its former place)
+from saltray.errors import ConfigError, StorageError, one_line
 
 DEADLINE_VARIABLE = "SALTRAY_STORE_DEADLINE_S"
 DEADLINE_S = 120.0

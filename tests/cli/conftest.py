@@ -14,12 +14,12 @@ import pytest
 from command import WAIT_S
 from PIL import Image
 from rich.console import Console
+from samples import ensemble_manifest
 
 import saltray as library
 from saltray.cli import app
 from saltray.config import ClusterConfig, Config, OptimConfig, SearchConfig, TrainConfig, choice, loguniform
 from saltray.data.synthetic import write_dataset
-from saltray.ensemble.manifest import EnsembleManifest, Member
 from saltray.storage.base import Store
 from saltray.storage.uri import open_store
 
@@ -136,21 +136,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[Call]:
 @pytest.fixture
 def ensemble(tmp_path: Path) -> str:
     """URI of an ensemble that is complete by its manifest; its one member is missing."""
-    manifest = EnsembleManifest(
-        name="e",
-        version="v1",
-        members=(Member(fold=0, key="fold-0.safetensors", sha256="0" * 64, score=0.7),),
-        height=101,
-        width=101,
-        threshold=0.5,
-        score=0.7,
-        score_at_threshold=0.7,
-        baseline=0.4,
-        run="e",
-        dataset="0" * 64,
-        config=Config(data="data"),
-        provenance={},
-    )
+    manifest = ensemble_manifest(name="e", run="e", config=Config(data="data"))
     uri = str(tmp_path / "store/ensembles/e")
     open_store(uri).put_record("v1/manifest.json", manifest)
     return uri

@@ -137,7 +137,7 @@ def test_every_old_flag_is_there() -> None:
 @pytest.mark.parametrize("first", ["--search.space optim.lr=1,2", "--search.space=optim.lr=1,2"])
 def test_a_second_space_would_replace_the_first(saltray: Saltray, calls: list[Call], verb: str, first: str) -> None:
     answer = saltray(verb, "--data", "d", *first.split(), "--search.space", "train.bce=0,1")
-    check_refusal(answer, "--search.space is there twice", "separated by blanks")
+    check_refusal(answer, "--search.space is given twice", "separated by blanks")
     assert calls == []
 
 
@@ -236,7 +236,7 @@ def test_a_wrong_file_is_named(
 
 
 def test_one_file_at_most(saltray: Saltray, job: Path, calls: list[Call]) -> None:
-    check_refusal(saltray("train", "--config", job, f"--config={job}"), "--config is there twice")
+    check_refusal(saltray("train", "--config", job, f"--config={job}"), "--config is given twice")
     check_refusal(saltray("train", "--config", "none.toml"), "none.toml", "no such object")
     assert saltray("train", "--config").code == 2
     assert "--config" in saltray("check", "x", "--config", job).err

@@ -6,11 +6,10 @@ from pathlib import Path
 
 import pytest
 from command import Saltray, check_refusal
-from samples import metrics
+from samples import ensemble_manifest, metrics
 
 from saltray.cli.status import duration, print_run, print_runs
 from saltray.config import Config
-from saltray.ensemble.manifest import EnsembleManifest
 from saltray.runs.history import EpochRecord
 from saltray.runs.records import FoldResult, RunManifest
 from saltray.runs.status import FoldState, FoldStatus, RunState, RunStatus, RunSummary
@@ -136,21 +135,7 @@ def test_what_is_left_to_do(state: RunState, folds: tuple[FoldStatus, ...], text
 
 
 def test_a_finished_run_shows_its_ensemble() -> None:
-    manifest = EnsembleManifest(
-        name="r1",
-        version="v1",
-        members=(),
-        height=2,
-        width=3,
-        threshold=0.4,
-        score=0.8,
-        score_at_threshold=0.85,
-        baseline=0.4,
-        run="r1",
-        dataset="0" * 64,
-        config=Config(data="d"),
-        provenance={},
-    )
+    manifest = ensemble_manifest(members=(), height=2, width=3, threshold=0.4, score=0.8, score_at_threshold=0.85)
     found = lines(run_status("finished", FOLDS[:1], ensemble="s/ensembles/r1/v1", manifest=manifest))
     assert found[-2:] == ["out-of-fold score 0.8000, 0.8500 at 0.40", "ensemble  s/ensembles/r1/v1"]
 

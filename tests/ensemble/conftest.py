@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 import pytest
 import torch
 from safetensors.torch import save
+from samples import ensemble_manifest
 
 from saltray.config import Config, FoldConfig, ModelConfig, TrainConfig
 from saltray.data.packing import DatasetManifest
@@ -123,18 +124,12 @@ def uri(store: Store, models: list[FoldModel], publish_run: Publisher) -> str:
 def manifest() -> EnsembleManifest:
     """The manifest of an ensemble of five folds that is in no store."""
     members = [Member(fold=k, key=f"fold-{k}.safetensors", sha256=f"{k}" * 64, score=k / 5) for k in range(5)]
-    return EnsembleManifest(
-        name="r1",
-        version="v1",
+    return ensemble_manifest(
         members=tuple(members),
-        height=101,
-        width=101,
         threshold=0.46,
         score=0.1 + 0.2,
         score_at_threshold=0.75,
         baseline=0.39,
-        run="r1",
-        dataset="d" * 64,
         config=Config(data="tiles", model=ModelConfig(weights="IMAGENET1K_V1")),
         provenance={"python": "3.11.9", "commit": None},
     )
