@@ -40,6 +40,8 @@ QUEUE = 4096
 """Requests that may wait; a node of many cores starts as many workers at once."""
 PREFIX = "saltray-fork-"
 """Of the name of a server's folder."""
+LOCK = "lock"
+"""File in it that is locked for as long as the process that started the server lives."""
 MODULES = (
     # Not ray.train nor ray.data: importing them draws a random number in Ray's C++ core, and then all forks would draw
     # the same ids. What they import is most of their cost.
@@ -103,13 +105,13 @@ def _folder(base: Path) -> Iterator[Path]:
         with suppress(OSError):  # a living process has locked it, or it is another user's
             # A folder is locked before it gets its socket.
             if (left / "socket").is_socket() and left.stat().st_uid == os.geteuid():
-                with _opened(left) as descriptor:
-                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                with (left / LOCK).open("r+b") as lock:
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                     _remove(left)
     folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=base))
-    with _opened(folder) as descriptor:
+    with (folder / LOCK).open("wb") as lock:
         with suppress(OSError):  # without locks on this file system, what is left there stays
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            fcntl.flock(lock, fcntl.LOCK_EX)
         try:
             yield folder
         finally:
@@ -117,17 +119,8 @@ def _folder(base: Path) -> Iterator[Path]:
                 _remove(folder)
 
 
-@contextmanager
-def _opened(folder: Path) -> Iterator[int]:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        yield descriptor
-    finally:
-        os.close(descriptor)
-
-
 def _remove(folder: Path) -> None:
-    for name in ("log", "socket"):
+    for name in ("log", "socket", LOCK):
         (folder / name).unlink(missing_ok=True)
     folder.rmdir()
 
