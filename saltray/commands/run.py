@@ -4,12 +4,11 @@ from dataclasses import replace
 
 from saltray.commands.prepare import open_for_writing, prepare
 from saltray.commands.train import TrainResult, check_run, take_best_values, train_prepared
-from saltray.commands.tune import check_search, tune_prepared
+from saltray.commands.tune import check_search, make_spec, tune_prepared
 from saltray.config import Config, SearchConfig
 from saltray.distributed.cluster import ray_cluster
 from saltray.progress import Observer, log_event
 from saltray.search.layout import search_folder
-from saltray.search.spec import SearchSpec
 
 
 def run(config: Config, search: SearchConfig | None = None, *, observer: Observer = log_event) -> TrainResult:
@@ -24,7 +23,7 @@ def run(config: Config, search: SearchConfig | None = None, *, observer: Observe
         as `tune` and `train`.
     """
     settings = search or SearchConfig()
-    spec = SearchSpec.create(config, replace(settings, name=settings.name or config.run))
+    spec = make_spec(config, replace(settings, name=settings.name or config.run))
     # What is impossible is refused before Ray starts.
     store = open_for_writing(config.store)
     check_search(spec, store)

@@ -84,21 +84,31 @@ def tune(config: Config, search: SearchConfig | None = None, *, observer: Observ
         SearchFailedError: no trial has a score.
         StorageError: the store cannot be reached or written.
     """
-    spec = SearchSpec.create(config, search or SearchConfig())
+    spec = make_spec(config, search or SearchConfig())
     store = open_for_writing(config.store)
     check_search(spec, store)
     return tune_prepared(config, spec, store, prepare(spec.config, store, spec.variants), observer)
 
 
+def make_spec(config: Config, settings: SearchConfig) -> SearchSpec:
+    """The search, whose sampler is installed.
+
+    Raises:
+        ConfigError: the search does not fit the configuration, or its sampler is not installed.
+    """
+    spec = SearchSpec.create(config, settings)
+    if settings.sampler == "tpe":
+        import_optuna()
+    return spec
+
+
 def check_search(spec: SearchSpec, store: Store) -> None:
-    """Refuse a sampler that is not installed, and machines that can never train a trial, unless all trials have ended.
+    """Refuse machines that can never train a trial, unless all trials have ended.
 
     Raises:
         as `preflight`.
     """
     settings = spec.settings
-    if settings.sampler == "tpe":
-        import_optuna()
     if not is_complete(store.sub(search_folder(spec.name)), settings.trials):
         preflight(spec.config.cluster, jobs=settings.concurrent or settings.trials, sharing=1)
 
