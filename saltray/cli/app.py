@@ -1,6 +1,7 @@
 """The verbs: each parses its flags, calls one function, draws its result. Flags follow from the configuration."""
 
 import io
+import logging
 import os
 import sys
 from collections.abc import Sequence
@@ -272,6 +273,7 @@ def main() -> None:
     if sys.platform == "win32":
         errors.print("saltray: it runs on Linux and macOS; on Windows, use it in WSL 2")
         sys.exit(2)
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # without a home for its fonts it warns, and draws
     Interrupter().install()
     words = sys.argv[1:]
     try:

@@ -85,11 +85,34 @@ def train(config: Config, *, from_search: str | None = None, observer: Observer 
     store = open_for_writing(config.store)
     found: SearchProvenance | None = None
     if from_search is not None:
-        config, found = with_best_values(config, from_search)
-        observer(SearchValuesTaken(found.uri, found.trial, found.values))
+        config, found = take_best_values(config, from_search, observer)
+    check_run(config, store)
+    return train_prepared(config, store, prepare(config, store), found, observer)
+
+
+def take_best_values(config: Config, source: str, observer: Observer) -> tuple[Config, SearchProvenance]:
+    """`with_best_values`, which the observer is told."""
+    config, found = with_best_values(config, source)
+    observer(SearchValuesTaken(found.uri, found.trial, found.values))
+    return config, found
+
+
+def check_run(config: Config, store: Store) -> None:
+    """Refuse machines that can never train a fold, unless all folds are finished.
+
+    Raises:
+        as `preflight`.
+    """
+    home, folds = store.sub(run_folder(config.run)), config.folds.count
+    if any(fold_result(home, fold) is None for fold in range(folds)):
+        preflight(config.cluster, jobs=folds, sharing=folds)
+
+
+def train_prepared(
+    config: Config, store: Store, prepared: Prepared, found: SearchProvenance | None, observer: Observer
+) -> TrainResult:
+    """`train`, where what can be refused before it has been checked."""
     home = store.sub(run_folder(config.run))
-    check_machines_for_run(config, home)
-    prepared = prepare(config, store)
     with RunLock(home, f"run {config.run}") as lock:
         if lock.taken_from is not None:
             observer(LockTakenOver(lock.taken_from))
@@ -108,17 +131,6 @@ def train(config: Config, *, from_search: str | None = None, observer: Observer 
         observer(_planned(config, prepared))
         results = _train_missing(config, home, prepared, lock, observer)
         return _publish(config, store, prepared, results, manifest.search_provenance, observer)
-
-
-def check_machines_for_run(config: Config, home: Store) -> None:
-    """Refuse machines that can never train a fold, unless all folds are finished.
-
-    Raises:
-        as `preflight`.
-    """
-    folds = config.folds.count
-    if any(fold_result(home, fold) is None for fold in range(folds)):
-        preflight(config.cluster, jobs=folds, sharing=folds)
 
 
 def _planned(config: Config, prepared: Prepared) -> RunPlanned:
