@@ -125,8 +125,10 @@ CREATES_AS_IT_ENDS = """
 import sys, threading, time
 import ray
 from ray.util.placement_group import placement_group, remove_placement_group
+from saltray.distributed.ray_internals import on_loopback
 
-ray.init(address=sys.argv[1], log_to_driver=False, logging_level="ERROR")
+with on_loopback():
+    ray.init(address=sys.argv[1], log_to_driver=False, logging_level="ERROR")
 
 @ray.remote(num_cpus=0)
 class Creator:
