@@ -194,5 +194,5 @@ def _field_type(field: str) -> Any:
     if field not in known:
         near = suggestion(field, known)
         hint = f"did you mean {near}?" if near else "see `saltray train --help` for the names"
-        raise ConfigError(f"there is no field {field!r} to search; {hint}")
+        raise ConfigError(f"there is no field {field[:80]!r} to search; {hint}")
     return known[field]
