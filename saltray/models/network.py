@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -12,6 +12,17 @@ from saltray.errors import ModelError
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+class Output(NamedTuple):
+    """What a network with deep supervision returns in training mode."""
+
+    logits: Tensor
+    """[B, C, H, W]: what it returns alone in eval mode."""
+    sides: tuple[Tensor, ...]
+    """Logits of the decoder's stages, each [B, C, H, W] at full size, trained on tiles with salt only."""
+    has_salt: Tensor
+    """[B]: logit that the tile has any salt."""
 
 
 class Network(nn.Module, ABC):
