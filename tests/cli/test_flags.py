@@ -126,17 +126,20 @@ def test_every_old_flag_is_there() -> None:
     """By hand, as the test above follows the table that it checks."""
     old = "--search --search-name --search-seed --search-epochs --folds --sampler --prune --no-prune --concurrent"
     search = set(old.split())
+    loss = {"--train.bce", "--train.dice"}
     assert {verb: set(names) for verb, names in RENAMED.items()} == {
-        "train": {"--lr-from"},
-        "tune": search | {"--range-test"},
-        "run": search | {"--run"},
+        "train": loss | {"--lr-from"},
+        "tune": loss | search | {"--range-test"},
+        "run": loss | search | {"--run"},
+        "plan": loss,
+        "range-test": loss,
     }
 
 
 @pytest.mark.parametrize("verb", ["tune", "run"])
 @pytest.mark.parametrize("first", ["--search.space optim.lr=1,2", "--search.space=optim.lr=1,2"])
 def test_a_second_space_would_replace_the_first(saltray: Saltray, calls: list[Call], verb: str, first: str) -> None:
-    answer = saltray(verb, "--data", "d", *first.split(), "--search.space", "train.bce=0,1")
+    answer = saltray(verb, "--data", "d", *first.split(), "--search.space", "loss.bce=0,1")
     check_refusal(answer, "--search.space is given twice", "separated by blanks")
     assert calls == []
 
