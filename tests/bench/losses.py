@@ -1,7 +1,7 @@
 """Time of the loss's terms: `uv run python tests/bench/losses.py [--seconds 60]` prints a Markdown table.
 
-Forward and backward for a batch of 128x128, from the logits to their gradient, on the GPU if there is one. The terms are
-measured in turn, so other load on the machine slows all of them: compare ratios.
+Forward and backward for a batch of 128x128, from the logits to their gradient, on the GPU if there is one. The terms
+are measured in turn, so other load on the machine slows all of them: compare ratios.
 """
 
 import argparse
