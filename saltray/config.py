@@ -16,8 +16,14 @@ from saltray.errors import ConfigError
 from saltray.records import MAX_EPOCHS, MAX_FOLDS, fits, own_field_types, to_record, type_text
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
-MULTIPLES = {"albunet": 64, "ternausnet11": 32, "ternausnet16": 32, "unet": 16}
+MULTIPLES = {"albunet": 64, "ternausnet": 32, "unet": 16}
 """Of how many pixels the input of each network must be a multiple."""
+ENCODERS = {
+    "albunet": ("resnet34", "resnet18", "resnet50"),
+    "ternausnet": ("vgg11", "vgg11_bn", "vgg16", "vgg16_bn"),
+    "unet": (),
+}
+"""The encoders that each network can have, its own first."""
 Name = Annotated[str, Field(pattern=f"^{NAME.pattern}$")]
 """A name in a stored record; see `check_name`."""
 
@@ -86,21 +92,49 @@ class FoldConfig:
 class ModelConfig:
     """The network."""
 
-    architecture: Literal["albunet", "ternausnet11", "ternausnet16", "unet"] = "albunet"
-    """albunet: U-Net on ResNet-34. ternausnet11 and ternausnet16: on VGG. unet: the plain one, with BatchNorm."""
+    architecture: Literal["albunet", "ternausnet", "unet"] = "albunet"
+    """albunet: U-Net on a ResNet. ternausnet: U-Net on a VGG. unet: the plain one, with BatchNorm."""
+    encoder: Literal["resnet18", "resnet34", "resnet50", "vgg11", "vgg11_bn", "vgg16", "vgg16_bn"] | None = None
+    """Encoder of albunet (a resnet) or ternausnet (a vgg). Unset: resnet34 or vgg11; unet has one of its own."""
     weights: str | None = None
     """Pretrained weights: a path or URI of a torchvision encoder or a whole network, or torchvision's IMAGENET1K_V1."""
     num_filters: int = 32
     """Width of the decoder in channels; 32 is the published one."""
     encoder_width: int = 64
     """Channels of the encoder's first stage; 64 is the published one and what torchvision's weights fit."""
+    in_channels: int = 3
+    """1: a grey tile goes in as one channel. 3: as three equal ones, as published."""
     is_deconv: bool = True
     """Upsample by transposed convolution; otherwise bilinear and a convolution."""
+    decoder_batchnorm: bool = False
+    """BatchNorm in the decoder of albunet or ternausnet; unet always has it."""
+    scse: bool = False
+    """Spatial and channel squeeze-and-excitation after each block of the decoder (Roy et al., 2018)."""
+    hypercolumn: bool = False
+    """All stages of the decoder, upsampled, as input of the last convolution (Hariharan et al., 2015)."""
+    deep_supervision: bool = False
+    """Train scores of each stage of the decoder too, and whether a tile has any salt."""
 
     def __post_init__(self) -> None:
         _check_types(self, "model.")
         _between("model.num_filters", self.num_filters, 1, MAX_WIDTH)
         _between("model.encoder_width", self.encoder_width, 1, MAX_WIDTH)
+        known = ENCODERS[self.architecture]
+        _require(
+            self.encoder is None or self.encoder in known,
+            f"model.encoder is {self.encoder}, but {self.architecture} "
+            + (f"takes one of {', '.join(known)}" if known else "has an encoder of its own; leave it unset"),
+        )
+        _require(self.in_channels in (1, 3), f"model.in_channels is {self.in_channels}; use 1 (grey) or 3 (RGB)")
+        _require(
+            not (self.decoder_batchnorm and self.architecture == "unet"),
+            "model.decoder_batchnorm is true, but the decoder of unet has BatchNorm as it is; leave it out",
+        )
+
+    @property
+    def backbone(self) -> str | None:
+        """The encoder by torchvision's name; None for unet."""
+        return self.encoder or next(iter(ENCODERS[self.architecture]), None)
 
     def fitting_size(self, pixels: int) -> int:
         """The smallest input size of the network that is not below `pixels`."""
