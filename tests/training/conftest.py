@@ -37,6 +37,7 @@ def make_config() -> ConfigMaker:
     def make(
         *,
         architecture: Literal["albunet", "unet"] = "albunet",
+        deep_supervision: bool = False,
         augment: AugmentConfig | None = None,
         optim: OptimConfig | None = None,
         loss: LossConfig | None = None,
@@ -46,7 +47,9 @@ def make_config() -> ConfigMaker:
         settings = {"epochs": 2, "batch_size": 8, "input_size": 64, "precision": "fp32"} | train
         return Config(
             data="unused",
-            model=ModelConfig(architecture=architecture, num_filters=4, encoder_width=8),
+            model=ModelConfig(
+                architecture=architecture, num_filters=4, encoder_width=8, deep_supervision=deep_supervision
+            ),
             augment=augment or AugmentConfig(),
             optim=optim or OptimConfig(),
             loss=loss or LossConfig(),
@@ -99,7 +102,7 @@ def two_ranks(make_config: ConfigMaker, tiles: LabelledTiles, tmp_path_factory: 
         "unsynchronised": make_config(**quick, sync_batchnorm=False),
         "albunet": make_config(),
         "nan": make_config(),
-        "deep": make_config(late_loss=LateLossConfig(after=1, lovasz_elu=1)),
+        "deep": make_config(deep_supervision=True, late_loss=LateLossConfig(after=1, lovasz_elu=1)),
     }
     (folder / "cases.json").write_text(json.dumps({name: to_record(config) for name, config in cases.items()}))
     np.savez(folder / "tiles.npz", ids=np.array(tiles.ids), images=tiles.images, masks=tiles.masks)

@@ -17,7 +17,6 @@ from torch import Tensor, nn
 from saltray.config import Config
 from saltray.data.tiles import LabelledTiles
 from saltray.errors import DivergedError
-from saltray.models.network import Output
 from saltray.records import from_record
 from saltray.training.engine import fit
 from saltray.training.lr_range_test import lr_range_test
@@ -42,28 +41,10 @@ class NanOnLastRank(nn.Module):
         return logits * float("nan") if self.calls == 2 and self.training and self.is_last else logits
 
 
-class DeeplySupervised(nn.Module):
-    """A network with a side output and a head for whether there is salt."""
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model
-        self.side = nn.Parameter(torch.tensor(0.5))
-        self.head = nn.Parameter(torch.tensor(0.1))
-
-    def forward(self, images: Tensor) -> Tensor | Output:
-        logits: Tensor = self.model(images)
-        if not self.training:
-            return logits
-        return Output(logits, (logits * self.side,), logits.amax(dim=(1, 2, 3)) * self.head)
-
-
 def train(name: str, config: Config, train: TileTensors, valid: TileTensors, group: ProcessGroup) -> dict[str, Any]:
     model: nn.Module = initial_model(config)
     if name == "nan":
         model = NanOnLastRank(model, group.rank == group.size - 1)
-    if name == "deep":
-        model = DeeplySupervised(model)
     state = FitState.create(config, group, model)
     try:
         metrics = [asdict(epoch) for epoch in fit(state, train, valid, config, group)]
