@@ -55,11 +55,12 @@ def load_weights(model: Network, weights: str) -> None:
     network = _without_aliases(state, model.aliases, weights)
     encoder = {key.removeprefix("features."): state[key] for key in state if not key.startswith(_CLASSIFIERS)}
     if network.keys() & model.state_dict().keys():
+        more = ", ".join(SETTINGS[part] for part in _parts(network, without=model.state_dict()))
         remedy = (
             "build the model with the architecture, encoder, num_filters, encoder_width, in_channels, is_deconv, parts "
-            f"of the decoder ({', '.join(SETTINGS.values())}) and number of classes that the weights were trained with"
+            f"of the decoder{more and f' ({more})'} and number of classes that the weights were trained with"
         )
-        fresh = _absent_parts(model, network)
+        fresh = _parts(model.state_dict(), without=network)
         _load(model, network, f"weights {weights!r} do not fit {name}", remedy, fresh)
         if fresh:
             names = ", ".join(SETTINGS[part] for part in fresh)
@@ -113,14 +114,10 @@ def _without_aliases(state: Mapping[str, Tensor], aliases: Mapping[str, str], so
     return own
 
 
-def _absent_parts(model: Network, state: Mapping[str, Tensor]) -> list[str]:
-    """The optional parts of `model` of which `state` has nothing, by their names in `parts.SETTINGS`."""
-    own = model.state_dict()
-    return [
-        part
-        for part in SETTINGS
-        if (keys := [key for key in own if part in key.split(".")]) and state.keys().isdisjoint(keys)
-    ]
+def _parts(state: Mapping[str, Tensor], *, without: Mapping[str, Tensor]) -> list[str]:
+    """The optional parts of a decoder, by their names in `parts.SETTINGS`, that one state dict has and another not."""
+    keys = {part: {key for key in state if part in key.split(".")} for part in SETTINGS}
+    return [part for part, own in keys.items() if own and without.keys().isdisjoint(own)]
 
 
 def _for_grey(module: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -206,8 +206,8 @@ def test_a_file_may_leave_data_to_the_command_line(saltray: Saltray, tmp_path: P
         ("workers_per_fold = 3", "--train.batch-size", 33, "is not divisible by the number of workers, 3"),
         ("[train]\nbatch_size = 33", "--workers-per-fold", 3, None),
         ("[train]\nbatch_size = 33\n[cluster]\nworkers_per_fold = 2", "--workers-per-fold", 3, "number of workers, 2"),
-        ("[model]\narchitecture = 'ternausnet11'\n[train]\ninput_size = 96", "--folds.count", 2, None),
-        ("[train]\ninput_size = 96", "--model.architecture", "ternausnet11", "needs a multiple of 64"),
+        ("[model]\narchitecture = 'ternausnet'\n[train]\ninput_size = 96", "--folds.count", 2, None),
+        ("[train]\ninput_size = 96", "--model.architecture", "ternausnet", "needs a multiple of 64"),
     ],
 )
 def test_settings_are_checked_once_file_and_flags_are_together(
