@@ -214,6 +214,19 @@ def test_no_value_is_read_from_the_device(term: str) -> None:
     batch_loss(output, torch.empty(3, 1, 8, 8, device="meta"), only(term)).backward()  # type: ignore[no-untyped-call]
 
 
+@pytest.mark.gpu
+@every_term
+def test_a_gpu_gives_the_loss_and_gradient_of_the_cpu(term: str) -> None:
+    logits, masks = draw()
+    losses, gradients = [], []
+    for device in ("cpu", "cuda"):
+        there = logits.to(device).requires_grad_()
+        losses.append(tile_losses(there, masks.to(device), only(term)))
+        gradients.append(torch.autograd.grad(losses[-1].sum(), there)[0].cpu())
+    assert losses[1].tolist() == pytest.approx(losses[0].tolist(), rel=1e-5)
+    assert torch.allclose(*gradients, atol=1e-5)
+
+
 # Deep supervision
 
 
