@@ -207,6 +207,12 @@ def test_a_file_may_leave_data_to_the_command_line(saltray: Saltray, tmp_path: P
         ("[train]\nbatch_size = 33", "--workers-per-fold", 3, None),
         ("[train]\nbatch_size = 33\n[cluster]\nworkers_per_fold = 2", "--workers-per-fold", 3, "number of workers, 2"),
         ("[model]\narchitecture = 'ternausnet'\n[train]\ninput_size = 96", "--folds.count", 2, None),
+        (
+            "[model]\nencoder = 'vgg11'",
+            "--model.architecture",
+            "ternausnet",
+            "vgg11, but albunet takes one of resnet34",
+        ),
         ("[train]\ninput_size = 96", "--model.architecture", "ternausnet", "needs a multiple of 64"),
     ],
 )
