@@ -8,10 +8,10 @@ def model_card(manifest: EnsembleManifest) -> str:
     folds = "\n".join(f"| {member.fold} | {member.score:.4f} | `{member.sha256[:12]}` |" for member in manifest.members)
     libraries = ", ".join(f"{name} {version}" for name, version in manifest.provenance.items() if version)
     search = _search_line(manifest.search_provenance) if manifest.search_provenance else ""
-    architecture, input_size = manifest.config.model.architecture, manifest.config.train.input_size
+    network, input_size = manifest.config.model.title, manifest.config.train.input_size
     return f"""# {manifest.name} {manifest.version}
 
-{len(manifest.members)} {architecture} models, cross-validated; their probabilities are averaged.
+{len(manifest.members)} {network} models, cross-validated; their probabilities are averaged.
 
 - Input: grey tiles of {manifest.height}x{manifest.width} pixels, 8 bit, padded by reflection to {input_size}.
 - Output: probability of salt for each pixel; salt is a probability above {manifest.threshold:.2f}.
