@@ -14,6 +14,7 @@ from .commands.run import run as run
 from .commands.status import list_runs as list_runs
 from .commands.status import status as status
 from .commands.synth import synth as synth
+from .commands.train import PartialResult as PartialResult
 from .commands.train import TrainResult as TrainResult
 from .commands.train import train as train
 from .commands.tune import SearchResult as SearchResult

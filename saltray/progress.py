@@ -326,6 +326,19 @@ class FoldFailed(Event):
 
 
 @dataclass(frozen=True)
+class FoldsMissing(Event):
+    """The folds that were asked for are finished, and others are not: nothing is published."""
+
+    run: str
+    folds: tuple[int, ...]
+    """Those that are missing."""
+
+    def __str__(self) -> str:
+        folds = f"fold{'s' * (len(self.folds) > 1)} {', '.join(map(str, self.folds))}"
+        return f"run {self.run} is not published: {folds} missing; the same command for all folds trains the rest"
+
+
+@dataclass(frozen=True)
 class Published(Event):
     """An ensemble was published, or this very one was already."""
 

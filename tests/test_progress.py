@@ -18,6 +18,7 @@ from saltray.progress import (
     FoldNote,
     FoldResumed,
     FoldsFinishedBefore,
+    FoldsMissing,
     FoldStarted,
     FoldWaiting,
     LockTakenOver,
@@ -129,6 +130,10 @@ TEXTS = [
     (replace(FINISHED, queued=2), "fold 1  done  score 0.8125  100 s  (2 queued)"),
     (FAILED, "fold 1  failed; the others continue: CUDA out of memory"),
     (replace(FAILED, queued=2), "fold 1  failed; the others continue  (2 queued): CUDA out of memory"),
+    (
+        FoldsMissing("r1", (2, 4)),
+        "run r1 is not published: folds 2, 4 missing; the same command for all folds trains the rest",
+    ),
     (Published("s3://b/ensembles/r1/v1"), "published s3://b/ensembles/r1/v1"),
     (TrialsRunning((TRIAL,), 4, ("optim.lr",)), "up to 4 trials run"),
     (TrialStarted(TRIAL), "trial-007  optim.lr 0.001235  train.batch_size 16"),

@@ -74,6 +74,20 @@ def _space(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | None:
     )
 
 
+@REGISTRY.primitive_rule
+def _numbers(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | None:
+    """Whole numbers, separated by commas or blanks."""
+    if info.type != tuple[int, ...]:
+        return None
+    return PrimitiveConstructorSpec(
+        nargs="*",
+        metavar="INT,INT",
+        instance_from_str=lambda words: tuple(map(int, filter(None, ",".join(words).split(",")))),
+        is_instance=lambda value: isinstance(value, tuple) and all(isinstance(number, int) for number in value),
+        str_from_instance=lambda numbers: [",".join(map(str, numbers))],
+    )
+
+
 def _parse_space(words: list[str]) -> Space:
     from saltray.search.space import parse_space
 
@@ -160,6 +174,18 @@ def refuse_misused(words: Sequence[str]) -> None:
     for flag, remedy in ONCE.items():
         if flags.count(flag) > 1:
             raise ConfigError(f"{flag} is given twice; {remedy}")
+
+
+def without(flag: str, words: Sequence[str]) -> list[str]:
+    """The command line without a flag and its values."""
+    kept: list[str] = []
+    dropping = False
+    for word in words:
+        if word.startswith("--"):
+            dropping = word.partition("=")[0].replace("_", "-") == flag
+        if not dropping:
+            kept.append(word)
+    return kept
 
 
 def _value_of(flag: str, words: Sequence[str]) -> str | None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from command import Saltray, check_refusal
 
-from saltray.cli.flags import RENAMED
+from saltray.cli.flags import RENAMED, without
 from saltray.config import (
     ClusterConfig,
     Config,
@@ -34,7 +34,7 @@ def test_a_verb_without_flags_has_the_defaults_of_the_settings(saltray: Saltray,
     for call in calls[1:3]:
         assert settings(call.args[1]) == settings(SearchConfig())
     assert [call.rest for call in calls] == [
-        {"from_search": None},
+        {"from_search": None, "only_folds": None},
         {},
         {},
         {"name": "s1", "fold": 0, "low": 1e-5, "high": 1.0, "steps": 100},
@@ -72,7 +72,8 @@ def test_the_hardware_has_flags_without_a_prefix(saltray: Saltray, calls: list[C
     flags = "--workers-per-fold 2 --gpus-per-worker 0 --cpus-per-worker .5 --max-failures 0"
     assert saltray("train", "--data", "d", *flags.split(), "--from-search", "searches/s1").code == 0
     cluster = ClusterConfig(workers_per_fold=2, gpus_per_worker=0, cpus_per_worker=0.5, max_failures=0)
-    assert calls == [Call("train", (Config(data="d", cluster=cluster),), {"from_search": "searches/s1"})]
+    rest = {"from_search": "searches/s1", "only_folds": None}
+    assert calls == [Call("train", (Config(data="d", cluster=cluster),), rest)]
 
 
 def test_the_verbs_hand_over_their_own_flags(saltray: Saltray, calls: list[Call]) -> None:
@@ -138,6 +139,22 @@ def test_every_old_flag_is_there() -> None:
 def test_a_second_space_would_replace_the_first(saltray: Saltray, calls: list[Call], verb: str, first: str) -> None:
     answer = saltray(verb, "--data", "d", *first.split(), "--search.space", "train.bce=0,1")
     check_refusal(answer, "--search.space is given twice", "separated by blanks")
+    assert calls == []
+
+
+@pytest.mark.parametrize("words", ["--only-folds 0,2", "--only-folds=0,2", "--only-folds 0 2", "--only-folds 0, 2"])
+def test_folds_are_separated_by_commas_or_blanks(saltray: Saltray, calls: list[Call], words: str) -> None:
+    assert saltray("train", "--data", "d", *words.split(), "--run", "r7").code == 0
+    assert saltray("tune", "--data", "d", *words.replace("only", "search").replace("-f", ".f").split()).code == 0
+    assert calls[0].rest["only_folds"] == calls[1].args[1].folds == (0, 2)
+    for typed in (words, words.replace("-f", "_f")):  # tyro takes both
+        assert without("--only-folds", ["train", *typed.split(), "--run", "r7"]) == ["train", "--run", "r7"]
+
+
+def test_a_fold_is_a_number(saltray: Saltray, calls: list[Call]) -> None:
+    answer = saltray("train", "--data", "d", "--only-folds", "0,first")
+    assert answer.code == 2
+    assert "'first'" in answer.err
     assert calls == []
 
 
