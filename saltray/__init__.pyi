@@ -1,3 +1,4 @@
+from . import recipes as recipes
 from .commands.check import check as check
 from .commands.demo import DemoResult as DemoResult
 from .commands.demo import demo as demo

@@ -94,6 +94,10 @@ TEXTS = [
         "run r1: 24 tiles of 101x99, padded to 128; 60 epochs of up to 5 steps of 8 tiles (4 a rank)",
     ),
     (
+        replace(RUN, input_size=256, resize=2),
+        "run r1: 24 tiles of 101x99, enlarged 2 times, padded to 256; 60 epochs of up to 5 steps of 8 tiles (4 a rank)",
+    ),
+    (
         SEARCH,
         (
             "search s1: 24 tiles, fold 0 held out (12 tiles); up to 4 trials of 9 epochs of 3 steps of 4 tiles\n"

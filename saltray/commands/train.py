@@ -183,6 +183,7 @@ def _planned(config: Config, prepared: Prepared) -> RunPlanned:
         height=tiles.height,
         width=tiles.width,
         input_size=settings.input_size,
+        resize=settings.resize,
         epochs=settings.epochs,
         steps=-(-largest // settings.batch_size),
         batch_size=settings.batch_size,

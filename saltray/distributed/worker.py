@@ -254,6 +254,7 @@ def _predict_out_of_fold(
         state.ema,
         valid.images[group.rank :: group.size],
         input_size=config.train.input_size,
+        resize=config.train.resize,
         batch_size=config.train.batch_size,
         precision=config.train.precision,
         tta=True,

@@ -152,6 +152,7 @@ class Ensemble:
                 model,
                 tensor,
                 input_size=settings.input_size,
+                resize=settings.resize,
                 batch_size=batch_size,
                 precision=settings.precision,
                 tta=tta,

@@ -20,7 +20,7 @@ from saltray.training.metrics import Counts
 from saltray.training.norm import average_buffers
 from saltray.training.precision import autocast
 from saltray.training.process_group import ProcessGroup
-from saltray.training.schedule import lr_at
+from saltray.training.schedule import cycle_of, cycle_start, lr_at
 from saltray.training.state import FitState
 from saltray.training.tile_tensors import TileTensors
 
@@ -49,7 +49,8 @@ def fit(
     settings, device = config.train, group.device
     share = rank_slice(settings.batch_size, group)
     steps = train.steps(settings.batch_size)
-    augment = Augmenter(config.augment, settings.input_size, settings.seed)
+    ends = [end * steps for end in config.cycle_ends]
+    augment = Augmenter(config.augment, settings.input_size, settings.seed, settings.resize)
     averager = WeightAverager(state.ema, state.model, config.optim.ema_decay)
     network = wrap_ddp(state.model, group)
 
@@ -61,7 +62,8 @@ def fit(
             images, masks = augment(train.images[index], train.masks[index], train.keys[index], epoch)
             # Kept on the device: reading it here would synchronise CPU and GPU at every step.
             losses[step] = train_step(network, state.optimizer, images, masks, config, _lr(state.step, steps, config))
-            averager.update(state.step)
+            # A new cycle leaves the weights that the last one found, so the average starts anew.
+            averager.update(state.step - cycle_start(cycle_of(state.step, ends), ends))
             state.step += 1
         mean_loss = _checked_mean(losses, epoch, config, group)
         trained = time.perf_counter()
@@ -133,7 +135,9 @@ def evaluate(model: nn.Module, tiles: TileTensors, config: Config, group: Proces
     with evaluating(model):
         for start in range(0, len(images), batch):
             truth = masks[start : start + batch]
-            logits = tile_logits(model, images[start : start + batch], settings.input_size, settings.precision)
+            logits = tile_logits(
+                model, images[start : start + batch], settings.input_size, settings.precision, settings.resize
+            )
             counts += Counts.of(logits.sigmoid(), truth, 0.5)
             loss += tile_losses(logits[:, None], truth[:, None], settings).double().sum()
         counts, valid_loss = counts.all_reduce(group), float(group.sum(loss)) / len(tiles)
@@ -175,7 +179,7 @@ def wrap_ddp(model: nn.Module, group: ProcessGroup) -> nn.Module:
 
 def _lr(step: int, steps: int, config: Config) -> float:
     warmup = config.optim.warmup_epochs * steps
-    return lr_at(step, total=config.train.epochs * steps, warmup=warmup, config=config.optim)
+    return lr_at(step, ends=[end * steps for end in config.cycle_ends], warmup=warmup, config=config.optim)
 
 
 def _checked_mean(losses: Tensor, epoch: int, config: Config, group: ProcessGroup) -> float:

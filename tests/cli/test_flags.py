@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from command import Saltray, check_refusal
 
+from saltray import recipes
 from saltray.cli.flags import RENAMED, without
 from saltray.config import (
     ClusterConfig,
@@ -140,6 +141,27 @@ def test_a_second_space_would_replace_the_first(saltray: Saltray, calls: list[Ca
     answer = saltray(verb, "--data", "d", *first.split(), "--search.space", "train.bce=0,1")
     check_refusal(answer, "--search.space is given twice", "separated by blanks")
     assert calls == []
+
+
+@pytest.mark.parametrize("verb", ["train", "tune", "range-test", "run", "plan"])
+def test_flags_and_a_file_win_over_a_recipe(saltray: Saltray, tmp_path: Path, calls: list[Call], verb: str) -> None:
+    (tmp_path / "job.toml").write_text("recipe = 'best'\n[train]\nepochs = 40\nbatch_size = 16")
+    blog = recipes.blog(data="d")
+    assert saltray(verb, "--data", "d", "--recipe", "blog").code == 0
+    assert saltray(verb, "--data", "d", "--recipe=blog", "--train.epochs", 5).code == 0
+    assert saltray(verb, "--data", "d", "--config", "job.toml", "--train.epochs", 5).code == 0
+    assert saltray(verb, "--data", "d", "--config", "job.toml", "--recipe", "blog").code == 0
+    assert saltray(verb, "--data", "d", "--config", "job.toml", "--recipe", "unset").code == 0
+    best = recipes.best(data="d")
+    assert [call.args[0] for call in calls] == [
+        blog,
+        dataclasses.replace(blog, train=dataclasses.replace(blog.train, epochs=5)),
+        dataclasses.replace(best, train=dataclasses.replace(best.train, epochs=5, batch_size=16)),
+        dataclasses.replace(blog, train=dataclasses.replace(blog.train, epochs=40, batch_size=16)),
+        Config(data="d", train=TrainConfig(epochs=40, batch_size=16)),
+    ]
+    check_refusal(saltray(verb, "--data", "d", "--recipe", "bset"), "no recipe 'bset'; there are blog, fast, best")
+    check_refusal(saltray(verb, "--data", "d", "--recipe", "best", "--recipe=blog"), "--recipe is given twice")
 
 
 @pytest.mark.parametrize("words", ["--only-folds 0,2", "--only-folds=0,2", "--only-folds 0 2", "--only-folds 0, 2"])
