@@ -190,7 +190,7 @@ class TrainConfig:
     sync_batchnorm: bool = True
     """Normalise over the global batch, so that the number of ranks does not change the result."""
     eval_every: int = 1
-    """Epochs between validations; the last epoch is always validated."""
+    """Epochs between validations; the last epoch, of each cycle of the schedule, is always validated."""
     snapshots: int = 1
     """Models of a fold in the ensemble: the weights at the ends of the last so many cycles of the schedule."""
     checkpoint_every: float = 60.0
@@ -315,6 +315,11 @@ class Config:
         """The cycles, from 1, whose ends enter the ensemble."""
         cycles = self.optim.cycles
         return tuple(range(cycles - self.train.snapshots + 1, cycles + 1))
+
+    @property
+    def can_be_extended(self) -> bool:
+        """Whether more epochs leave the ones before as they are; a cosine is laid out for all of them."""
+        return self.optim.schedule == "constant"
 
     @property
     def identity(self) -> dict[str, Any]:

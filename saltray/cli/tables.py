@@ -163,7 +163,9 @@ def print_ensembles(console: Console, versions: Sequence["EnsembleVersion"]) -> 
             continue
         manifest = row.manifest
         best = f"{manifest.score_at_threshold:.4f} ({manifest.threshold:.2f})"
-        table.add_row(row.name, row.version, str(len(manifest.members)), f"{manifest.score:.4f}", best, manifest.run)
+        folds, snapshots = manifest.config.folds.count, manifest.config.train.snapshots
+        count = f"{folds} x {snapshots}" if snapshots > 1 else str(folds)
+        table.add_row(row.name, row.version, count, f"{manifest.score:.4f}", best, manifest.run)
     console.print(table)
     for row in versions:
         if row.fault is not None:

@@ -33,7 +33,7 @@ from saltray.progress import (
 from saltray.report.examples import draw_examples
 from saltray.report.page import FoldRow, RunReport, render_run
 from saltray.runs.history import epochs_of, read_history
-from saltray.runs.layout import ERROR, OOF, REPORT, WEIGHTS, fold_folder, run_folder
+from saltray.runs.layout import ERROR, OOF, REPORT, fold_folder, run_folder
 from saltray.runs.records import FoldResult
 from saltray.runs.run import create_run, fold_result, out_of_fold
 from saltray.search.results import with_best_values
@@ -93,7 +93,8 @@ def train(
     """Train every fold that is not finished, publish the ensemble, and score it.
 
     The same call again resumes an interrupted run: finished folds are kept, the others resume from their last
-    checkpoint.
+    checkpoint. With more epochs, and a constant learning rate, it trains the same run longer and publishes a new
+    version.
 
     Args:
         config: data, store and recipe.
@@ -169,7 +170,8 @@ def check_machines_for_run(config: Config, home: Store, folds: Collection[int]) 
     Raises:
         as `preflight`.
     """
-    if any(fold_result(home, fold) is None for fold in folds):
+    results = [fold_result(home, fold) for fold in folds]
+    if any(result is None or result.epochs < config.train.epochs for result in results):
         preflight(config.cluster, jobs=len(folds), sharing=len(folds))
 
 
@@ -265,11 +267,13 @@ def _publish(
         models=[
             FoldModel(
                 fold=result.fold,
-                key=f"{run_folder(config.run)}/{fold_folder(result.fold)}/{WEIGHTS}",
-                sha256=result.weights_sha256,
-                score=result.score,
+                snapshot=model.cycle,
+                key=f"{run_folder(config.run)}/{fold_folder(result.fold)}/{model.key}",
+                sha256=model.sha256,
+                score=model.score,
             )
             for result in results
+            for model in result.models
         ],
         threshold=threshold,
         score=score,

@@ -5,7 +5,12 @@ from saltray.ensemble.manifest import EnsembleManifest, SearchProvenance
 
 def model_card(manifest: EnsembleManifest) -> str:
     """Input, output, scores, where the models come from, and the digest of each member."""
-    folds = "\n".join(f"| {member.fold} | {member.score:.4f} | `{member.sha256[:12]}` |" for member in manifest.members)
+    several = manifest.config.train.snapshots > 1
+    folds = "\n".join(
+        f"| {member.fold} | {f'{member.snapshot} | ' * several}{member.score:.4f} | `{member.sha256[:12]}` |"
+        for member in manifest.members
+    )
+    heads, rule = "snapshot | " * several, "---|" * several
     libraries = ", ".join(f"{name} {version}" for name, version in manifest.provenance.items() if version)
     search = _search_line(manifest.search_provenance) if manifest.search_provenance else ""
     architecture, train = manifest.config.model.architecture, manifest.config.train
@@ -25,8 +30,8 @@ def model_card(manifest: EnsembleManifest) -> str:
 - Tiles: content digest `{manifest.dataset}`. Run: `{manifest.run}`.{recipe}
 {search}- Made with {libraries}.
 
-| fold | score at 0.50 | sha256 |
-|---|---|---|
+| fold | {heads}score at 0.50 | sha256 |
+|---|{rule}---|---|
 {folds}
 """
 

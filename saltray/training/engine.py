@@ -71,7 +71,7 @@ def fit(
             average_buffers(state.model, group)
             average_buffers(state.ema, group)
         state.epoch = epoch + 1
-        due = state.epoch % settings.eval_every == 0 or state.epoch == settings.epochs
+        due = state.epoch % settings.eval_every == 0 or state.epoch in config.cycle_ends
         validation = evaluate(state.ema, valid, config, group) if due else {}
         if not math.isfinite(validation.get("valid_loss", 0.0)):
             raise DivergedError(

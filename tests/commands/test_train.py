@@ -178,6 +178,7 @@ def test_a_broken_fold_leaves_the_other_and_is_mended_alone(small: Small, tiles_
 
 def test_some_folds_are_trained_now_and_the_rest_later(small: Small, tiles_folder: Path, tmp_path: Path) -> None:
     config = small(tiles_folder, tmp_path, epochs=1)
+    config = replace(config, optim=replace(config.optim, schedule="constant"))
     store = open_store(str(tmp_path))
     some = record(saltray.train, config, only_folds=[1])
     assert some.of(FoldStarted) == [FoldStarted(1)]
@@ -193,6 +194,15 @@ def test_some_folds_are_trained_now_and_the_rest_later(small: Small, tiles_folde
     assert isinstance(rest.result, saltray.TrainResult)
     assert rest.result.results[1] == result
     assert rest.result.ensemble == f"{tmp_path}/ensembles/r1/v1"
+
+    # And longer: from the last epoch, as another version.
+    longer = record(saltray.train, replace(config, train=replace(config.train, epochs=2)))
+    assert {event.epoch for event in longer.of(FoldEpoch)} == {2}
+    assert sorted(event.fold for event in longer.of(FoldResumed)) == [0, 1]
+    assert longer.result.ensemble == f"{tmp_path}/ensembles/r1/v2"
+    assert [row.epochs for row in longer.result.results] == [2, 2]
+    first = saltray.Ensemble.load(rest.result.ensemble)
+    assert first.manifest.config.train.epochs == 1
 
 
 @pytest.mark.parametrize(
