@@ -131,9 +131,9 @@ def _is_longer(before: RunManifest, now: RunManifest, initial_weights: str | Non
     run, epochs, wanted = now.run, before.config.train.epochs, now.config.train.epochs
     if changed_settings(before.config, now.config) != [f"train.epochs ({epochs})"]:
         return False
-    # What is no setting of the run, and decides its results: tiles and initial weights.
-    same = {"config": before.config.identity, "dataset": now.dataset, "initial": initial_weights}
-    if digest(same) != before.identity:
+    # Tiles and initial weights decide the results, too. Not the stored settings: a 1 is read back as 1.0.
+    as_before = replace(now.config, train=replace(now.config.train, epochs=epochs))
+    if digest({"config": as_before.identity, "dataset": now.dataset, "initial": initial_weights}) != before.identity:
         return False
     if wanted < epochs:
         raise ConfigError(

@@ -128,7 +128,7 @@ def test_another_run_of_the_same_name_is_refused(
     assert contents(store) == written
 
 
-CONSTANT = replace(CONFIG, optim=OptimConfig(schedule="constant"))
+CONSTANT = replace(CONFIG, optim=OptimConfig(schedule="constant", warmup_epochs=0))  # 0 is read back as 0.0
 
 
 def longer(config: Config, epochs: int) -> Config:
