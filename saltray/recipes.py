@@ -8,7 +8,7 @@ by it. Other settings are a matter of `dataclasses.replace`:
 
 from collections.abc import Callable
 
-from saltray.config import AugmentConfig, Config, FoldConfig, OptimConfig, TrainConfig
+from saltray.config import AugmentConfig, Config, FoldConfig, LossConfig, OptimConfig, TrainConfig
 from saltray.errors import ConfigError
 
 
@@ -44,9 +44,8 @@ def blog(*, data: str, store: str = Config.store, run: str = Config.run) -> Conf
             optimizer="adam", lr=1e-3, weight_decay=0, schedule="constant", warmup_epochs=0, clip_norm=0, ema_decay=0
         ),
         augment=AugmentConfig(flip=0, rotate=0, scale=0, shift=0, brightness=0, contrast=0),
-        train=TrainConfig(
-            epochs=500, batch_size=8, input_size=256, resize=2, bce=1, dice=0, precision="fp32", eval_every=1
-        ),
+        loss=LossConfig(bce=1, dice=0),
+        train=TrainConfig(epochs=500, batch_size=8, input_size=256, resize=2, precision="fp32"),
     )
 
 

@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from saltray import recipes
-from saltray.config import Config
+from saltray.config import Config, LossConfig
 from saltray.errors import ConfigError
 from saltray.recipes import RECIPES, recipe_settings
 from saltray.records import from_record, to_record
@@ -34,7 +34,7 @@ def test_blog_is_the_script_of_2018() -> None:
     assert (config.folds.count, config.folds.scheme) == (5, "blog")
     train, optim = config.train, config.optim
     assert (101 * train.resize, train.input_size, train.batch_size, train.epochs) == (202, 256, 8, 500)
-    assert (train.bce, train.dice) == (1, 0)
+    assert config.loss == LossConfig(bce=1, dice=0)
     assert (optim.optimizer, optim.lr, optim.schedule) == ("adam", 1e-3, "constant")
     assert (optim.warmup_epochs, optim.weight_decay, optim.clip_norm, optim.ema_decay) == (0, 0, 0, 0)
     assert not any(dataclasses.asdict(config.augment).values())

@@ -1,10 +1,11 @@
-"""The learning-rate schedule, as a pure function of the step."""
+"""The schedules: the learning rate as a pure function of the step, the loss as one of the epoch."""
 
 import math
 from bisect import bisect_right
 from collections.abc import Sequence
+from dataclasses import replace
 
-from saltray.config import OptimConfig
+from saltray.config import Config, LossConfig, OptimConfig
 
 
 def lr_at(step: int, *, ends: Sequence[int], warmup: float, config: OptimConfig) -> float:
@@ -38,3 +39,21 @@ def cycle_of(step: int, ends: Sequence[int]) -> int:
 def cycle_start(cycle: int, ends: Sequence[int]) -> int:
     """The first step of a cycle."""
     return ends[cycle - 1] if cycle else 0
+
+
+def loss_at(epoch: int, config: Config) -> LossConfig:
+    """The loss of an epoch: `config.loss`, later with the weights of `config.late_loss`.
+
+    The first `late_loss.after` epochs have the former. Then each of `late_loss.ramp` epochs has a weight between the
+    two, in equal steps, and the rest have the latter.
+
+    Args:
+        epoch: the number of finished epochs, 0 in the first.
+        config: the configuration of the run.
+    """
+    early, late = config.loss, config.late_loss
+    if late.after is None or epoch < late.after:
+        return early
+    share = min(1.0, (epoch - late.after + 1) / (late.ramp + 1))
+    weights = {name: (1 - share) * weight + share * late.weights[name] for name, weight in early.weights.items()}
+    return replace(early, **weights)
