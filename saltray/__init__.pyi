@@ -55,6 +55,7 @@ from .errors import SearchFailedError as SearchFailedError
 from .errors import StorageError as StorageError
 from .errors import TrainingError as TrainingError
 from .models.albunet import AlbuNet as AlbuNet
+from .models.parts import DecoderParts as DecoderParts
 from .models.ternausnet import TernausNet as TernausNet
 from .models.unet import UNet as UNet
 from .progress import Event as Event

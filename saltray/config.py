@@ -97,8 +97,8 @@ class ModelConfig:
 
     architecture: Literal["albunet", "ternausnet", "unet"] = "albunet"
     """albunet: U-Net on a ResNet. ternausnet: U-Net on a VGG. unet: the plain one, with BatchNorm."""
-    encoder: Literal["resnet18", "resnet34", "resnet50", "vgg11", "vgg11_bn", "vgg16", "vgg16_bn"] | None = None
-    """Encoder of albunet (a resnet) or ternausnet (a vgg). Unset: resnet34 or vgg11; unet has one of its own."""
+    encoder: str | None = None
+    """albunet: resnet18, resnet34 (unset: this) or resnet50. ternausnet: vgg11 (this), vgg11_bn, vgg16 or vgg16_bn."""
     weights: str | None = None
     """Pretrained weights: a path or URI of a torchvision encoder or a whole network, or torchvision's IMAGENET1K_V1."""
     num_filters: int = 32
@@ -122,13 +122,20 @@ class ModelConfig:
         _check_types(self, "model.")
         _between("model.num_filters", self.num_filters, 1, MAX_WIDTH)
         _between("model.encoder_width", self.encoder_width, 1, MAX_WIDTH)
+        _require(self.in_channels in (1, 3), f"model.in_channels is {self.in_channels}; use 1 (grey) or 3 (RGB)")
+
+    def check_fit(self) -> None:
+        """Refuse an encoder or a part that the architecture cannot have.
+
+        Raises:
+            ConfigError: there is one.
+        """
         known = ENCODERS[self.architecture]
         _require(
             self.encoder is None or self.encoder in known,
             f"model.encoder is {self.encoder}, but {self.architecture} "
             + (f"takes one of {', '.join(known)}" if known else "has an encoder of its own; leave it unset"),
         )
-        _require(self.in_channels in (1, 3), f"model.in_channels is {self.in_channels}; use 1 (grey) or 3 (RGB)")
         _require(
             not (self.decoder_batchnorm and self.architecture == "unet"),
             "model.decoder_batchnorm is true, but the decoder of unet has BatchNorm as it is; leave it out",
@@ -138,6 +145,13 @@ class ModelConfig:
     def backbone(self) -> str | None:
         """The encoder by torchvision's name; None for unet."""
         return self.encoder or next(iter(ENCODERS[self.architecture]), None)
+
+    @property
+    def title(self) -> str:
+        """The architecture, and in brackets the encoder that is set and the parts: `albunet (resnet18, scse)`."""
+        parts = ("decoder_batchnorm", "scse", "hypercolumn", "deep_supervision")
+        more = [*filter(None, [self.encoder]), *(part for part in parts if getattr(self, part))]
+        return self.architecture + (f" ({', '.join(more)})" if more else "")
 
     def fitting_size(self, pixels: int) -> int:
         """The smallest input size of the network that is not below `pixels`."""
@@ -406,6 +420,7 @@ class Config:
             "call one of saltray.recipes to make one",
         )
         _check_cycles(self.optim, self.train)
+        self.model.check_fit()
         fitting = self.model.fitting_size(self.train.input_size)
         _require(
             self.train.input_size == fitting,

@@ -85,9 +85,15 @@ STORED_CONFIG: dict[str, Any] = {
     },
     "model": {
         "architecture": "albunet",
+        "decoder_batchnorm": False,
+        "deep_supervision": False,
+        "encoder": None,
         "encoder_width": 8,
+        "hypercolumn": False,
+        "in_channels": 3,
         "is_deconv": True,
         "num_filters": 4,
+        "scse": False,
         "weights": None,
     },
     "optim": {

@@ -49,6 +49,23 @@ def refusal(make: Any) -> str:
         (lambda: FoldConfig(seed=-1), "folds.seed is -1"),
         (lambda: ModelConfig(num_filters=0), "model.num_filters is 0"),
         (lambda: ModelConfig(encoder_width=0), "model.encoder_width is 0"),
+        (lambda: ModelConfig(in_channels=2), "model.in_channels is 2; use 1 (grey) or 3 (RGB)"),
+        (
+            lambda: Config(data="d", model=ModelConfig(encoder="vgg16")),
+            "model.encoder is vgg16, but albunet takes one of resnet34, resnet18, resnet50",
+        ),
+        (
+            lambda: Config(data="d", model=ModelConfig(architecture="ternausnet", encoder="resnet18")),
+            "model.encoder is resnet18, but ternausnet takes one of vgg11, vgg11_bn, vgg16, vgg16_bn",
+        ),
+        (
+            lambda: Config(data="d", model=ModelConfig(architecture="unet", encoder="resnet18")),
+            "model.encoder is resnet18, but unet has an encoder of its own; leave it unset",
+        ),
+        (
+            lambda: Config(data="d", model=ModelConfig(architecture="unet", decoder_batchnorm=True)),
+            "the decoder of unet has BatchNorm as it is",
+        ),
         (lambda: OptimConfig(lr=0), "optim.lr is 0"),
         (lambda: OptimConfig(lr=math.nan), "optim.lr is nan"),
         (lambda: OptimConfig(weight_decay=-1.0), "optim.weight_decay is -1.0"),
@@ -158,7 +175,7 @@ def test_hardware_and_places_are_no_part_of_the_identity() -> None:
     assert digest(here.identity) == digest(there.identity) != digest(other.identity)
     assert set(here.identity) == {"folds", "model", "optim", "augment", "loss", "late_loss", "train"}
     # A run is resumed under the same identity by every saltray that has the same settings.
-    assert digest(here.identity) == "c21e1dd4b5e0f2c76ec43ce6c18704f07662d3a1b5cef190b7ba016402f775f3"
+    assert digest(here.identity) == "52f7701c8de5af26537b4ee04ff68e59500dfd80f5b12f472939055cf1cdd6ad"
 
 
 def test_cycles_are_as_equal_as_whole_epochs_allow() -> None:
@@ -209,6 +226,8 @@ def test_values_to_search_are_written_as_on_the_command_line() -> None:
     ("make", "message"),
     [
         (lambda: ModelConfig(architecture="resnet"), "model.architecture is 'resnet'; it takes one of albunet, "),  # type: ignore[arg-type]
+        (lambda: ModelConfig(encoder=18), "model.encoder is 18; it takes text or null"),  # type: ignore[arg-type]
+        (lambda: ModelConfig(scse=1), "model.scse is 1; it takes true or false"),  # type: ignore[arg-type]
         (lambda: OptimConfig(optimizer="sgd"), "optim.optimizer is 'sgd'; it takes one of adam, adamw"),  # type: ignore[arg-type]
         (lambda: FoldConfig(scheme="kfold"), "folds.scheme is 'kfold'; it takes one of coverage, blog"),  # type: ignore[arg-type]
         (lambda: TrainConfig(epochs="60"), "train.epochs is '60'; it takes an integer"),  # type: ignore[arg-type]
@@ -278,3 +297,16 @@ def test_the_last_epoch_may_be_the_first_of_the_late_loss() -> None:
 def test_a_choice_of_too_many_values() -> None:
     with pytest.raises(ConfigError, match="a choice has 1001 values; use 1000 or fewer"):
         Choice(tuple(range(1001)))
+
+
+@pytest.mark.parametrize(
+    ("model", "backbone", "title"),
+    [
+        (ModelConfig(), "resnet34", "albunet"),
+        (ModelConfig(encoder="resnet50", scse=True), "resnet50", "albunet (resnet50, scse)"),
+        (ModelConfig(architecture="ternausnet", hypercolumn=True), "vgg11", "ternausnet (hypercolumn)"),
+        (ModelConfig(architecture="unet"), None, "unet"),
+    ],
+)
+def test_a_network_has_an_encoder_and_a_title(model: ModelConfig, backbone: str | None, title: str) -> None:
+    assert (model.backbone, model.title) == (backbone, title)

@@ -40,10 +40,11 @@ def test_blog_is_the_script_of_2018() -> None:
     assert not any(dataclasses.asdict(config.augment).values())
 
 
-def test_best_ends_several_cycles() -> None:
+def test_the_snapshots_of_best_are_all_of_its_late_loss() -> None:
     config = recipes.best(data="d")
     assert len(config.snapshots) > 1
     assert config.cycle_ends[-1] == config.train.epochs
+    assert config.late_loss.after == config.cycle_ends[config.snapshots[0] - 2]
 
 
 @pytest.mark.parametrize(

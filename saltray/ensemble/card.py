@@ -13,13 +13,13 @@ def model_card(manifest: EnsembleManifest) -> str:
     heads, rule = "snapshot | " * several, "---|" * several
     libraries = ", ".join(f"{name} {version}" for name, version in manifest.provenance.items() if version)
     search = _search_line(manifest.search_provenance) if manifest.search_provenance else ""
-    architecture, train = manifest.config.model.architecture, manifest.config.train
+    network, train = manifest.config.model.title, manifest.config.train
     enlarged = f"enlarged {train.resize} times and " * (train.resize > 1)
     padded = f"{enlarged}padded by reflection to {train.input_size}"
     recipe = f" Recipe: `{manifest.config.recipe}`." * (manifest.config.recipe is not None)
     return f"""# {manifest.name} {manifest.version}
 
-{len(manifest.members)} {architecture} models, cross-validated; their probabilities are averaged.
+{len(manifest.members)} {network} models, cross-validated; their probabilities are averaged.
 
 - Input: grey tiles of {manifest.height}x{manifest.width} pixels, 8 bit, {padded}.
 - Output: probability of salt for each pixel; salt is a probability above {manifest.threshold:.2f}.

@@ -15,7 +15,11 @@ def build_model(config: ModelConfig) -> Network:
     """The network that `config` describes, for one class, initialised from torch's global generator.
 
     `config.weights` is ignored: see `saltray.models.weights.load_weights`.
+
+    Raises:
+        ConfigError: the architecture cannot have the encoder or a part.
     """
+    config.check_fit()
     build: Callable[..., Network] = {"albunet": AlbuNet, "ternausnet": TernausNet, "unet": UNet}[config.architecture]
     if config.backbone is not None:
         build = partial(build, encoder=config.backbone)

@@ -148,20 +148,20 @@ def test_a_second_space_would_replace_the_first(saltray: Saltray, calls: list[Ca
 
 @pytest.mark.parametrize("verb", ["train", "tune", "range-test", "run", "plan"])
 def test_flags_and_a_file_win_over_a_recipe(saltray: Saltray, tmp_path: Path, calls: list[Call], verb: str) -> None:
-    (tmp_path / "job.toml").write_text("recipe = 'best'\n[train]\nepochs = 40\nbatch_size = 16")
-    blog = recipes.blog(data="d")
-    assert saltray(verb, "--data", "d", "--recipe", "blog").code == 0
-    assert saltray(verb, "--data", "d", "--recipe=blog", "--train.epochs", 5).code == 0
+    (tmp_path / "job.toml").write_text("recipe = 'blog'\n[train]\nepochs = 40\nbatch_size = 16")
+    best, blog = recipes.best(data="d"), recipes.blog(data="d")
+    assert saltray(verb, "--data", "d", "--recipe", "best").code == 0
+    assert saltray(verb, "--data", "d", "--recipe=best", "--train.seed", 5).code == 0
     assert saltray(verb, "--data", "d", "--config", "job.toml", "--train.epochs", 5).code == 0
-    assert saltray(verb, "--data", "d", "--config", "job.toml", "--recipe", "blog").code == 0
+    assert saltray(verb, "--data", "d", "--config", "job.toml", "--recipe", "fast").code == 0
     assert saltray(verb, "--data", "d", "--config", "job.toml", "--recipe", "unset").code == 0
-    best = recipes.best(data="d")
+    file = {"epochs": 40, "batch_size": 16}
     assert [call.args[0] for call in calls] == [
-        blog,
-        dataclasses.replace(blog, train=dataclasses.replace(blog.train, epochs=5)),
-        dataclasses.replace(best, train=dataclasses.replace(best.train, epochs=5, batch_size=16)),
-        dataclasses.replace(blog, train=dataclasses.replace(blog.train, epochs=40, batch_size=16)),
-        Config(data="d", train=TrainConfig(epochs=40, batch_size=16)),
+        best,
+        dataclasses.replace(best, train=dataclasses.replace(best.train, seed=5)),
+        dataclasses.replace(blog, train=dataclasses.replace(blog.train, epochs=5, batch_size=16)),
+        dataclasses.replace(recipes.fast(data="d"), train=TrainConfig(**file)),
+        Config(data="d", train=TrainConfig(**file)),
     ]
     check_refusal(saltray(verb, "--data", "d", "--recipe", "bset"), "no recipe 'bset'; there are blog, fast, best")
     check_refusal(saltray(verb, "--data", "d", "--recipe", "best", "--recipe=blog"), "--recipe is given twice")
@@ -246,6 +246,12 @@ def test_a_file_may_leave_data_to_the_command_line(saltray: Saltray, tmp_path: P
         ("[train]\nbatch_size = 33", "--workers-per-fold", 3, None),
         ("[train]\nbatch_size = 33\n[cluster]\nworkers_per_fold = 2", "--workers-per-fold", 3, "number of workers, 2"),
         ("[model]\narchitecture = 'ternausnet'\n[train]\ninput_size = 96", "--folds.count", 2, None),
+        (
+            "[model]\nencoder = 'vgg11'",
+            "--model.architecture",
+            "ternausnet",
+            "vgg11, but albunet takes one of resnet34",
+        ),
         ("[train]\ninput_size = 96", "--model.architecture", "ternausnet", "needs a multiple of 64"),
     ],
 )

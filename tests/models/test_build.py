@@ -76,3 +76,8 @@ def test_config_checks_the_input_size_by_the_network_s_multiple(architecture: Ar
     Config(data="tiles", model=config, train=TrainConfig(input_size=multiple))
     with pytest.raises(ConfigError, match=f"multiple of {multiple}"):
         Config(data="tiles", model=config, train=TrainConfig(input_size=multiple // 2))
+
+
+def test_a_misfit_is_refused() -> None:
+    with pytest.raises(ConfigError, match="model.encoder is vgg11, but unet has an encoder of its own"):
+        build_model(ModelConfig(architecture="unet", encoder="vgg11"))

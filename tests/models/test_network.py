@@ -35,7 +35,7 @@ def configs(*, together: bool) -> Iterator[tuple[str, ModelConfig]]:
         for encoder, is_deconv, chosen in itertools.product(encoders or [None], (True, False), sets):
             config = ModelConfig(
                 architecture=architecture,  # type: ignore[arg-type]
-                encoder=encoder,  # type: ignore[arg-type]
+                encoder=encoder,
                 num_filters=2,
                 encoder_width=3,
                 in_channels=1 if chosen else 3,
@@ -165,7 +165,7 @@ def test_half_a_multiple_is_refused(model: Network) -> None:
 
 def test_every_parameter_gets_a_gradient(model: Network, randomise: Callable[[nn.Module], None]) -> None:
     randomise(model)  # at first a part is the identity, and stops the gradient to some of its own parameters
-    loss_of(model.train()(torch.rand(4, 1, 64, 64))).backward()
+    loss_of(model.train()(torch.rand(4, 1, 64, 64))).backward()  # type: ignore[no-untyped-call]
     assert [name for name, p in model.named_parameters() if p.grad is None or not p.grad.isfinite().all()] == []
     heads = [p.grad for name, p in model.named_parameters() if name.startswith(("hypercolumn", "supervision", "final"))]
     assert all(grad is not None and grad.any() for grad in heads)
@@ -178,7 +178,7 @@ def test_ddp_takes_a_second_step(model: Network, process_group: None, static_gra
     before = [p.detach().clone() for p in model.parameters()]
     for _ in range(2):  # the second forward pass raises if a parameter had no gradient in the first
         optimizer.zero_grad()
-        loss_of(ddp(torch.rand(2, 1, 64, 64))).backward()
+        loss_of(ddp(torch.rand(2, 1, 64, 64))).backward()  # type: ignore[no-untyped-call]
         optimizer.step()
     assert any(not torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
 
@@ -242,7 +242,7 @@ def test_a_network_learns_one_tile_by_heart(config: ModelConfig) -> None:
             pairs.append((output.has_salt, masks.amax((1, 2, 3))))
         losses = [F.binary_cross_entropy_with_logits(*pair) for pair in pairs]
         optimizer.zero_grad()
-        torch.stack(losses).mean().backward()
+        torch.stack(losses).mean().backward()  # type: ignore[no-untyped-call]
         optimizer.step()
     share = masks.mean().item()
     constant = -share * math.log(share) - (1 - share) * math.log(1 - share)  # the least loss of a constant prediction

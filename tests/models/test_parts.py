@@ -30,6 +30,7 @@ def test_scse_adds_what_it_scales_by_channel_and_by_pixel() -> None:
         hidden = (means @ part.squeeze.weight.T + part.squeeze.bias).clamp(min=0)
         assert hidden.shape == (2, 2)  # half as many, as published
         channel = 1 / (1 + torch.exp(-(hidden @ part.excite.weight.T + part.excite.bias)))
+        assert part.spatial.bias is not None
         scores = (x * part.spatial.weight[0, :, 0, 0].view(1, 4, 1, 1)).sum(1) + part.spatial.bias
         pixel = 1 / (1 + torch.exp(-scores))
         torch.testing.assert_close(part(x), x * channel.view(2, 4, 1, 1) + x * pixel.view(2, 1, 3, 5))

@@ -58,7 +58,7 @@ def test_a_run_has_a_manifest_and_a_split(store: Store, tiles: LabelledTiles) ->
     assert store.get_record("manifest.json", RunManifest) == manifest
     assert store.get_json("manifest.json") == {
         "run": "r1",
-        "identity": "7357458145361c4b544872ec09270505b87e2978e412bb524459096128844812",
+        "identity": "f805c88f5302160d7c1b5acefa15e91c79b0cd594dd014770306eb0175711822",
         "config": to_record(CONFIG),
         "dataset": DIGEST,
         "origin": to_record(SEARCH),
