@@ -1,3 +1,4 @@
+from . import recipes as recipes
 from .commands.check import check as check
 from .commands.demo import DemoResult as DemoResult
 from .commands.demo import demo as demo
@@ -14,6 +15,7 @@ from .commands.run import run as run
 from .commands.status import list_runs as list_runs
 from .commands.status import status as status
 from .commands.synth import synth as synth
+from .commands.train import PartialResult as PartialResult
 from .commands.train import TrainResult as TrainResult
 from .commands.train import train as train
 from .commands.tune import SearchResult as SearchResult

@@ -16,6 +16,8 @@ from saltray.errors import ConfigError
 from saltray.records import MAX_EPOCHS, MAX_FOLDS, fits, own_field_types, to_record, type_text
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+RECIPE = re.compile(r"[a-z]{1,30}-[0-9]{1,9}")
+"""Name and version of a recipe."""
 MULTIPLES = {"albunet": 64, "ternausnet": 32, "unet": 16}
 """Of how many pixels the input of each network must be a multiple."""
 ENCODERS = {
@@ -31,6 +33,7 @@ Name = Annotated[str, Field(pattern=f"^{NAME.pattern}$")]
 MAX_WIDTH = 1024
 MAX_BATCH = 2**20
 MAX_INPUT = 2**14
+MAX_RESIZE = 16
 MAX_SEED = 2**63 - 1
 MAX_TRIALS = 10_000
 MAX_CHOICES = 1000
@@ -166,8 +169,10 @@ class OptimConfig:
     """Peak learning rate, per step of the global batch."""
     weight_decay: float = 1e-4
     """Weight decay; biases and normalisation are exempt."""
-    schedule: Literal["constant", "cosine"] = "cosine"
-    """Learning rate after the warm-up: constant, or a half cosine down to zero at the last step."""
+    schedule: Literal["constant", "cosine", "cycles"] = "cosine"
+    """Learning rate after the warm-up: constant, a half cosine down to zero at the last step, or several of them."""
+    cycles: int = 1
+    """With schedule cycles: how many times the learning rate falls to zero, restarting in between (SGDR)."""
     warmup_epochs: float = 1.0
     """Linear warm-up from zero, in epochs."""
     clip_norm: float = 1.0
@@ -177,6 +182,12 @@ class OptimConfig:
 
     def __post_init__(self) -> None:
         _check_types(self, "optim.")
+        _between("optim.cycles", self.cycles, 1, MAX_EPOCHS)
+        _require(
+            (self.cycles > 1) == (self.schedule == "cycles"),
+            f"optim.schedule is {self.schedule} and optim.cycles is {self.cycles}; use both --optim.schedule cycles "
+            "and 2 cycles or more, or neither",
+        )
         _require(0 < self.lr < math.inf, f"optim.lr is {self.lr}; use a positive number such as 1e-3")
         _require(0 <= self.weight_decay < math.inf, f"optim.weight_decay is {self.weight_decay}; use 0 or more")
         _require(0 <= self.warmup_epochs < math.inf, f"optim.warmup_epochs is {self.warmup_epochs}; use 0 or more")
@@ -300,12 +311,16 @@ class TrainConfig:
     """Global batch: tiles per step over all ranks of a fold."""
     input_size: int = 128
     """Height and width that the network sees, in pixels; tiles are padded to it by reflection."""
+    resize: int = 1
+    """Factor by which tiles are enlarged before they are padded; predictions are reduced by it."""
     precision: Literal["bf16", "fp32"] = "bf16"
     """Arithmetic of the forward pass: bfloat16 autocast, or plain float32."""
     sync_batchnorm: bool = True
     """Normalise over the global batch, so that the number of ranks does not change the result."""
     eval_every: int = 1
-    """Epochs between validations; the last epoch is always validated."""
+    """Epochs between validations; the last epoch, of each cycle of the schedule, is always validated."""
+    snapshots: int = 1
+    """Models of a fold in the ensemble: the weights at the ends of the last so many cycles of the schedule."""
     checkpoint_every: float = 60.0
     """Minimum time between two checkpoints, in seconds; 0: one per epoch."""
     seed: int = 0
@@ -314,11 +329,24 @@ class TrainConfig:
     def __post_init__(self) -> None:
         _check_types(self, "train.")
         most = {"epochs": MAX_EPOCHS, "batch_size": MAX_BATCH, "input_size": MAX_INPUT, "eval_every": 10**9}
+        most |= {"resize": MAX_RESIZE, "snapshots": MAX_EPOCHS}
         for name, high in most.items():
             _between(f"train.{name}", getattr(self, name), 1, high)
         _require(self.checkpoint_every >= 0, f"train.checkpoint_every is {self.checkpoint_every} s; use 0 or more")
         _between("train.checkpoint_every", self.checkpoint_every, 0, 10**9)
         _between("train.seed", self.seed, 0, MAX_SEED)
+
+
+def _check_cycles(optim: OptimConfig, train: TrainConfig) -> None:
+    _require(
+        optim.cycles <= train.epochs,
+        f"optim.cycles is {optim.cycles}, but train.epochs is {train.epochs}; a cycle takes an epoch or more",
+    )
+    _require(
+        train.snapshots <= optim.cycles,
+        f"train.snapshots is {train.snapshots}, but the schedule has {optim.cycles} cycle{'s' * (optim.cycles > 1)}; "
+        f"use fewer, or --optim.cycles {train.snapshots}",
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -362,6 +390,8 @@ class Config:
     """Where everything is kept: a folder or s3://bucket/prefix."""
     run: str = "r1"
     """Name of the run; the same name again finishes what is missing."""
+    recipe: str | None = None
+    """Recipe of the settings that are not given: blog, fast or best. Unset: the defaults, which are those of fast."""
     folds: FoldConfig = field(default_factory=FoldConfig)
     """The split."""
     model: ModelConfig = field(default_factory=ModelConfig)
@@ -384,6 +414,12 @@ class Config:
         _require(bool(self.data), "data is empty; name a folder, a zip or s3://bucket/prefix")
         _require(bool(self.store), "store is empty; name a folder or s3://bucket/prefix")
         check_name(self.run, "run")
+        _require(
+            self.recipe is None or RECIPE.fullmatch(self.recipe) is not None,
+            f"recipe is {self.recipe!r}, which records the name and version of a recipe that made a configuration; "
+            "call one of saltray.recipes to make one",
+        )
+        _check_cycles(self.optim, self.train)
         self.model.check_fit()
         fitting = self.model.fitting_size(self.train.input_size)
         _require(
@@ -400,10 +436,27 @@ class Config:
         )
 
     @property
+    def cycle_ends(self) -> tuple[int, ...]:
+        """Epochs after which a cycle of the schedule ends; the last epoch is one."""
+        cycles, epochs = self.optim.cycles, self.train.epochs
+        return tuple(epochs * number // cycles for number in range(1, cycles + 1))
+
+    @property
+    def snapshots(self) -> tuple[int, ...]:
+        """The cycles, from 1, whose ends enter the ensemble."""
+        cycles = self.optim.cycles
+        return tuple(range(cycles - self.train.snapshots + 1, cycles + 1))
+
+    @property
+    def can_be_extended(self) -> bool:
+        """Whether more epochs leave the ones before as they are; a cosine is laid out for all of them."""
+        return self.optim.schedule == "constant"
+
+    @property
     def identity(self) -> dict[str, Any]:
         """The settings that a resumed run must share with the first: all but where it is kept and its hardware."""
         record: dict[str, Any] = to_record(self)
-        for name in ("data", "store", "run", "cluster"):
+        for name in ("data", "store", "run", "recipe", "cluster"):
             del record[name]
         return record
 

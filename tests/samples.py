@@ -98,6 +98,7 @@ STORED_CONFIG: dict[str, Any] = {
     },
     "optim": {
         "clip_norm": 1.0,
+        "cycles": 1,
         "ema_decay": 0.998,
         "lr": 0.002973,
         "optimizer": "adamw",
@@ -105,6 +106,7 @@ STORED_CONFIG: dict[str, Any] = {
         "warmup_epochs": 1.0,
         "weight_decay": 0.0001,
     },
+    "recipe": None,
     "run": "r2",
     "store": "store",
     "train": {
@@ -114,7 +116,9 @@ STORED_CONFIG: dict[str, Any] = {
         "eval_every": 1,
         "input_size": 128,
         "precision": "fp32",
+        "resize": 1,
         "seed": 0,
+        "snapshots": 1,
         "sync_batchnorm": True,
     },
 }

@@ -31,6 +31,8 @@ from saltray.config import (
 from saltray.errors import ConfigError
 from saltray.records import digest, from_record, to_record
 
+CYCLES = OptimConfig(schedule="cycles", cycles=3)
+
 
 def refusal(make: Any) -> str:
     """What an impossible value is told, which is one line."""
@@ -101,6 +103,20 @@ def refusal(make: Any) -> str:
         ),
         (lambda: TrainConfig(checkpoint_every=-1), "train.checkpoint_every is -1 s"),
         (lambda: TrainConfig(seed=-1), "train.seed is -1"),
+        (lambda: TrainConfig(resize=0), "train.resize is 0"),
+        (lambda: TrainConfig(snapshots=0), "train.snapshots is 0"),
+        (lambda: OptimConfig(cycles=0), "optim.cycles is 0"),
+        (lambda: OptimConfig(cycles=2), "optim.schedule is cosine and optim.cycles is 2"),
+        (lambda: OptimConfig(schedule="cycles"), "optim.schedule is cycles and optim.cycles is 1"),
+        (
+            lambda: Config(data="d", optim=CYCLES, train=TrainConfig(epochs=2)),
+            "optim.cycles is 3, but train.epochs is 2",
+        ),
+        (
+            lambda: Config(data="d", optim=CYCLES, train=TrainConfig(snapshots=4)),
+            "train.snapshots is 4, but the schedule has 3 cycles; use fewer, or --optim.cycles 4",
+        ),
+        (lambda: Config(data="d", train=TrainConfig(snapshots=2)), "the schedule has 1 cycle; use fewer, or"),
         (lambda: ClusterConfig(workers_per_fold=0), "workers_per_fold is 0"),
         (lambda: ClusterConfig(gpus_per_worker=2), "gpus_per_worker is 2"),
         (lambda: ClusterConfig(gpus_per_worker=0.5, workers_per_fold=2), "NCCL refuses"),
@@ -158,8 +174,15 @@ def test_hardware_and_places_are_no_part_of_the_identity() -> None:
     other = dataclasses.replace(here, optim=OptimConfig(lr=0.5))
     assert digest(here.identity) == digest(there.identity) != digest(other.identity)
     assert set(here.identity) == {"folds", "model", "optim", "augment", "loss", "late_loss", "train"}
-    # Of saltray 0.1: a run that it started is resumed under the same identity.
-    assert digest(here.identity) == "a9de2afd312b4c057d090a34f093ed6fb6741e30326b461da076f5654157d81a"
+    # A run is resumed under the same identity by every saltray that has the same settings.
+    assert digest(here.identity) == "52f7701c8de5af26537b4ee04ff68e59500dfd80f5b12f472939055cf1cdd6ad"
+
+
+def test_cycles_are_as_equal_as_whole_epochs_allow() -> None:
+    config = Config(data="d", optim=CYCLES, train=TrainConfig(epochs=10, snapshots=2))
+    assert config.cycle_ends == (3, 6, 10)
+    assert config.snapshots == (2, 3)
+    assert (Config(data="d").cycle_ends, Config(data="d").snapshots) == ((60,), (1,))
 
 
 @pytest.mark.parametrize("name", ["", "a/b", "..", ".x", "a b", "x" * 101, "a\n"])
@@ -236,6 +259,7 @@ def test_an_integer_may_stand_for_any_number() -> None:
         (TrainConfig, "epochs", 10_000),
         (TrainConfig, "batch_size", 2**20),
         (TrainConfig, "input_size", 2**14),
+        (TrainConfig, "resize", 16),
         (TrainConfig, "checkpoint_every", 10**9),
         (TrainConfig, "seed", 2**63 - 1),
         (ClusterConfig, "workers_per_fold", 10_000),

@@ -19,7 +19,7 @@ from saltray.search.layout import (
 
 if TYPE_CHECKING:
     from saltray.commands.range_test import RangeTestResult
-    from saltray.commands.train import TrainResult
+    from saltray.commands.train import PartialResult, TrainResult
     from saltray.commands.tune import SearchResult
     from saltray.data.summary import DatasetSummary
     from saltray.ensemble.versions import EnsembleVersion
@@ -71,6 +71,17 @@ def print_train(console: Console, result: "TrainResult") -> None:
     console.print(f"threshold {result.threshold:.2f}, chosen on the same predictions: {result.score_at_threshold:.4f}")
     console.print(f"ensemble  {result.ensemble}")
     console.print(f"report    {result.report}")
+
+
+def print_partial(console: Console, result: "PartialResult", rest: str) -> None:
+    """Scores of the folds that are finished, and the command that trains the rest."""
+    table = Table("fold", "tiles", "score", "IoU", "epochs", "seconds", title=f"run {result.run}: held-out tiles")
+    for row in result.results:
+        scores = (f"{row.score:.4f}", f"{row.iou:.4f}")
+        table.add_row(str(row.fold), str(row.tiles), *scores, str(row.epochs), f"{row.seconds:.0f}")
+    console.print(table)
+    folds = f"fold{'s' * (len(result.missing) > 1)} {', '.join(map(str, result.missing))}"
+    console.print(f"not published: {folds} missing; to finish the run:  {rest}")
 
 
 def print_search(console: Console, result: "SearchResult") -> None:
@@ -152,7 +163,9 @@ def print_ensembles(console: Console, versions: Sequence["EnsembleVersion"]) -> 
             continue
         manifest = row.manifest
         best = f"{manifest.score_at_threshold:.4f} ({manifest.threshold:.2f})"
-        table.add_row(row.name, row.version, str(len(manifest.members)), f"{manifest.score:.4f}", best, manifest.run)
+        folds, snapshots = manifest.config.folds.count, manifest.config.train.snapshots
+        count = f"{folds} x {snapshots}" if snapshots > 1 else str(folds)
+        table.add_row(row.name, row.version, count, f"{manifest.score:.4f}", best, manifest.run)
     console.print(table)
     for row in versions:
         if row.fault is not None:

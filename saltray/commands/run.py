@@ -27,10 +27,12 @@ def run(config: Config, search: SearchConfig | None = None, *, observer: Observe
     # What is impossible is refused before Ray starts.
     store = open_for_writing(config.store)
     check_search(spec, store)
-    check_run(config, store)
+    check_run(config, store, range(config.folds.count))
     # For both: neither the tiles, nor their split, nor the initial weights can be searched.
     prepared = prepare(spec.config, store, spec.variants)
     with ray_cluster():
         tune_prepared(config, spec, store, prepared, observer)
         best, found = take_best_values(config, search_folder(spec.name), observer)
-        return train_prepared(best, store, prepared, found, observer)
+        result = train_prepared(best, store, prepared, range(best.folds.count), found, observer)
+    assert isinstance(result, TrainResult)  # all folds were asked for
+    return result

@@ -22,6 +22,7 @@ FIXED = {
     "train.epochs": "trials of unequal length cannot be compared epoch by epoch; use --search.epochs instead",
     "train.eval_every": "it changes only how often a trial is scored",
     "train.checkpoint_every": "it changes no score",
+    "train.snapshots": "a trial is scored by its last weights alone",
     "model.weights": "they are read once for all trials; set --model.weights, and run one search for each",
 }
 FORMS = "log:LOW:HIGH, lin:LOW:HIGH or A,B,C"

@@ -20,7 +20,7 @@ from saltray.training.metrics import Counts
 from saltray.training.norm import average_buffers
 from saltray.training.precision import autocast
 from saltray.training.process_group import ProcessGroup
-from saltray.training.schedule import loss_at, lr_at
+from saltray.training.schedule import cycle_of, cycle_start, loss_at, lr_at
 from saltray.training.state import FitState
 from saltray.training.tile_tensors import TileTensors
 
@@ -49,7 +49,8 @@ def fit(
     settings, device = config.train, group.device
     share = rank_slice(settings.batch_size, group)
     steps = train.steps(settings.batch_size)
-    augment = Augmenter(config.augment, settings.input_size, settings.seed)
+    ends = [end * steps for end in config.cycle_ends]
+    augment = Augmenter(config.augment, settings.input_size, settings.seed, settings.resize)
     averager = WeightAverager(state.ema, state.model, config.optim.ema_decay)
     network = wrap_ddp(state.model, group)
 
@@ -63,7 +64,8 @@ def fit(
             # Kept on the device: reading it here would synchronise CPU and GPU at every step.
             lr = _lr(state.step, steps, config)
             losses[step] = train_step(network, state.optimizer, images, masks, config, loss_config, lr)
-            averager.update(state.step)
+            # A new cycle leaves the weights that the last one found, so the average starts anew.
+            averager.update(state.step - cycle_start(cycle_of(state.step, ends), ends))
             state.step += 1
         mean_loss = _checked_mean(losses, epoch, config, group)
         trained = time.perf_counter()
@@ -71,7 +73,7 @@ def fit(
             average_buffers(state.model, group)
             average_buffers(state.ema, group)
         state.epoch = epoch + 1
-        due = state.epoch % settings.eval_every == 0 or state.epoch == settings.epochs
+        due = state.epoch % settings.eval_every == 0 or state.epoch in config.cycle_ends
         validation = evaluate(state.ema, valid, config, loss_config, group) if due else {}
         if not math.isfinite(validation.get("valid_loss", 0.0)):
             raise DivergedError(
@@ -148,7 +150,9 @@ def evaluate(
     with evaluating(model):
         for start in range(0, len(images), batch):
             truth = masks[start : start + batch]
-            logits = tile_logits(model, images[start : start + batch], settings.input_size, settings.precision)
+            logits = tile_logits(
+                model, images[start : start + batch], settings.input_size, settings.precision, settings.resize
+            )
             counts += Counts.of(logits.sigmoid(), truth, 0.5)
             loss += tile_losses(logits[:, None], truth[:, None], loss_config).double().sum()
         counts, valid_loss = counts.all_reduce(group), float(group.sum(loss)) / len(tiles)
@@ -190,7 +194,7 @@ def wrap_ddp(model: nn.Module, group: ProcessGroup) -> nn.Module:
 
 def _lr(step: int, steps: int, config: Config) -> float:
     warmup = config.optim.warmup_epochs * steps
-    return lr_at(step, total=config.train.epochs * steps, warmup=warmup, config=config.optim)
+    return lr_at(step, ends=[end * steps for end in config.cycle_ends], warmup=warmup, config=config.optim)
 
 
 def _checked_mean(losses: Tensor, epoch: int, config: Config, group: ProcessGroup) -> float:

@@ -73,7 +73,7 @@ def lr_range_test(
     """
     batch_size, seed = config.train.batch_size, config.train.seed
     share = rank_slice(batch_size, group)
-    augment = Augmenter(config.augment, config.train.input_size, seed)
+    augment = Augmenter(config.augment, config.train.input_size, seed, config.train.resize)
     network = wrap_ddp(state.model, group).train()
     steps_per_epoch = train.steps(batch_size)
     rates = [low * (high / low) ** (step / (steps - 1)) for step in range(steps)]

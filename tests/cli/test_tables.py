@@ -8,7 +8,7 @@ from command import Saltray, check_refusal
 
 from saltray.cli import tables
 from saltray.commands.range_test import RangeTestResult
-from saltray.commands.train import TrainResult
+from saltray.commands.train import PartialResult, TrainResult
 from saltray.commands.tune import SearchResult
 from saltray.config import Config, SearchConfig, TrainConfig, Values, choice, loguniform
 from saltray.data.folds import FoldBalance
@@ -108,6 +108,18 @@ def test_a_run() -> None:
         ["threshold 0.36, chosen on the same predictions: 0.4750"],
         ["ensemble  s3://b/ensembles/r1/v1"],
         ["report    s3://b/runs/r1/report.html"],
+    ]
+
+
+def test_a_run_of_some_folds_says_what_is_missing_and_how_to_train_it() -> None:
+    console = make_console()
+    partial = PartialResult(run="r1", results=(fold_result(1, 0.3417),), missing=(0, 2))
+    tables.print_partial(console, partial, "saltray train --data d")
+    assert rows_of(console) == [
+        ["run r1: held-out tiles"],
+        ["fold", "tiles", "score", "IoU", "epochs", "seconds"],
+        ["1", "13", "0.3417", "0.5000", "8", "20"],
+        ["not published: folds 0, 2 missing; to finish the run:  saltray train --data d"],
     ]
 
 
