@@ -14,7 +14,7 @@ from torch import nn
 from saltray.data.tiles import LabelledTiles
 from saltray.runs.history import EpochRecord
 from saltray.runs.layout import OOF, RESULT, WEIGHTS
-from saltray.runs.records import FoldResult
+from saltray.runs.records import FoldResult, PredictionCost
 from saltray.storage.base import Store
 from saltray.storage.files import no_scratch, scratch_folder
 from saltray.training.metrics import Counts
@@ -27,6 +27,7 @@ def write_fold(
     model: nn.Module,
     probabilities: NDArray[np.float16],
     epochs: Sequence[EpochRecord],
+    cost: PredictionCost | None = None,
 ) -> FoldResult:
     """Write weights and out-of-fold predictions, then the result that says the fold is finished.
 
@@ -37,6 +38,7 @@ def write_fold(
         model: the trained network.
         probabilities: [N, H, W] of the held-out tiles.
         epochs: its whole history.
+        cost: of the predictions, where it was measured.
     """
     counts = Counts.of(torch.from_numpy(probabilities.astype(np.float32)), torch.from_numpy(held_out.masks), 0.5)
     with scratch_folder() as folder:
@@ -60,6 +62,7 @@ def write_fold(
         finished=time.time(),
         weights_sha256=weights,
         oof_sha256=home.put_table(OOF, table),
+        cost=cost,
     )
     home.put_record(RESULT, result)
     return result

@@ -50,6 +50,18 @@ class Split:
 
 
 @dataclass(frozen=True, kw_only=True)
+class PredictionCost:
+    """What predicting the held-out tiles gave and cost, once with their mirror images and once without."""
+
+    score_without_tta: Fraction
+    """Competition score without the mirror images, at a probability of 0.5."""
+    seconds: Seconds
+    """Time of one device for a tile and its mirror image."""
+    device: str
+    """Its name."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class FoldResult:
     """`runs/<run>/fold-k/result.json`: what training one fold gave."""
 
@@ -73,6 +85,8 @@ class FoldResult:
     """Digest of `fold-k/model.safetensors`."""
     oof_sha256: Sha256
     """Digest of `fold-k/oof.parquet`."""
+    cost: PredictionCost | None = None
+    """Of the out-of-fold predictions; None if they were written before there was it."""
 
 
 @dataclass(frozen=True, kw_only=True)
