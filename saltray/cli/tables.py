@@ -18,6 +18,7 @@ from saltray.search.layout import (
 )
 
 if TYPE_CHECKING:
+    from saltray.commands.compare import Comparison
     from saltray.commands.range_test import RangeTestResult
     from saltray.commands.train import TrainResult
     from saltray.commands.tune import SearchResult
@@ -111,6 +112,25 @@ def _price_table(honest: "Evaluation") -> Table:
         time = "unknown" if row.seconds is None else f"{1000 * row.seconds:.3g}"
         table.add_row(str(row.models), "yes" if row.tta else "no", score, time)
     return table
+
+
+def print_comparison(console: Console, result: "Comparison") -> None:
+    """A row per difference: over all tiles, per fold and per stratum."""
+    title = f"{result.second} against {result.first}, on held-out tiles"
+    head = ("", "tiles", result.first, result.second, "difference", "95 % interval", "better")
+    table = Table(*(Column(name, overflow="fold") for name in head), title=title, title_justify="left")
+    for rows in ((result.overall, result.plain), result.by_fold, result.by_stratum):
+        for row in rows:
+            scores = (f"{row.first:.4f}", f"{row.second:.4f}", f"{row.difference:+.4f}")
+            interval = f"{row.interval.low:+.4f} to {row.interval.high:+.4f}"
+            style = "bold" if row is result.overall else None
+            table.add_row(row.name, str(row.tiles), *scores, interval, f"{row.probability:.1%}", style=style)
+        table.add_section()
+    console.print(table)
+    for line in result.left_out:
+        console.print(line)
+    console.print(f"better: share of resamples in which {result.second} scores higher than {result.first}")
+    console.print(f"picture   {result.out}")
 
 
 def print_search(console: Console, result: "SearchResult") -> None:

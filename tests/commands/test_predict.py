@@ -81,10 +81,10 @@ def test_every_tile_is_predicted_as_by_the_ensemble_itself(
     assert list(rows["id"]) == sorted(sample["id"])
     assert (predicted.result.tiles, predicted.result.empty) == (6, (rows["rle_mask"] == "").sum())
     tiles, loaded = read_tiles(str(tiles_folder), part="test"), saltray.Ensemble.load(trained)
-    expected = loaded.predict(tiles.images)
+    expected, masks = loaded.predict(tiles.images), loaded.predict_masks(tiles.images)
     table = pd.read_parquet(out / "probabilities.parquet")
     for index, (row, kept) in enumerate(zip(rows.itertuples(), table.itertuples(), strict=True)):
-        truth = (expected[index] > loaded.threshold).astype(np.uint8)
+        truth = masks[index].astype(np.uint8)
         assert row.id == kept.id == tiles.ids[index]
         np.testing.assert_array_equal(decode_rle(row.rle_mask, 101, 101), truth)
         np.testing.assert_array_equal(np.asarray(Image.open(out / f"masks/{row.id}.png")), truth * 255)
