@@ -163,7 +163,7 @@ def _compare(
         first=runs[0].label,
         second=runs[1].label,
         folds=tuple(common),
-        left_out=tuple(f"fold {fold} does not count: {' and '.join(lacking[fold])} lacks it" for fold in numbers),
+        left_out=tuple(f"fold {fold} is left out: not finished in {' and '.join(lacking[fold])}" for fold in numbers),
         overall=paired_difference("cross-fitted", one.tenths, two.tenths),
         plain=paired_difference("at 0.5", one.plain, two.plain),
         by_fold=tuple(

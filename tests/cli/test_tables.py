@@ -147,7 +147,7 @@ def test_a_comparison() -> None:
         first="r1",
         second="r2",
         folds=(1,),
-        left_out=("fold 0 does not count: r2 lacks it",),
+        left_out=("fold 0 is left out: not finished in r2",),
         overall=rows[0],
         plain=rows[1],
         by_fold=(rows[2],),
@@ -164,7 +164,7 @@ def test_a_comparison() -> None:
         ["at 0.5", *cells],
         ["fold 1", *cells],
         ["no salt", *cells],
-        ["fold 0 does not count: r2 lacks it"],
+        ["fold 0 is left out: not finished in r2"],
         ["better: share of resamples in which r2 scores higher than r1"],
         ["picture   s3://b/x.png"],
     ]

@@ -176,7 +176,7 @@ def test_unknown_values_are_dashes(report: RunReport) -> None:
     assert ["1", "0.7600", "0.7500", "–", "–", "3", "2 h 01 min"] in rows  # noqa: RUF001
     assert ["commit", "–"] in rows  # noqa: RUF001
     mean, std = (row for row in rows if row[0] in ("mean", "std"))
-    assert mean[1:5] == ["0.7000", "0.7300", "–", "–"]  # noqa: RUF001
+    assert mean[1:5] == ["0.7300", "0.7000", "–", "–"]  # noqa: RUF001
     assert std[3:5] == ["–", "–"]  # noqa: RUF001
 
 
