@@ -15,8 +15,8 @@ from saltray.training.metrics import TileCounts
 
 THRESHOLDS = tuple(round(0.20 + 0.02 * step, 2) for step in range(31))
 """Candidates of the threshold: 0.20, 0.22, .. 0.80."""
-AREAS = (0.0, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03, 0.04)
-"""Candidates of the least area, as shares of a tile: up to 408 of 101x101 pixels."""
+AREAS = (0.0, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03, 0.04, 0.06)
+"""Candidates of the least area, as shares of a tile: up to 612 of 101x101 pixels."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -17,11 +17,13 @@ BETTER, WORSE, UNCLEAR = "#0072b2", "#d55e00", "#8a939b"
 _SOFT, _RULE = "#5f6973", "#e2e0da"
 _ROW = 0.3
 """Height of a row in inches."""
+_GAP = 0.6
+"""Rows that are left free between groups."""
 _TOP, _BOTTOM = 1.05, 0.75
 """Margins in inches; the title is in the top one, the axis in the bottom one."""
 _WIDTH, _LEFT, _RIGHT = 10.6, 2.35, 3.75
 """Width of the picture, and its margins for names and for numbers, in inches."""
-_COLUMNS = ((0.20, "tiles"), (0.98, "scores"), (2.12, "difference"), (2.97, "better"))
+_COLUMNS = ((0.20, "tiles"), (0.76, "scores"), (2.13, "difference"), (2.95, "better in"))
 """Inches from the right end of the panel, and head, of each column of numbers."""
 
 
@@ -33,26 +35,29 @@ def draw_comparison(first: str, second: str, groups: Mapping[str, Sequence[Paire
         second: name of the second.
         groups: head -> its rows; the first row of all is drawn bold.
     """
-    lines = sum(len(rows) + 1 for rows in groups.values())
+    lines = sum(len(rows) + 1 for rows in groups.values()) + _GAP * (len(groups) - 1)
     height = _TOP + lines * _ROW + _BOTTOM
     figure = Figure(figsize=(_WIDTH, height), dpi=DPI, facecolor="white")
     panel = figure.add_axes(
         (_LEFT / _WIDTH, _BOTTOM / height, (_WIDTH - _LEFT - _RIGHT) / _WIDTH, lines * _ROW / height)
     )
     _dress(panel, lines, second)
-    at = 0
+    at = 0.0
     for head, rows in groups.items():
         _write(panel, at, -_LEFT + 0.3, head, weight="bold")
         if at == 0:
             for place, text in _COLUMNS:
                 _write(panel, at, _WIDTH - _LEFT - _RIGHT + place, text, colour=_SOFT)
-        for place, row in enumerate(rows, start=at + 1):
-            _draw_row(panel, place, row, bold=place == 1)
-        at += len(rows) + 1
+        for number, row in enumerate(rows, start=1):
+            _draw_row(panel, at + number, row, bold=at + number == 1)
+        at += len(rows) + 1 + _GAP
     reach = max((abs(end) for rows in groups.values() for row in rows for end in _ends(row)), default=0.0) or 0.01
     panel.set_xlim(-1.08 * reach, 1.08 * reach)
     title = f"{_short(second)} against {_short(first)}"
-    told = "Difference of the score on held-out tiles, with 95 % intervals by paired bootstrap over tiles"
+    told = (
+        "Difference of the score on held-out tiles, its 95 % interval by paired bootstrap over tiles, "
+        "and the share of resamples in which it is better"
+    )
     at_left = 0.3 / _WIDTH
     figure.text(
         at_left, 1 - 0.28 / height, title, fontsize=13, fontweight="bold", color=INK, va="top", parse_math=False
@@ -61,7 +66,7 @@ def draw_comparison(first: str, second: str, groups: Mapping[str, Sequence[Paire
     return to_png(figure)
 
 
-def _dress(panel: Axes, lines: int, second: str) -> None:
+def _dress(panel: Axes, lines: float, second: str) -> None:
     """Axis, grid and colours of the panel."""
     panel.set_ylim(lines - 0.5, -0.5)
     panel.set_yticks([])
@@ -77,7 +82,7 @@ def _dress(panel: Axes, lines: int, second: str) -> None:
     )
 
 
-def _draw_row(panel: Axes, at: int, row: PairedDifference, *, bold: bool) -> None:
+def _draw_row(panel: Axes, at: float, row: PairedDifference, *, bold: bool) -> None:
     """The point and the interval of one difference, and its numbers."""
     low, high = row.interval.low, row.interval.high
     colour = BETTER if low > 0 else WORSE if high < 0 else UNCLEAR
@@ -97,7 +102,7 @@ def _draw_row(panel: Axes, at: int, row: PairedDifference, *, bold: bool) -> Non
         _write(panel, at, end + place, text, weight=weight)
 
 
-def _write(panel: Axes, at: int, inches: float, text: str, *, weight: str = "normal", colour: str = INK) -> None:
+def _write(panel: Axes, at: float, inches: float, text: str, *, weight: str = "normal", colour: str = INK) -> None:
     """Text at a row, so many inches from the left end of the panel."""
     panel.annotate(
         text,

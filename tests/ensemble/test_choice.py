@@ -124,4 +124,4 @@ def test_all_candidates_are_scored_as_their_masks_are() -> None:
 
 def test_the_candidates() -> None:
     assert (THRESHOLDS[0], THRESHOLDS[15], THRESHOLDS[-1], len(THRESHOLDS)) == (0.2, 0.5, 0.8, 31)
-    assert [round(share * 101 * 101) for share in AREAS] == [0, 10, 20, 31, 51, 77, 102, 153, 204, 306, 408]
+    assert [round(share * 101 * 101) for share in AREAS] == [0, 10, 20, 31, 51, 77, 102, 153, 204, 306, 408, 612]

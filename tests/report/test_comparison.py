@@ -28,11 +28,11 @@ def test_differences_are_where_they_belong(drawn: list[Figure]) -> None:
     (figure,) = drawn
     (panel,) = figure.axes
     points = [line for line in panel.lines if line.get_marker() == "o"]
-    found = [(float(line.get_xdata()[0]), int(line.get_ydata()[0]), str(line.get_color())) for line in points]
+    found = [(float(line.get_xdata()[0]), float(line.get_ydata()[0]), str(line.get_color())) for line in points]
     assert found == [
         (pytest.approx(0.02), 1, BETTER),
         (pytest.approx(0.005), 2, UNCLEAR),
-        (pytest.approx(-0.03), 4, WORSE),
+        (pytest.approx(-0.03), 4.6, WORSE),
     ]
     bars = [patch for patch in panel.patches if isinstance(patch, Rectangle)]
     assert [(bar.get_x(), bar.get_x() + bar.get_width()) for bar in bars] == [
@@ -49,11 +49,11 @@ def test_numbers_stand_beside_each_row(drawn: list[Figure]) -> None:
     draw_comparison("r1", "r2", GROUPS)
     (panel,) = drawn[0].axes
     texts = [text for text in panel.texts if isinstance(text, Annotation)]
-    rows = {at: [text.get_text() for text in texts if text.xy[1] == at] for at in range(5)}
-    assert rows[0] == ["all tiles", "tiles", "scores", "difference", "better"]
+    rows = {at: [text.get_text() for text in texts if text.xy[1] == at] for at in (0, 1, 2, 3.6, 4.6)}
+    assert rows[0] == ["all tiles", "tiles", "scores", "difference", "better in"]
     assert rows[1] == ["cross-fitted", "4,000", "0.5000 → 0.5200", "+0.0200", "75.0%"]
-    assert rows[3] == ["by fold"]
-    assert rows[4][-2:] == ["-0.0300", "75.0%"]
+    assert rows[3.6] == ["by fold"]
+    assert rows[4.6][-2:] == ["-0.0300", "75.0%"]
     assert drawn[0].texts[0].get_text() == "r2 against r1"
 
 
