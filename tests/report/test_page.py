@@ -60,7 +60,7 @@ def test_headline(report: RunReport) -> None:
     assert figures[:4] == ["0.7211", "0.7346", "0.7012", "0.3905"]
     assert {"r1", "s3://bucket/ensembles/r1/v1", "Baseline: no salt anywhere"} <= set(page.text)
     assert "95 % interval 0.7012 to 0.7398 over tiles; standard deviation over folds 0.0124" in page.text
-    assert "optimistic by 0.0135: the best of many settings" in page.text
+    assert "optimistic by 0.0135, as the best of many settings" in page.text
     assert ["scored weights", "weights after the last epoch, 3"] in page.rows
     assert ["masks", "threshold 0.45, blank tiles emptied"] in page.rows
 
@@ -110,8 +110,8 @@ def test_one_line_per_fold(report: RunReport) -> None:
 def test_strata_and_prices(report: RunReport) -> None:
     html = render_run(report)
     rows = Page(html).rows
-    first = rows.index(["no salt", "23", "0.9000", "0.8500 to 0.9500", ""])
-    assert rows[first + 1] == ["0.1 to 9.7 % salt", "37", "0.3000", "0.2000 to 0.4100", ""]
+    first = rows.index(["no salt", "23", "0.9000", "0.85 to 0.95", ""])
+    assert rows[first + 1] == ["0.1 to 9.7 % salt", "37", "0.3000", "0.20 to 0.41", ""]
     assert re.findall(r'<i style="width: ([\d.]+)%"></i><b style="left: ([\d.]+)%; width: ([\d.]+)%">', html) == [
         ("90.0", "85.0", "10.0"),
         ("30.0", "20.0", "21.0"),
