@@ -219,12 +219,7 @@ def predict(
         workers=workers,
         observer=observer,
     )
-    console.print(f"wrote {done.out}: {done.tiles} tiles, {done.empty} of them without salt")
-    if done.score is not None:
-        held = done.score
-        console.print(f"score {held.score:.4f}, 95 % interval {held.interval}: no model was trained on these tiles")
-    if done.unscored is not None:
-        console.print(f"no score: {done.unscored}")
+    tables.print_prediction(console, done)
 
 
 def list_ensembles(store: Annotated[Positional[str], arg(metavar="STORE")] = "saltray-store", /) -> None:

@@ -19,6 +19,7 @@ from saltray.search.layout import (
 
 if TYPE_CHECKING:
     from saltray.commands.compare import Comparison
+    from saltray.commands.predict import Prediction
     from saltray.commands.range_test import RangeTestResult
     from saltray.commands.train import TrainResult
     from saltray.commands.tune import SearchResult
@@ -131,6 +132,16 @@ def print_comparison(console: Console, result: "Comparison") -> None:
         console.print(line)
     console.print(f"better: share of resamples in which {result.second} scores higher than {result.first}")
     console.print(f"picture   {result.out}")
+
+
+def print_prediction(console: Console, done: "Prediction") -> None:
+    """What was written, and the score of labelled tiles."""
+    console.print(f"wrote {done.out}: {done.tiles} tiles, {done.empty} of them without salt")
+    if done.score is not None:
+        held = done.score
+        console.print(f"score {held.score:.4f}, 95 % interval {held.interval}: no model was trained on these tiles")
+    if done.unscored is not None:
+        console.print(f"no score: {done.unscored}")
 
 
 def print_search(console: Console, result: "SearchResult") -> None:

@@ -10,6 +10,7 @@ from samples import EVALUATION
 
 from saltray.cli import tables
 from saltray.commands.compare import Comparison
+from saltray.commands.predict import Prediction
 from saltray.commands.range_test import RangeTestResult
 from saltray.commands.train import TrainResult
 from saltray.commands.tune import SearchResult
@@ -19,10 +20,12 @@ from saltray.data.pixel_range import PixelRange
 from saltray.data.summary import DatasetSummary
 from saltray.ensemble.postprocess import Postprocess
 from saltray.progress import TrialState, TrialStatus
+from saltray.runs.held_out import HeldOutScore
 from saltray.runs.records import FoldResult
 from saltray.search.spec import SearchSpec
 from saltray.search.trials import Trial
 from saltray.training.epoch_metrics import EpochMetrics
+from saltray.training.evaluation import Interval
 from saltray.training.scores import paired_difference
 
 from .conftest import make_console, rows_of
@@ -167,6 +170,19 @@ def test_a_comparison() -> None:
         ["fold 0 is left out: not finished in r2"],
         ["better: share of resamples in which r2 scores higher than r1"],
         ["picture   s3://b/x.png"],
+    ]
+
+
+def test_a_prediction() -> None:
+    console = make_console()
+    score = HeldOutScore(tiles=12, score=0.71239, interval=Interval(low=0.6, high=0.8))
+    tables.print_prediction(console, Prediction(12, 3, "x.csv", score))
+    tables.print_prediction(console, Prediction(12, 3, "x.csv", unscored="it has no mask"))
+    assert console.export_text().splitlines() == [
+        "wrote x.csv: 12 tiles, 3 of them without salt",
+        "score 0.7124, 95 % interval 0.6000 to 0.8000: no model was trained on these tiles",
+        "wrote x.csv: 12 tiles, 3 of them without salt",
+        "no score: it has no mask",
     ]
 
 
