@@ -20,7 +20,7 @@ from saltray.errors import ModelError
 from saltray.models.build import build_model
 from saltray.models.network import Features, Network, Output
 from saltray.models.parts import DecoderParts
-from saltray.models.stem import GREY_MEAN, GREY_STD, IMAGENET_MEAN, IMAGENET_STD
+from saltray.models.stem import GREY_MEAN, GREY_STD, IMAGENET_MEAN, IMAGENET_STD, GreyStem
 from saltray.models.unet import UNet
 
 PARTS = ("decoder_batchnorm", "scse", "hypercolumn", "deep_supervision")
@@ -140,6 +140,13 @@ def test_every_combination_gives_the_shapes_of_its_input(config: ModelConfig) ->
     with torch.device("meta"):
         model = build_model(config).train()
         height, width = model.multiple, 3 * model.multiple
+        stems = [module for module in model.modules() if isinstance(module, GreyStem)]
+        if config.in_channels == 1:
+            assert len(stems) == 1
+            with pytest.raises(ModelError, match="takes one"):
+                model(torch.empty(2, 3, height, width))
+        else:
+            assert not stems
         for channels in (1, 3)[: 1 if config.in_channels == 1 else 2]:
             images, shape = torch.empty(2, channels, height, width), (2, 1, height, width)
             output = model(images)
