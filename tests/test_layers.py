@@ -26,7 +26,7 @@ FLOORS = [
     {"errors"},
     {"records", "version"},
     {"config", "progress", "storage"},
-    {"data", "models"},
+    {"data", "models", "recipes"},
     {"training"},
     {"report"},
     {"ensemble"},
@@ -211,6 +211,7 @@ VERBS = {
     app.range_test: saltray.range_test,
     app.train: saltray.train,
     app.plan: saltray.plan,
+    app.compare: saltray.compare,
     app.predict: saltray.predict,
 }
 

@@ -1,7 +1,9 @@
 """The verbs: each parses its flags, calls one function, draws its result. Flags follow from the configuration."""
 
 import io
+import logging
 import os
+import shlex
 import sys
 from collections.abc import Sequence
 from typing import Annotated, Literal
@@ -15,7 +17,7 @@ import saltray
 from saltray.cli import plan as plan_text
 from saltray.cli import status as status_text
 from saltray.cli import tables
-from saltray.cli.flags import REGISTRY, RunFlags, SearchFlags, TrainFlags, refuse_misused, with_file
+from saltray.cli.flags import REGISTRY, RunFlags, SearchFlags, TrainFlags, refuse_misused, with_file, without
 from saltray.cli.observer import TerminalObserver
 from saltray.cli.signals import Interrupted, Interrupter
 from saltray.errors import DataError, EnsembleError, SaltrayError, SearchFailedError
@@ -73,14 +75,25 @@ def check(data: Annotated[Positional[str], arg(metavar="DATA")], /) -> None:
     tables.print_summary(console, saltray.check(data))
 
 
-def train(flags: Annotated[TrainFlags, arg(name="")], *, from_search: str | None = None) -> None:
+def train(
+    flags: Annotated[TrainFlags, arg(name="")],
+    *,
+    from_search: str | None = None,
+    only_folds: tuple[int, ...] | None = None,
+) -> None:
     """Train every fold and publish the ensemble; run it again to resume.
 
     Args:
         flags: The run.
         from_search: searches/NAME: use the values that this search found best.
+        only_folds: Train only these folds now, such as 0,1; the same command without it finishes the run.
     """
-    tables.print_train(console, saltray.train(flags.config(), from_search=from_search, observer=observer))
+    done = saltray.train(flags.config(), from_search=from_search, only_folds=only_folds, observer=observer)
+    if isinstance(done, saltray.PartialResult):
+        rest = shlex.join(["saltray", *without("--only-folds", sys.argv[1:])])
+        tables.print_partial(console, done, rest)
+    else:
+        tables.print_train(console, done)
 
 
 def tune(
@@ -166,6 +179,25 @@ def status(*, store: str = "saltray-store", run: str | None = None) -> None:
         console.print(f"no run in {store} yet; `saltray train` creates one")
 
 
+def compare(
+    first: Annotated[Positional[str], arg(metavar="RUN")],
+    second: Annotated[Positional[str], arg(metavar="RUN")],
+    /,
+    *,
+    store: str = "saltray-store",
+    out: str = "compare.png",
+) -> None:
+    """Compare two runs on the same tiles and folds, by paired bootstrap.
+
+    Args:
+        first: Name of a run of the store, or STORE/runs/NAME.
+        second: The run that may be better, in the same way.
+        store: A folder or s3://bucket/prefix.
+        out: PNG to draw, a path or s3://bucket/key.
+    """
+    tables.print_comparison(console, saltray.compare(first, second, store=store, out=out))
+
+
 def predict(
     *,
     ensemble: str,
@@ -200,7 +232,7 @@ def predict(
         workers=workers,
         observer=observer,
     )
-    console.print(f"wrote {done.out}: {done.tiles} tiles, {done.empty} of them without salt")
+    tables.print_prediction(console, done)
 
 
 def list_ensembles(store: Annotated[Positional[str], arg(metavar="STORE")] = "saltray-store", /) -> None:
@@ -253,6 +285,7 @@ def make_app(words: Sequence[str]) -> SubcommandApp:
     app.command(name="run")(with_file(run, words, flags=RunFlags, search=SearchFlags))
     app.command(name="plan")(with_file(plan, words, flags=TrainFlags))
     app.command(status)
+    app.command(compare)
     app.command(predict)
     ensemble.command(name="list")(list_ensembles)
     ensemble.command(show)
@@ -272,6 +305,7 @@ def main() -> None:
     if sys.platform == "win32":
         errors.print("saltray: it runs on Linux and macOS; on Windows, use it in WSL 2")
         sys.exit(2)
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # without a home for its fonts it warns, and draws
     Interrupter().install()
     words = sys.argv[1:]
     try:

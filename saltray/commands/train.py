@@ -1,6 +1,8 @@
 """`saltray train`: tiles in, a published ensemble of cross-validated models out."""
 
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
+from typing import overload
 
 import numpy as np
 import pyarrow as pa
@@ -11,15 +13,17 @@ from saltray.config import Config
 from saltray.data.folds import fold_balance
 from saltray.distributed.cluster import ray_cluster
 from saltray.distributed.preflight import check_cluster, preflight
+from saltray.ensemble.choice import Choice, choose_postprocess
 from saltray.ensemble.layout import version_prefix
 from saltray.ensemble.manifest import SearchProvenance, provenance
+from saltray.ensemble.postprocess import Postprocess
 from saltray.ensemble.publishing import FoldModel, publish
-from saltray.ensemble.threshold import ThresholdChoice, choose_threshold
-from saltray.errors import FoldsFailedError, RunLockedError, StorageError
+from saltray.errors import ConfigError, FoldsFailedError, RunLockedError, StorageError
 from saltray.progress import (
     CapacityFound,
     DataNote,
     FoldsFinishedBefore,
+    FoldsMissing,
     LockTakenOver,
     Observer,
     Published,
@@ -29,14 +33,15 @@ from saltray.progress import (
 )
 from saltray.report.examples import draw_examples
 from saltray.report.page import FoldRow, RunReport, render_run
+from saltray.runs.evaluation import evaluate
 from saltray.runs.history import epochs_of, read_history
-from saltray.runs.layout import ERROR, OOF, REPORT, WEIGHTS, fold_folder, run_folder
+from saltray.runs.layout import ERROR, OOF, REPORT, fold_folder, run_folder
 from saltray.runs.records import FoldResult
 from saltray.runs.run import create_run, fold_result, out_of_fold
 from saltray.search.results import with_best_values
 from saltray.storage.base import Store
 from saltray.storage.lock import RunLock
-from saltray.training.metrics import score_at_thresholds
+from saltray.training.evaluation import Evaluation
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,11 +53,12 @@ class TrainResult:
     """One per fold, in order."""
     score: float
     """Out-of-fold competition score at a probability of 0.5, over all tiles."""
-    threshold: float
-    """Probability chosen on the out-of-fold predictions."""
+    postprocess: Postprocess
+    """How probabilities become masks; chosen on the out-of-fold predictions."""
     score_at_threshold: float
-    fold_scores_at_threshold: tuple[float, ...]
-    """One per fold, in order."""
+    """The same with `postprocess`; optimistic, as that was chosen on the same predictions."""
+    evaluation: Evaluation
+    """The cross-fitted score, which is the headline, its interval and its parts, reliability and prices."""
     baseline: float
     """Score of predicting no salt at all on the same tiles."""
     ensemble: str
@@ -60,17 +66,50 @@ class TrainResult:
     report: str
     """URI of the run's HTML page."""
 
+    @property
+    def threshold(self) -> float:
+        """Probability above which a pixel is salt."""
+        return self.postprocess.threshold
 
-def train(config: Config, *, from_search: str | None = None, observer: Observer = log_event) -> TrainResult:
+
+@dataclass(frozen=True, kw_only=True)
+class PartialResult:
+    """What a run has so far, some of whose folds were not asked for."""
+
+    run: str
+    results: tuple[FoldResult, ...]
+    """Of the finished folds, in order."""
+    missing: tuple[int, ...]
+    """The folds that are not finished."""
+
+
+@overload
+def train(
+    config: Config, *, from_search: str | None = None, only_folds: None = None, observer: Observer = log_event
+) -> TrainResult: ...
+@overload
+def train(
+    config: Config, *, from_search: str | None = None, only_folds: Sequence[int] | None, observer: Observer = log_event
+) -> TrainResult | PartialResult: ...
+def train(
+    config: Config,
+    *,
+    from_search: str | None = None,
+    only_folds: Sequence[int] | None = None,
+    observer: Observer = log_event,
+) -> TrainResult | PartialResult:
     """Train every fold that is not finished, publish the ensemble, and score it.
 
     The same call again resumes an interrupted run: finished folds are kept, the others resume from their last
-    checkpoint.
+    checkpoint. With more epochs, and a constant learning rate, it trains the same run longer and publishes a new
+    version.
 
     Args:
         config: data, store and recipe.
         from_search: searches/NAME: use the values that this search found best in place of the configuration's, and
             record their provenance in the manifests.
+        only_folds: train only these folds now. Nothing is published, and a `PartialResult` is returned, while others
+            are missing; the same call without it finishes the run.
         observer: receives the events.
 
     Raises:
@@ -82,14 +121,44 @@ def train(config: Config, *, from_search: str | None = None, observer: Observer 
         FoldsFailedError: some folds failed; the others are finished and kept.
         StorageError: the store cannot be reached or written.
     """
+    asked = _asked(config, only_folds)
     store = open_for_writing(config.store)
     found: SearchProvenance | None = None
     if from_search is not None:
-        config, found = with_best_values(config, from_search)
-        observer(SearchValuesTaken(found.uri, found.trial, found.values))
+        config, found = take_best_values(config, from_search, observer)
+    check_run(config, store, asked)
+    return train_prepared(config, store, prepare(config, store), asked, found, observer)
+
+
+def take_best_values(config: Config, source: str, observer: Observer) -> tuple[Config, SearchProvenance]:
+    """`with_best_values`, which the observer is told."""
+    config, found = with_best_values(config, source)
+    observer(SearchValuesTaken(found.uri, found.trial, found.values))
+    return config, found
+
+
+def check_run(config: Config, store: Store, folds: Collection[int]) -> None:
+    """Refuse machines that can never train a fold, unless all of these folds are finished.
+
+    Raises:
+        as `preflight`.
+    """
     home = store.sub(run_folder(config.run))
-    check_machines_for_run(config, home)
-    prepared = prepare(config, store)
+    results = [fold_result(home, fold) for fold in folds]
+    if any(result is None or result.epochs < config.train.epochs for result in results):
+        preflight(config.cluster, jobs=len(folds), sharing=len(folds))
+
+
+def train_prepared(
+    config: Config,
+    store: Store,
+    prepared: Prepared,
+    asked: Collection[int],
+    found: SearchProvenance | None,
+    observer: Observer,
+) -> TrainResult | PartialResult:
+    """`train` of the folds that are `asked` for, where what can be refused before it has been checked."""
+    home = store.sub(run_folder(config.run))
     with RunLock(home, f"run {config.run}") as lock:
         if lock.taken_from is not None:
             observer(LockTakenOver(lock.taken_from))
@@ -106,19 +175,30 @@ def train(config: Config, *, from_search: str | None = None, observer: Observer 
             search_provenance=found,
         )
         observer(_planned(config, prepared))
-        results = _train_missing(config, home, prepared, lock, observer)
+        results = _train_missing(config, home, prepared, asked, lock, observer)
+        if missing := set(range(config.folds.count)) - {result.fold for result in results}:
+            observer(FoldsMissing(config.run, tuple(sorted(missing))))
+            return PartialResult(run=config.run, results=tuple(results), missing=tuple(sorted(missing)))
         return _publish(config, store, prepared, results, manifest.search_provenance, observer)
 
 
-def check_machines_for_run(config: Config, home: Store) -> None:
-    """Refuse machines that can never train a fold, unless all folds are finished.
+def _asked(config: Config, only_folds: Sequence[int] | None) -> tuple[int, ...]:
+    """The folds to train, in order.
 
     Raises:
-        as `preflight`.
+        ConfigError: there is no such fold, one is given twice, or none is.
     """
-    folds = config.folds.count
-    if any(fold_result(home, fold) is None for fold in range(folds)):
-        preflight(config.cluster, jobs=folds, sharing=folds)
+    count = config.folds.count
+    if only_folds is None:
+        return tuple(range(count))
+    if not only_folds:
+        raise ConfigError("only_folds names no fold; name one or more, such as 0,1, or leave it out")
+    for fold in only_folds:
+        if fold not in range(count):
+            raise ConfigError(f"only_folds names fold {fold}; the split has folds 0 to {count - 1}")
+    if len(set(only_folds)) != len(only_folds):
+        raise ConfigError(f"only_folds {', '.join(map(str, only_folds))} lists one twice; list each once")
+    return tuple(sorted(only_folds))
 
 
 def _planned(config: Config, prepared: Prepared) -> RunPlanned:
@@ -131,6 +211,7 @@ def _planned(config: Config, prepared: Prepared) -> RunPlanned:
         height=tiles.height,
         width=tiles.width,
         input_size=settings.input_size,
+        resize=settings.resize,
         epochs=settings.epochs,
         steps=-(-largest // settings.batch_size),
         batch_size=settings.batch_size,
@@ -140,12 +221,12 @@ def _planned(config: Config, prepared: Prepared) -> RunPlanned:
 
 
 def _train_missing(
-    config: Config, home: Store, prepared: Prepared, lock: RunLock, observer: Observer
+    config: Config, home: Store, prepared: Prepared, asked: Collection[int], lock: RunLock, observer: Observer
 ) -> list[FoldResult]:
-    """Results of all folds; those that the store has are not trained again."""
+    """Results of all folds that are finished, those asked for among them; what the store has is not trained again."""
     count = config.folds.count
     done = {fold: result for fold in range(count) if (result := fold_result(home, fold)) is not None}
-    missing = [fold for fold in range(count) if fold not in done]
+    missing = [fold for fold in asked if fold not in done]
     if done:
         observer(FoldsFinishedBefore(tuple(done)))
     for fold in done:  # its controller may have died after its result was written
@@ -155,7 +236,7 @@ def _train_missing(
     with ray_cluster() as where:
         from saltray.distributed.fold_jobs import train_folds
 
-        capacity = check_cluster(config.cluster, home, jobs=len(missing), sharing=count, observer=observer)
+        capacity = check_cluster(config.cluster, home, jobs=len(missing), sharing=len(asked), observer=observer)
         observer(
             CapacityFound(
                 where=where,
@@ -181,9 +262,9 @@ def _train_missing(
             remedy = "fix the cause and run the same command again to train only these"
         else:
             remedy = "as these settings would fail again, change them and choose another run name"
-        kept = "; the others are finished and kept" if len(failures) < count else ""
+        kept = "; the others are finished and kept" if len(failures) < len(asked) else ""
         raise FoldsFailedError(
-            f"{len(failures)} of {count} folds failed ({numbers}){kept}: {remedy}",
+            f"{len(failures)} of {len(asked)} folds failed ({numbers}){kept}: {remedy}",
             failures,
         )
     done |= {outcome.fold: outcome.result for outcome in outcomes if outcome.result is not None}
@@ -198,13 +279,14 @@ def _publish(
     found: SearchProvenance | None,
     observer: Observer,
 ) -> TrainResult:
-    """Out-of-fold predictions, threshold, ensemble, report."""
+    """Out-of-fold predictions, post-processing, ensemble, report."""
     home, tiles, fold_of = store.sub(run_folder(config.run)), prepared.tiles, prepared.fold_of
     probabilities = out_of_fold(home, results, tiles)
     rows = [row.tobytes() for row in probabilities]
     home.put_table(OOF, pa.table({"id": list(tiles.ids), "fold": fold_of, "probability": rows}))
-    threshold = choose_threshold(probabilities, tiles.masks)
-    score = float(score_at_thresholds(probabilities, tiles.masks, (0.5,))[0])
+    choice = choose_postprocess(probabilities, tiles, fold_of)
+    evaluation = evaluate(choice, probabilities, tiles, fold_of, results, config)
+    score = float(choice.plain.mean() / 10)
     baseline = float((~tiles.masks.any(axis=(1, 2))).mean())
     manifest = publish(
         store,
@@ -212,15 +294,19 @@ def _publish(
         models=[
             FoldModel(
                 fold=result.fold,
-                key=f"{run_folder(config.run)}/{fold_folder(result.fold)}/{WEIGHTS}",
-                sha256=result.weights_sha256,
-                score=result.score,
+                snapshot=model.cycle,
+                key=f"{run_folder(config.run)}/{fold_folder(result.fold)}/{model.key}",
+                sha256=model.sha256,
+                score=model.score,
             )
             for result in results
+            for model in result.models
         ],
-        threshold=threshold,
+        postprocess=choice.postprocess,
         score=score,
+        score_at_threshold=choice.score,
         baseline=baseline,
+        evaluation=evaluation,
         dataset=prepared.dataset,
         search_provenance=found,
     )
@@ -228,23 +314,16 @@ def _publish(
         run=config.run,
         results=tuple(results),
         score=score,
-        threshold=threshold.threshold,
-        score_at_threshold=threshold.score,
-        fold_scores_at_threshold=tuple(
-            _score_of_fold(probabilities, prepared, row.fold, threshold.threshold) for row in results
-        ),
+        postprocess=choice.postprocess,
+        score_at_threshold=choice.score,
+        evaluation=evaluation,
         baseline=baseline,
         ensemble=f"{store.uri}/{version_prefix(manifest.name, manifest.version)}",
         report=f"{home.uri}/{REPORT}",
     )
     observer(Published(result.ensemble))
-    home.put(REPORT, _report(config, home, prepared, probabilities, result, threshold).encode())
+    home.put(REPORT, _report(config, home, prepared, probabilities, result, choice).encode())
     return result
-
-
-def _score_of_fold(probabilities: NDArray[np.float16], prepared: Prepared, fold: int, threshold: float) -> float:
-    held_out = prepared.fold_of == fold
-    return float(score_at_thresholds(probabilities[held_out], prepared.tiles.masks[held_out], (threshold,))[0])
 
 
 def _report(
@@ -253,31 +332,36 @@ def _report(
     prepared: Prepared,
     probabilities: NDArray[np.float16],
     result: TrainResult,
-    threshold: ThresholdChoice,
+    choice: Choice,
 ) -> str:
+    tiles = prepared.tiles
     rows = [
         FoldRow(
             fold=row.fold,
             score=row.score,
-            score_at_threshold=at_threshold,
+            cross_fitted=cross_fitted.score,
             iou=row.iou,
             dice=row.dice,
             epochs=row.epochs,
             seconds=row.seconds,
         )
-        for row, at_threshold in zip(result.results, result.fold_scores_at_threshold, strict=True)
+        for row, cross_fitted in zip(result.results, result.evaluation.folds, strict=True)
     ]
     report = RunReport(
         run=config.run,
         folds=rows,
-        balance=fold_balance(prepared.tiles.masks, prepared.fold_of, config.folds.count),
+        balance=fold_balance(tiles.masks, prepared.fold_of, config.folds.count),
         history={row.fold: epochs_of(read_history(home.sub(fold_folder(row.fold)))) for row in rows},
-        threshold_curve=list(zip(threshold.thresholds, threshold.scores, strict=True)),
-        threshold=threshold.threshold,
+        threshold_curve=choice.curve,
+        threshold=result.threshold,
+        postprocess=str(result.postprocess),
         baseline=result.baseline,
         score=result.score,
         score_at_threshold=result.score_at_threshold,
-        examples=draw_examples(prepared.tiles, probabilities, threshold.threshold, prepared.fold_of),
+        evaluation=result.evaluation,
+        examples=draw_examples(
+            tiles, result.postprocess.apply(probabilities, tiles.images), prepared.fold_of, str(result.postprocess)
+        ),
         ensemble=result.ensemble,
         config=config,
         versions=provenance(),

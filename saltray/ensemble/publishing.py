@@ -21,12 +21,13 @@ from saltray.ensemble.layout import (
     version_prefix,
 )
 from saltray.ensemble.manifest import EnsembleManifest, Member, SearchProvenance, provenance
-from saltray.ensemble.threshold import ThresholdChoice
+from saltray.ensemble.postprocess import Postprocess
 from saltray.ensemble.versions import last_number, versions_of
 from saltray.errors import EnsembleError
 from saltray.storage.base import Store
 from saltray.storage.files import scratch_folder
 from saltray.storage.retry import pause
+from saltray.training.evaluation import Evaluation
 
 LONGEST_PAUSE_S = 1.0
 """Between two attempts to claim a version."""
@@ -34,9 +35,11 @@ LONGEST_PAUSE_S = 1.0
 
 @dataclass(frozen=True, kw_only=True)
 class FoldModel:
-    """The trained weights of one fold in the store."""
+    """Trained weights of one fold in the store."""
 
     fold: int
+    snapshot: int = 1
+    """The number of the cycle, from 1, that they end."""
     key: str
     """Key relative to the whole store, such as runs/r1/fold-0/model.safetensors."""
     sha256: str
@@ -50,9 +53,11 @@ def publish(
     *,
     config: Config,
     models: Sequence[FoldModel],
-    threshold: ThresholdChoice,
+    postprocess: Postprocess,
     score: float,
+    score_at_threshold: float,
     baseline: float,
+    evaluation: Evaluation | None,
     dataset: DatasetManifest,
     search_provenance: SearchProvenance | None = None,
 ) -> EnsembleManifest:
@@ -63,21 +68,30 @@ def publish(
     Args:
         store: the whole store.
         config: the run's configuration.
-        models: one per fold, in any order.
-        threshold: the threshold and its out-of-fold score.
+        models: one per fold and snapshot, in any order.
+        postprocess: how probabilities become masks.
         score: out-of-fold competition score at 0.5.
+        score_at_threshold: the same with `postprocess`.
         baseline: score of predicting no salt at all: the share of empty tiles.
+        evaluation: what the out-of-fold predictions are worth.
         dataset: the manifest of the packed tiles.
         search_provenance: the search that found the run's values, if there was one.
 
     Raises:
-        EnsembleError: a fold is missing.
+        EnsembleError: a fold or a snapshot is missing.
         NotFoundError, IntegrityError: weights are missing, or are not those of the digest.
     """
     _check_complete(config, models)
+    models = sorted(models, key=lambda model: (model.fold, model.snapshot))
     members = tuple(
-        Member(fold=model.fold, key=member_key(model.fold), sha256=model.sha256, score=model.score)
-        for model in sorted(models, key=lambda model: model.fold)
+        Member(
+            fold=model.fold,
+            snapshot=model.snapshot,
+            key=member_key(model.fold, model.snapshot if config.train.snapshots > 1 else None),
+            sha256=model.sha256,
+            score=model.score,
+        )
+        for model in models
     )
     versions = versions_of(store, config.run)
     for version in versions:
@@ -89,10 +103,11 @@ def publish(
         members=members,
         height=dataset.height,
         width=dataset.width,
-        threshold=threshold.threshold,
+        postprocess=postprocess,
         score=score,
-        score_at_threshold=threshold.score,
+        score_at_threshold=score_at_threshold,
         baseline=baseline,
+        evaluation=evaluation,
         run=config.run,
         dataset=dataset.digest,
         pixel_range=dataset.pixel_range,
@@ -101,8 +116,8 @@ def publish(
         search_provenance=search_provenance,
     )
     home = store.sub(version_prefix(manifest.name, manifest.version))
-    for model in models:
-        _copy(store, model, home)
+    for model, member in zip(models, members, strict=True):
+        _copy(store, model, home, member.key)
     home.put(MODEL_CARD, model_card(manifest).encode())
     if not home.put_new_record(MANIFEST, manifest):
         raise EnsembleError(f"{home.uri} was published by another process; publish again to get the next version")
@@ -115,6 +130,15 @@ def _check_complete(config: Config, models: Sequence[FoldModel]) -> None:
         raise EnsembleError(
             f"run {config.run} lacks fold {', '.join(map(str, missing))}, so it is not published; "
             "run the same command again to train what is missing"
+        )
+    there = {(model.fold, model.snapshot) for model in models}
+    lacking = [
+        (fold, cycle) for fold in range(config.folds.count) for cycle in config.snapshots if (fold, cycle) not in there
+    ]
+    if lacking:
+        fold, cycle = lacking[0]
+        raise EnsembleError(
+            f"run {config.run} lacks snapshot {cycle} of fold {fold}, so it is not published; choose another run name"
         )
 
 
@@ -129,8 +153,8 @@ def _claim(store: Store, name: str) -> str:
     raise AssertionError("count never ends")
 
 
-def _copy(store: Store, model: FoldModel, home: Store) -> None:
+def _copy(store: Store, model: FoldModel, home: Store, key: str) -> None:
     with scratch_folder() as folder:
-        path = folder / member_key(model.fold)
+        path = folder / key
         store.get_file(model.key, path, sha256=model.sha256)
-        home.put_file(path.name, path)
+        home.put_file(key, path)

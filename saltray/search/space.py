@@ -17,11 +17,12 @@ from saltray.config import Choice, Config, Range, Space, Values
 from saltray.errors import ConfigError
 from saltray.records import RecordError, excerpt, field_types, fits, parse_word, replace_fields, suggestion, type_text
 
-SECTIONS = ("model", "optim", "augment", "train")
+SECTIONS = ("model", "optim", "augment", "loss", "late_loss", "train")
 FIXED = {
     "train.epochs": "trials of unequal length cannot be compared epoch by epoch; use --search.epochs instead",
     "train.eval_every": "it changes only how often a trial is scored",
     "train.checkpoint_every": "it changes no score",
+    "train.snapshots": "a trial is scored by its last weights alone",
     "model.weights": "they are read once for all trials; set --model.weights, and run one search for each",
 }
 FORMS = "log:LOW:HIGH, lin:LOW:HIGH or A,B,C"
@@ -158,7 +159,9 @@ def _grid_order(seed: int, count: int) -> NDArray[np.int64]:
 def has_value(values: Range | Choice, value: Any) -> bool:
     """Whether a trial may have this value."""
     if isinstance(values, Choice):
-        return value in values.values
+        return any(
+            value == one and isinstance(value, bool) == isinstance(one, bool) for one in values.values
+        )  # True == 1
     return fits(float, value) and values.low <= value <= values.high
 
 
@@ -194,5 +197,5 @@ def _field_type(field: str) -> Any:
     if field not in known:
         near = suggestion(field, known)
         hint = f"did you mean {near}?" if near else "see `saltray train --help` for the names"
-        raise ConfigError(f"there is no field {field!r} to search; {hint}")
+        raise ConfigError(f"there is no field {field[:80]!r} to search; {hint}")
     return known[field]

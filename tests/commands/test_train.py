@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
+import torch
 from ceph import Ceph
 from command import Live, upload
 from ray_session import Recorded, record
@@ -25,6 +26,7 @@ from saltray.progress import (
     FoldFinished,
     FoldResumed,
     FoldsFinishedBefore,
+    FoldsMissing,
     FoldStarted,
     LockTakenOver,
     Published,
@@ -36,6 +38,7 @@ from saltray.runs.records import FoldResult
 from saltray.storage.base import Store
 from saltray.storage.lock import RunLock
 from saltray.storage.uri import open_store
+from saltray.training.metrics import Counts
 
 from .conftest import check_resumed, killed_once, note_something
 
@@ -98,9 +101,19 @@ def test_the_ensemble_predicts_the_mean_of_its_members_and_out_of_fold_each_its_
     expected = np.where((held_out == 0)[:, None, None], singles[0], singles[1])
     np.testing.assert_allclose(probabilities(result)[some].reshape(expected.shape), expected, atol=2e-3)
     assert result.baseline == pytest.approx((~tiles.masks.any(axis=(1, 2))).mean())
+    manifest = ensemble.manifest
+    assert (manifest.postprocess, manifest.evaluation) == (result.postprocess, result.evaluation)
+    assert [row.fold for row in result.evaluation.folds] == [0, 1]
+    assert result.evaluation.score + result.evaluation.optimism == pytest.approx(result.score_at_threshold)
+    alone, mirrored, *_ = result.evaluation.prices
+    assert alone.score is not None
+    assert mirrored.score == result.score
+    masks = result.postprocess.apply(probabilities(result).reshape(tiles.images.shape), tiles.images)
+    counts = Counts.of(torch.from_numpy(masks).float(), torch.from_numpy(tiles.masks), 0.5)
+    assert counts.score == pytest.approx(result.score_at_threshold)
     page = store_of(result).get("runs/r1/report.html").decode()
     assert result.ensemble in page
-    assert f"{result.score_at_threshold:.4f}" in page
+    assert f"{result.evaluation.score:.4f}" in page
 
 
 def test_a_finished_run_is_not_trained_again(copied: Config, finished: Finished) -> None:
@@ -173,6 +186,52 @@ def test_a_broken_fold_leaves_the_other_and_is_mended_alone(small: Small, tiles_
     assert run.get("fold-1/result.json") == kept
     assert not any(run.exists(f"fold-{fold}/error.txt") for fold in range(2))
     assert [row.fold for row in mended.result.results] == [0, 1]
+
+
+def test_some_folds_are_trained_now_and_the_rest_later(small: Small, tiles_folder: Path, tmp_path: Path) -> None:
+    config = small(tiles_folder, tmp_path, epochs=1)
+    config = replace(config, optim=replace(config.optim, schedule="constant"))
+    store = open_store(str(tmp_path))
+    some = record(saltray.train, config, only_folds=[1])
+    assert some.of(FoldStarted) == [FoldStarted(1)]
+    assert some.events[-1] == FoldsMissing("r1", (0,))
+    result = store.get_record("runs/r1/fold-1/result.json", FoldResult)
+    assert some.result == saltray.PartialResult(run="r1", results=(result,), missing=(0,))
+    assert store.folders() == ["datasets", "runs"]
+    assert not store.exists("runs/r1/oof.parquet")
+    assert record(saltray.train, config, only_folds=[1]).kinds == ["RunPlanned", "FoldsFinishedBefore", "FoldsMissing"]
+
+    rest = record(saltray.train, config, only_folds=[0])  # now all are there
+    assert rest.of(FoldStarted) == [FoldStarted(0)]
+    assert isinstance(rest.result, saltray.TrainResult)
+    assert rest.result.results[1] == result
+    assert rest.result.ensemble == f"{tmp_path}/ensembles/r1/v1"
+
+    # And longer: from the last epoch, as another version.
+    longer = record(saltray.train, replace(config, train=replace(config.train, epochs=2)))
+    assert {event.epoch for event in longer.of(FoldEpoch)} == {2}
+    assert sorted(event.fold for event in longer.of(FoldResumed)) == [0, 1]
+    assert longer.result.ensemble == f"{tmp_path}/ensembles/r1/v2"
+    assert [row.epochs for row in longer.result.results] == [2, 2]
+    first = saltray.Ensemble.load(rest.result.ensemble)
+    assert first.manifest.config.train.epochs == 1
+
+
+@pytest.mark.parametrize(
+    ("folds", "told"),
+    [
+        ((2,), "only_folds names fold 2; the split has folds 0 to 1"),
+        ((-1,), "only_folds names fold -1; "),
+        ((), "only_folds names no fold; "),
+        ((1, 0, 1), "only_folds 1, 0, 1 lists one twice; "),
+    ],
+)
+def test_folds_that_are_not_there_are_refused(
+    small: Small, tiles_folder: Path, tmp_path: Path, folds: tuple[int, ...], told: str
+) -> None:
+    with pytest.raises(ConfigError, match=told):
+        saltray.train(small(tiles_folder, tmp_path), only_folds=folds)
+    assert not [*tmp_path.iterdir()]
 
 
 def test_a_fold_that_would_fail_again_asks_for_another_run(

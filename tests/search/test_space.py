@@ -33,7 +33,7 @@ def test_text_and_functions_make_the_same_space() -> None:
         "train.batch_size=16,32",
         "model.is_deconv=true,false",
         "optim.schedule=constant, cosine",
-        "train.bce=1",
+        "loss.bce=1",
     ]
     space = parse_space(texts)
     assert space == {
@@ -42,9 +42,9 @@ def test_text_and_functions_make_the_same_space() -> None:
         "train.batch_size": choice([16, 32]),
         "model.is_deconv": choice([True, False]),
         "optim.schedule": choice(["constant", "cosine"]),
-        "train.bce": choice([1.0]),
+        "loss.bce": choice([1.0]),
     }
-    assert type(space["train.bce"].values[0]) is float  # type: ignore[union-attr]
+    assert type(space["loss.bce"].values[0]) is float  # type: ignore[union-attr]
     check_space(space, CONFIG)
     assert parse_space([f"{field}={values}" for field, values in space.items()]) == space
 
@@ -75,6 +75,7 @@ def test_text_and_functions_make_the_same_space() -> None:
         ("train.input_size=64,100", "needs a multiple of 64"),
         ("train.epochs=5,10", "cannot be searched: trials of unequal length"),
         ("train.eval_every=1,2", "cannot be searched: it changes only how often"),
+        ("train.snapshots=1,2", "cannot be searched: a trial is scored by its last weights"),
         ("train.checkpoint_every=0,60", "cannot be searched: it changes no score"),
         ("model.architecture=albunet,vgg", "one of albunet"),
         ("model.encoder=resnet18,vgg11", "model.encoder is vgg11, but albunet takes one of resnet34"),
@@ -87,6 +88,11 @@ def test_a_mistake_is_named(text: str, named: str) -> None:
         check_space(parse_space([text]), CONFIG)
     assert named in str(caught.value)
     assert text.split("=", maxsplit=1)[0] in str(caught.value)
+
+
+def test_a_name_is_told_no_longer_than_that() -> None:
+    with pytest.raises(ConfigError, match=f"there is no field '{'x' * 80}' to search"):
+        parse_space([f"{'x' * 3000}=1"])
 
 
 @pytest.mark.parametrize(
