@@ -5,6 +5,7 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import safetensors.torch
@@ -19,7 +20,7 @@ from saltray.errors import ModelError
 from saltray.models.build import build_model
 from saltray.models.network import Features, Network, Output
 from saltray.models.parts import DecoderParts
-from saltray.models.stem import GREY_MEAN, GREY_STD, IMAGENET_MEAN, IMAGENET_STD
+from saltray.models.stem import GREY_MEAN, GREY_STD, IMAGENET_MEAN, IMAGENET_STD, GreyStem
 from saltray.models.unet import UNet
 
 PARTS = ("decoder_batchnorm", "scse", "hypercolumn", "deep_supervision")
@@ -139,6 +140,13 @@ def test_every_combination_gives_the_shapes_of_its_input(config: ModelConfig) ->
     with torch.device("meta"):
         model = build_model(config).train()
         height, width = model.multiple, 3 * model.multiple
+        stems = [module for module in model.modules() if isinstance(module, GreyStem)]
+        if config.in_channels == 1:
+            assert len(stems) == 1
+            with pytest.raises(ModelError, match="takes one"):
+                model(torch.empty(2, 3, height, width))
+        else:
+            assert not stems
         for channels in (1, 3)[: 1 if config.in_channels == 1 else 2]:
             images, shape = torch.empty(2, channels, height, width), (2, 1, height, width)
             output = model(images)
@@ -206,6 +214,28 @@ def test_each_part_starts_without_effect_and_can_have_one(
             assert not torch.equal(model.train()(images).has_salt, model(1 - images).has_salt)
         else:
             assert (model(images) - expected).abs().max() > 0.01
+
+
+def test_stages_double_in_size_up_to_the_input_and_the_bottom_is_the_encoder_s_last(model: Network) -> None:
+    x = torch.rand(2, model.in_channels, 64, 128)
+    with torch.no_grad():
+        bottom, stages = model.features(x)
+        assert torch.equal(bottom, model.encoder(x)[-1])
+    sizes = [(64 >> level, 128 >> level) for level in reversed(range(len(stages)))]
+    assert [tuple(stage.shape[2:]) for stage in stages] == sizes
+
+
+@pytest.mark.parametrize("is_deconv", [True, False])
+@pytest.mark.parametrize("architecture", ["albunet", "ternausnet"])
+def test_decoder_batchnorm_follows_every_convolution_but_the_last(
+    architecture: Literal["albunet", "ternausnet"], is_deconv: bool
+) -> None:
+    config = ModelConfig(architecture=architecture, is_deconv=is_deconv, decoder_batchnorm=True, hypercolumn=True)
+    with torch.device("meta"):
+        modules = [module for name, module in build_model(config).named_modules() if not name.startswith("encoder.")]
+    convolutions = [m for m in modules if isinstance(m, nn.Conv2d | nn.ConvTranspose2d) and m.kernel_size > (1, 1)]
+    norms = [module for module in modules if isinstance(module, nn.BatchNorm2d)]
+    assert [norm.num_features for norm in norms] == [convolution.out_channels for convolution in convolutions]
 
 
 def test_several_classes_give_log_probabilities_at_every_stage() -> None:

@@ -78,6 +78,7 @@ def test_text_and_functions_make_the_same_space() -> None:
         ("train.snapshots=1,2", "cannot be searched: a trial is scored by its last weights"),
         ("train.checkpoint_every=0,60", "cannot be searched: it changes no score"),
         ("model.architecture=albunet,vgg", "one of albunet"),
+        ("model.encoder=resnet18,vgg11", "model.encoder is vgg11, but albunet takes one of resnet34"),
         ("model.is_deconv=yes", "'yes' is not true or false"),
         ("model.weights=a,b", "cannot be searched: they are read once"),
     ],
