@@ -163,7 +163,8 @@ def print_ensembles(console: Console, versions: Sequence["EnsembleVersion"]) -> 
             continue
         manifest = row.manifest
         best = f"{manifest.score_at_threshold:.4f} ({manifest.threshold:.2f})"
-        folds, snapshots = manifest.config.folds.count, manifest.config.train.snapshots
+        folds = len({member.fold for member in manifest.members})
+        snapshots = len({member.snapshot for member in manifest.members})
         count = f"{folds} x {snapshots}" if snapshots > 1 else str(folds)
         table.add_row(row.name, row.version, count, f"{manifest.score:.4f}", best, manifest.run)
     console.print(table)
