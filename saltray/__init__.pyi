@@ -1,5 +1,7 @@
 from . import recipes as recipes
 from .commands.check import check as check
+from .commands.compare import Comparison as Comparison
+from .commands.compare import compare as compare
 from .commands.demo import DemoResult as DemoResult
 from .commands.demo import demo as demo
 from .commands.ensemble import list_ensembles as list_ensembles
@@ -39,6 +41,7 @@ from .data.tiles import LabelledTiles as LabelledTiles
 from .data.tiles import Tiles as Tiles
 from .ensemble.load import Ensemble as Ensemble
 from .ensemble.manifest import EnsembleManifest as EnsembleManifest
+from .ensemble.postprocess import Postprocess as Postprocess
 from .ensemble.versions import EnsembleVersion as EnsembleVersion
 from .errors import ConfigError as ConfigError
 from .errors import DataError as DataError
@@ -66,4 +69,5 @@ from .runs.status import FoldStatus as FoldStatus
 from .runs.status import RunStatus as RunStatus
 from .runs.status import RunSummary as RunSummary
 from .search.trials import Trial as Trial
+from .training.evaluation import Evaluation as Evaluation
 from .version import __version__ as __version__

@@ -194,6 +194,11 @@ def excerpt(value: Any) -> str:
     return text if len(text) <= 80 else f"{text[:80]}..."
 
 
+def plain(name: str) -> str:
+    """A name from outside for a message: on one line, and not too long."""
+    return name if name.isprintable() and len(name) <= 80 else excerpt(name)
+
+
 def suggestion(name: str, known: typing.Iterable[str]) -> str | None:
     """The known name that may have been meant, if one is close."""
     return next(iter(difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)), None)
@@ -213,13 +218,8 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     table = dict(pairs)
     if len(table) != len(pairs):
         twice = next(name for name, count in Counter(name for name, _ in pairs).items() if count > 1)
-        raise ValueError(f"{_plain(twice)} is given twice")
+        raise ValueError(f"{plain(twice)} is given twice")
     return table
-
-
-def _plain(name: str) -> str:
-    """A name for a message: on one line, and not too long."""
-    return name if name.isprintable() and len(name) <= 80 else excerpt(name)
 
 
 @cache
@@ -241,7 +241,7 @@ def _describe(error: ValidationError, kind: type[Any]) -> str:
     # unknown explains one that is missing.
     count = Counter(fault["loc"][:-1] for fault in faults)
     fault = min(faults, key=lambda fault: (count[fault["loc"][:-1]], fault["type"] == "missing"))
-    name = ".".join(_plain(str(part)) for part in fault["loc"][1:]) or "the record"
+    name = ".".join(plain(str(part)) for part in fault["loc"][1:]) or "the record"
     match fault["type"]:
         case "missing":
             return f"{name} is missing"

@@ -8,9 +8,19 @@ import boto3
 from saltray.config import Config
 from saltray.data.packing import DatasetManifest
 from saltray.ensemble.manifest import EnsembleManifest, Member
+from saltray.ensemble.postprocess import Postprocess
 from saltray.records import from_record
 from saltray.storage.base import Store
 from saltray.training.epoch_metrics import EpochMetrics
+from saltray.training.evaluation import (
+    Evaluation,
+    FoldScore,
+    Interval,
+    Price,
+    Reliability,
+    ReliabilityBin,
+    Stratum,
+)
 
 DIGEST = "d" * 64
 
@@ -36,7 +46,7 @@ def ensemble_manifest(**settings: Any) -> EnsembleManifest:
         "members": (Member(fold=0, key="fold-0.safetensors", sha256=DIGEST, score=0.7),),
         "height": 101,
         "width": 101,
-        "threshold": 0.5,
+        "postprocess": Postprocess(),
         "score": 0.7,
         "score_at_threshold": 0.7,
         "baseline": 0.4,
@@ -46,6 +56,36 @@ def ensemble_manifest(**settings: Any) -> EnsembleManifest:
         "provenance": {},
     }
     return EnsembleManifest(**fields | settings)
+
+
+EVALUATION = Evaluation(
+    weights="weights after the last epoch, 3",
+    score=0.7211,
+    interval=Interval(low=0.7012, high=0.7398),
+    folds=(FoldScore(fold=0, score=0.7123), FoldScore(fold=1, score=0.7299)),
+    spread=0.0124,
+    optimism=0.0135,
+    strata=(
+        Stratum(name="no salt", tiles=23, score=0.9, interval=Interval(low=0.85, high=0.95)),
+        Stratum(name="0.1 to 9.7 % salt", tiles=37, score=0.3, interval=Interval(low=0.2, high=0.41)),
+    ),
+    reliability=Reliability(
+        error=0.0123,
+        largest=0.59,
+        bins=(
+            ReliabilityBin(pixels=3000, predicted=0.02, observed=0.01),
+            ReliabilityBin(pixels=1000, predicted=0.55, observed=0.6),
+        ),
+    ),
+    prices=(
+        Price(models=1, tta=False, score=0.6912, seconds=0.0115),
+        Price(models=1, tta=True, score=0.7012, seconds=0.023),
+        Price(models=2, tta=False, score=None, seconds=0.023),
+        Price(models=2, tta=True, score=None, seconds=0.046),
+    ),
+    device="CPU",
+)
+"""An invented evaluation of two folds."""
 
 
 def foreign_object(store: Store, key: str) -> None:

@@ -211,6 +211,7 @@ VERBS = {
     app.range_test: saltray.range_test,
     app.train: saltray.train,
     app.plan: saltray.plan,
+    app.compare: saltray.compare,
     app.predict: saltray.predict,
 }
 

@@ -1,6 +1,7 @@
 """The verbs: each parses its flags, calls one function, draws its result. Flags follow from the configuration."""
 
 import io
+import logging
 import os
 import shlex
 import sys
@@ -178,6 +179,25 @@ def status(*, store: str = "saltray-store", run: str | None = None) -> None:
         console.print(f"no run in {store} yet; `saltray train` creates one")
 
 
+def compare(
+    first: Annotated[Positional[str], arg(metavar="RUN")],
+    second: Annotated[Positional[str], arg(metavar="RUN")],
+    /,
+    *,
+    store: str = "saltray-store",
+    out: str = "compare.png",
+) -> None:
+    """Compare two runs on the same tiles and folds, by paired bootstrap.
+
+    Args:
+        first: Name of a run of the store, or STORE/runs/NAME.
+        second: The run that may be better, in the same way.
+        store: A folder or s3://bucket/prefix.
+        out: PNG to draw, a path or s3://bucket/key.
+    """
+    tables.print_comparison(console, saltray.compare(first, second, store=store, out=out))
+
+
 def predict(
     *,
     ensemble: str,
@@ -212,7 +232,7 @@ def predict(
         workers=workers,
         observer=observer,
     )
-    console.print(f"wrote {done.out}: {done.tiles} tiles, {done.empty} of them without salt")
+    tables.print_prediction(console, done)
 
 
 def list_ensembles(store: Annotated[Positional[str], arg(metavar="STORE")] = "saltray-store", /) -> None:
@@ -265,6 +285,7 @@ def make_app(words: Sequence[str]) -> SubcommandApp:
     app.command(name="run")(with_file(run, words, flags=RunFlags, search=SearchFlags))
     app.command(name="plan")(with_file(plan, words, flags=TrainFlags))
     app.command(status)
+    app.command(compare)
     app.command(predict)
     ensemble.command(name="list")(list_ensembles)
     ensemble.command(show)
@@ -284,6 +305,7 @@ def main() -> None:
     if sys.platform == "win32":
         errors.print("saltray: it runs on Linux and macOS; on Windows, use it in WSL 2")
         sys.exit(2)
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # without a home for its fonts it warns, and draws
     Interrupter().install()
     words = sys.argv[1:]
     try:

@@ -41,8 +41,9 @@ def print_run(console: Console, status: "RunStatus") -> None:
     _print_faults(console, status.faults)
     console.print(f"folds done: {status.done} of {status.count}{_remedy(status)}")
     if (manifest := status.manifest) is not None:
-        at_threshold = f"{manifest.score_at_threshold:.4f} at {manifest.threshold:.2f}"
-        console.print(f"out-of-fold score {manifest.score:.4f}, {at_threshold}")
+        if (honest := manifest.evaluation) is not None:
+            console.print(f"out-of-fold score {honest.score:.4f}, 95 % interval {honest.interval}")
+        console.print(f"at a probability of 0.5: {manifest.score:.4f}; masks by {manifest.postprocess}")
         console.print(f"ensemble  {status.ensemble}")
 
 

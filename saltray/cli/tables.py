@@ -18,11 +18,15 @@ from saltray.search.layout import (
 )
 
 if TYPE_CHECKING:
+    from saltray.commands.compare import Comparison
+    from saltray.commands.predict import Prediction
     from saltray.commands.range_test import RangeTestResult
     from saltray.commands.train import PartialResult, TrainResult
     from saltray.commands.tune import SearchResult
     from saltray.data.summary import DatasetSummary
+    from saltray.ensemble.postprocess import Postprocess
     from saltray.ensemble.versions import EnsembleVersion
+    from saltray.training.evaluation import Evaluation
 
 TRIAL_STYLES = {"running": "cyan", "finished": "green", "stopped": "dim", "diverged": "red", "failed": "red"}
 RANGE_TEST_ROWS = 20
@@ -57,18 +61,21 @@ def trials_table(trials: Iterable[TrialState], fields: Sequence[str], title: str
 
 
 def print_train(console: Console, result: "TrainResult") -> None:
-    """Scores of the held-out tiles, the ensemble, the report."""
+    """Scores of the held-out tiles and what they are worth, the price of choices, the ensemble, the report."""
+    honest = result.evaluation
     title = f"run {result.run}: held-out tiles"
-    table = Table("fold", "tiles", "score", f"at {result.threshold:.2f}", "IoU", "epochs", "seconds", title=title)
-    for row, at_threshold in zip(result.results, result.fold_scores_at_threshold, strict=True):
-        scores = (f"{row.score:.4f}", f"{at_threshold:.4f}", f"{row.iou:.4f}")
+    table = Table("fold", "tiles", "score", "at 0.5", "IoU", "epochs", "seconds", title=title, title_justify="left")
+    for row, own in zip(result.results, honest.folds, strict=True):
+        scores = (f"{own.score:.4f}", f"{row.score:.4f}", f"{row.iou:.4f}")
         table.add_row(str(row.fold), str(row.tiles), *scores, str(row.epochs), f"{row.seconds:.0f}")
     table.add_section()
     tiles = sum(row.tiles for row in result.results)
-    table.add_row("all", str(tiles), f"{result.score:.4f}", f"{result.score_at_threshold:.4f}", style="bold")
+    table.add_row("all", str(tiles), f"{honest.score:.4f}", f"{result.score:.4f}", style="bold")
     console.print(table)
-    console.print(f"out-of-fold score {result.score:.4f}; predicting no salt at all would score {result.baseline:.4f}")
-    console.print(f"threshold {result.threshold:.2f}, chosen on the same predictions: {result.score_at_threshold:.4f}")
+    console.print(_strata_table(honest))
+    console.print(_price_table(honest))
+    for line in score_lines(result.evaluation, result.score, result.baseline, result.postprocess):
+        console.print(line)
     console.print(f"ensemble  {result.ensemble}")
     console.print(f"report    {result.report}")
 
@@ -82,6 +89,72 @@ def print_partial(console: Console, result: "PartialResult", rest: str) -> None:
     console.print(table)
     folds = f"fold{'s' * (len(result.missing) > 1)} {', '.join(map(str, result.missing))}"
     console.print(f"not published: {folds} missing; to finish the run:  {rest}")
+
+
+def score_lines(honest: "Evaluation", score: float, baseline: float, postprocess: "Postprocess") -> Iterator[str]:
+    """What the score is worth, in words: a line each."""
+    spread = "" if honest.spread is None else f", standard deviation over folds {honest.spread:.4f}"
+    yield f"score     {honest.score:.4f}, 95 % interval {honest.interval}{spread}; no salt at all scores {baseline:.4f}"
+    yield (
+        "          each fold with the masks' settings chosen on the other folds; chosen on all of them, "
+        f"{honest.score + honest.optimism:.4f}; with none, at a probability of 0.5, {score:.4f}"
+    )
+    yield f"masks     {postprocess}"
+    yield f"weights   {honest.weights}"
+    reliability = honest.reliability
+    yield (
+        f"pixels    expected calibration error {reliability.error:.4f}, largest probability {reliability.largest:.2f}"
+    )
+
+
+def _strata_table(honest: "Evaluation") -> Table:
+    """A row per stratum."""
+    table = Table("label", "tiles", "score", "95 % interval", title="score by coverage", title_justify="left")
+    for row in honest.strata:
+        table.add_row(row.name, str(row.tiles), f"{row.score:.4f}", str(row.interval))
+    return table
+
+
+def _price_table(honest: "Evaluation") -> Table:
+    """A row per way to predict."""
+    title = f"price of choices, on {honest.device}" if honest.device else "price of choices"
+    table = Table("models", "mirror images", "score at 0.5", "ms a tile", title=title, title_justify="left")
+    most = max(row.models for row in honest.prices)
+    for row in honest.prices:
+        missing = "not on training tiles" if row.models == most else "unknown"
+        score = missing if row.score is None else f"{row.score:.4f}"
+        time = "unknown" if row.seconds is None else f"{1000 * row.seconds:.3g}"
+        table.add_row(str(row.models), "yes" if row.tta else "no", score, time)
+    return table
+
+
+def print_comparison(console: Console, result: "Comparison") -> None:
+    """A row per difference: over all tiles, per fold and per stratum."""
+    title = f"{result.second} against {result.first}, on held-out tiles"
+    head = ("", "tiles", result.first, result.second, "difference", "95 % interval", "better")
+    table = Table(*(Column(name, overflow="fold") for name in head), title=title, title_justify="left")
+    for rows in ((result.overall, result.plain), result.by_fold, result.by_stratum):
+        for row in rows:
+            scores = (f"{row.first:.4f}", f"{row.second:.4f}", f"{row.difference:+.4f}")
+            interval = f"{row.interval.low:+.4f} to {row.interval.high:+.4f}"
+            style = "bold" if row is result.overall else None
+            table.add_row(row.name, str(row.tiles), *scores, interval, f"{row.probability:.1%}", style=style)
+        table.add_section()
+    console.print(table)
+    for line in result.left_out:
+        console.print(line)
+    console.print(f"better: share of resamples in which {result.second} scores higher than {result.first}")
+    console.print(f"picture   {result.out}")
+
+
+def print_prediction(console: Console, done: "Prediction") -> None:
+    """What was written, and the score of labelled tiles."""
+    console.print(f"wrote {done.out}: {done.tiles} tiles, {done.empty} of them without salt")
+    if done.score is not None:
+        held = done.score
+        console.print(f"score {held.score:.4f}, 95 % interval {held.interval}: no model was trained on these tiles")
+    if done.unscored is not None:
+        console.print(f"no score: {done.unscored}")
 
 
 def print_search(console: Console, result: "SearchResult") -> None:
@@ -155,18 +228,19 @@ def _summary_rows(summary: "DatasetSummary") -> Iterator[tuple[str, str]]:
 
 def print_ensembles(console: Console, versions: Sequence["EnsembleVersion"]) -> None:
     """A row per version, and what cannot be read."""
-    ensemble, run = (Column(name, overflow="fold") for name in ("ensemble", "run"))
-    table = Table(ensemble, "version", "folds", "score", "at threshold", run)
+    ensemble, masks, run = (Column(name, overflow="fold") for name in ("ensemble", "masks", "run"))
+    table = Table(ensemble, "version", "folds", "score", "at 0.5", masks, run)
     for row in versions:
         if row.manifest is None:
             table.add_row(row.name, row.version, "corrupted" if row.fault else "incomplete")
             continue
         manifest = row.manifest
-        best = f"{manifest.score_at_threshold:.4f} ({manifest.threshold:.2f})"
+        honest = manifest.evaluation
+        scores = ("" if honest is None else f"{honest.score:.4f}", f"{manifest.score:.4f}")
         folds = len({member.fold for member in manifest.members})
         snapshots = len({member.snapshot for member in manifest.members})
         count = f"{folds} x {snapshots}" if snapshots > 1 else str(folds)
-        table.add_row(row.name, row.version, count, f"{manifest.score:.4f}", best, manifest.run)
+        table.add_row(row.name, row.version, count, *scores, str(manifest.postprocess), manifest.run)
     console.print(table)
     for row in versions:
         if row.fault is not None:

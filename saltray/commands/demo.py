@@ -94,7 +94,7 @@ def _draw(picture: Path, data: Path, store: Path, result: TrainResult) -> None:
     table = root.get_table(f"{run_folder(result.run)}/{OOF}")
     rows = [np.frombuffer(row, dtype=np.float16) for row in table["probability"].to_pylist()]
     probabilities = np.stack(rows).reshape(tiles.images.shape)
-    truth, predicted = tiles.masks > 0, probabilities > result.threshold
+    truth, predicted = tiles.masks > 0, result.postprocess.apply(probabilities, tiles.images)
     union = (truth | predicted).sum(axis=(1, 2))
     iou = (truth & predicted).sum(axis=(1, 2)) / np.maximum(union, 1)
     candidates = np.flatnonzero(truth.mean(axis=(1, 2)) > LEAST_COVERAGE)
@@ -104,8 +104,8 @@ def _draw(picture: Path, data: Path, store: Path, result: TrainResult) -> None:
     draw_demo(
         picture,
         tiles.select(shown),
-        probabilities[shown],
-        result.threshold,
-        f"Held-out tiles of five folds: score {result.score:.3f} (no salt at all: {result.baseline:.3f})",
+        predicted[shown],
+        f"Held-out tiles of five folds: score {result.evaluation.score:.3f} (no salt at all: {result.baseline:.3f})",
         captions=[f"fold {table['fold'][int(at)].as_py()} · IoU {iou[at]:.2f}" for at in shown],
+        postprocess=str(result.postprocess),
     )

@@ -11,6 +11,7 @@ from typing import IO, TYPE_CHECKING, Literal
 import numpy as np
 from PIL import Image
 
+from saltray.data.labels import read_labels
 from saltray.data.names import tile_id
 from saltray.data.raw import list_images
 from saltray.data.rle import decode_rle
@@ -20,12 +21,15 @@ from saltray.data.tile_reader import TileReader
 from saltray.distributed.cluster import ray_cluster
 from saltray.distributed.paths import check_kept, check_seen
 from saltray.distributed.preflight import check_gpus
-from saltray.ensemble.layout import MANIFEST
+from saltray.ensemble.layout import MANIFEST, version_prefix
 from saltray.ensemble.load import Ensemble
+from saltray.ensemble.manifest import EnsembleManifest
 from saltray.ensemble.versions import read_manifest, resolve
-from saltray.errors import ConfigError, EnsembleError
+from saltray.errors import ConfigError, DataError, EnsembleError
 from saltray.progress import Observer, PredictionPlanned, TilesClipped, log_event
+from saltray.runs.held_out import HeldOutScore, Scorer, training_ids
 from saltray.storage.outputs import Draft, check_apart, full_name, output_file, output_folder
+from saltray.storage.uri import open_store
 
 if TYPE_CHECKING:
     import pyarrow.parquet as pq
@@ -45,6 +49,10 @@ class Prediction:
     """Tiles predicted to hold no salt."""
     out: str
     """Path or URI of the submission, as given."""
+    score: HeldOutScore | None = None
+    """Of the training part, whose tiles have masks, where the models have seen none of them."""
+    unscored: str | None = None
+    """Why tiles of the training part have no score."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +92,7 @@ def predict(
         data: a folder, a zip or s3://bucket/prefix.
         out: the Kaggle submission, `id,rle_mask`, in the order of the ids.
         part: which images of the data set. The test images have to be those of its sample_submission.csv, if there is
-            one.
+            one. Those of the training part are scored, if all have masks and the ensemble was not trained on them.
         masks: folder for one 8-bit PNG per tile, 255 where there is salt.
         probabilities: Parquet file with a row per tile: id, probability (float16, H x W in C order).
         tta: average over each tile and its mirror image.
@@ -114,6 +122,8 @@ def predict(
         if clipped := reader.check(source, names):
             observer(TilesClipped(clipped))
         _check_members(home.uri)
+        if part == "train":
+            writer.scorer, writer.unscored = _scorer(home.uri, manifest, source, reader, names)
         with ray_cluster() as where:
             from saltray.distributed.prediction import choose_workers, stream_predictions
 
@@ -140,11 +150,28 @@ def predict(
             )
             for batch in batches:
                 writer.add(batch, reader.shape)
-    return Prediction(writer.tiles, writer.empty, os.fspath(out))
+    score = None if writer.scorer is None else writer.scorer.result()
+    return Prediction(writer.tiles, writer.empty, os.fspath(out), score, writer.unscored)
 
 
 def _read(data: str, name: str) -> bytes:
     return Source(data).read(name)
+
+
+def _scorer(
+    ensemble: str, manifest: EnsembleManifest, source: Source, reader: TileReader, names: list[str]
+) -> tuple[Scorer | None, str | None]:
+    """What scores the training part, or else why nothing can."""
+    root = open_store(ensemble.removesuffix(f"/{version_prefix(manifest.name, manifest.version)}"))
+    known = training_ids(root, manifest.run)
+    if known is None:
+        return None, f"the split of run {manifest.run} is not in {root.uri}, so the models may have seen these tiles"
+    if seen := [name for name in names if tile_id(name) in known]:
+        return None, f"the ensemble was trained on {len(seen):,} of these {len(names):,} tiles, by their ids"
+    try:
+        return Scorer(read_labels(source, names, reader.shape), reader.shape), None
+    except DataError as error:
+        return None, str(error)
 
 
 def _check_not_inputs(outputs: Outputs, ensemble: str, source: Source) -> None:
@@ -182,6 +209,8 @@ class _Writer:
         probabilities: "tuple[Draft, pq.ParquetWriter] | None",
     ) -> None:
         self.tiles = self.empty = 0
+        self.scorer: Scorer | None = None
+        self.unscored: str | None = None
         self._submission, self._masks, self._probabilities = submission, masks, probabilities
         self._rows = csv.writer(submission[1], lineterminator="\n")
 
@@ -205,6 +234,9 @@ class _Writer:
             draft, table = self._probabilities
             with draft.writing():
                 table.write_table(pa.table({"id": batch.ids, "probability": rows}, schema=table.schema))
+        if self.scorer is not None:
+            for rle in batch.rles:
+                self.scorer.add(decode_rle(rle, *shape))
 
 
 @contextmanager

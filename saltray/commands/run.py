@@ -2,18 +2,13 @@
 
 from dataclasses import replace
 
-from saltray.commands.prepare import check_inputs, prepare
-from saltray.commands.train import TrainResult, check_machines_for_run, train
-from saltray.commands.tune import check_machines_for_search, tune
+from saltray.commands.prepare import open_for_writing, prepare
+from saltray.commands.train import TrainResult, check_run, take_best_values, train_prepared
+from saltray.commands.tune import check_search, make_spec, tune_prepared
 from saltray.config import Config, SearchConfig
 from saltray.distributed.cluster import ray_cluster
-from saltray.distributed.paths import check_kept
-from saltray.errors import DataError
 from saltray.progress import Observer, log_event
-from saltray.runs.layout import run_folder
 from saltray.search.layout import search_folder
-from saltray.search.spec import SearchSpec
-from saltray.storage.uri import open_store
 
 
 def run(config: Config, search: SearchConfig | None = None, *, observer: Observer = log_event) -> TrainResult:
@@ -28,18 +23,16 @@ def run(config: Config, search: SearchConfig | None = None, *, observer: Observe
         as `tune` and `train`.
     """
     settings = search or SearchConfig()
-    settings = replace(settings, name=settings.name or config.run)
+    spec = make_spec(config, replace(settings, name=settings.name or config.run))
     # What is impossible is refused before Ray starts.
-    spec = SearchSpec.create(config, settings)
-    check_kept("the store", config.store)
-    store = open_store(config.store)
-    check_machines_for_search(spec, store.sub(search_folder(spec.name)))
-    check_machines_for_run(config, store.sub(run_folder(config.run)), range(config.folds.count))
-    try:
-        check_inputs(config, store, spec.variants)
-    except DataError:  # of one tile; what reads them all tells all faults
-        prepare(config, store, spec.variants)
-        raise
+    store = open_for_writing(config.store)
+    check_search(spec, store)
+    check_run(config, store, range(config.folds.count))
+    # For both: neither the tiles, nor their split, nor the initial weights can be searched.
+    prepared = prepare(spec.config, store, spec.variants)
     with ray_cluster():
-        found = tune(config, settings, observer=observer)
-        return train(config, from_search=search_folder(found.name), observer=observer)
+        tune_prepared(config, spec, store, prepared, observer)
+        best, found = take_best_values(config, search_folder(spec.name), observer)
+        result = train_prepared(best, store, prepared, range(best.folds.count), found, observer)
+    assert isinstance(result, TrainResult)  # all folds were asked for
+    return result

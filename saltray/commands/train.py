@@ -13,10 +13,11 @@ from saltray.config import Config
 from saltray.data.folds import fold_balance
 from saltray.distributed.cluster import ray_cluster
 from saltray.distributed.preflight import check_cluster, preflight
+from saltray.ensemble.choice import Choice, choose_postprocess
 from saltray.ensemble.layout import version_prefix
 from saltray.ensemble.manifest import SearchProvenance, provenance
+from saltray.ensemble.postprocess import Postprocess
 from saltray.ensemble.publishing import FoldModel, publish
-from saltray.ensemble.threshold import ThresholdChoice, choose_threshold
 from saltray.errors import ConfigError, FoldsFailedError, RunLockedError, StorageError
 from saltray.progress import (
     CapacityFound,
@@ -32,6 +33,7 @@ from saltray.progress import (
 )
 from saltray.report.examples import draw_examples
 from saltray.report.page import FoldRow, RunReport, render_run
+from saltray.runs.evaluation import evaluate
 from saltray.runs.history import epochs_of, read_history
 from saltray.runs.layout import ERROR, OOF, REPORT, fold_folder, run_folder
 from saltray.runs.records import FoldResult
@@ -39,7 +41,7 @@ from saltray.runs.run import create_run, fold_result, out_of_fold
 from saltray.search.results import with_best_values
 from saltray.storage.base import Store
 from saltray.storage.lock import RunLock
-from saltray.training.metrics import score_at_thresholds
+from saltray.training.evaluation import Evaluation
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,17 +53,23 @@ class TrainResult:
     """One per fold, in order."""
     score: float
     """Out-of-fold competition score at a probability of 0.5, over all tiles."""
-    threshold: float
-    """Probability chosen on the out-of-fold predictions."""
+    postprocess: Postprocess
+    """How probabilities become masks; chosen on the out-of-fold predictions."""
     score_at_threshold: float
-    fold_scores_at_threshold: tuple[float, ...]
-    """One per fold, in order."""
+    """The same with `postprocess`; optimistic, as that was chosen on the same predictions."""
+    evaluation: Evaluation
+    """The cross-fitted score, which is the headline, its interval and its parts, reliability and prices."""
     baseline: float
     """Score of predicting no salt at all on the same tiles."""
     ensemble: str
     """URI of the published version."""
     report: str
     """URI of the run's HTML page."""
+
+    @property
+    def threshold(self) -> float:
+        """Probability above which a pixel is salt."""
+        return self.postprocess.threshold
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,11 +125,40 @@ def train(
     store = open_for_writing(config.store)
     found: SearchProvenance | None = None
     if from_search is not None:
-        config, found = with_best_values(config, from_search)
-        observer(SearchValuesTaken(found.uri, found.trial, found.values))
+        config, found = take_best_values(config, from_search, observer)
+    check_run(config, store, asked)
+    return train_prepared(config, store, prepare(config, store), asked, found, observer)
+
+
+def take_best_values(config: Config, source: str, observer: Observer) -> tuple[Config, SearchProvenance]:
+    """`with_best_values`, which the observer is told."""
+    config, found = with_best_values(config, source)
+    observer(SearchValuesTaken(found.uri, found.trial, found.values))
+    return config, found
+
+
+def check_run(config: Config, store: Store, folds: Collection[int]) -> None:
+    """Refuse machines that can never train a fold, unless all of these folds are finished.
+
+    Raises:
+        as `preflight`.
+    """
     home = store.sub(run_folder(config.run))
-    check_machines_for_run(config, home, asked)
-    prepared = prepare(config, store)
+    results = [fold_result(home, fold) for fold in folds]
+    if any(result is None or result.epochs < config.train.epochs for result in results):
+        preflight(config.cluster, jobs=len(folds), sharing=len(folds))
+
+
+def train_prepared(
+    config: Config,
+    store: Store,
+    prepared: Prepared,
+    asked: Collection[int],
+    found: SearchProvenance | None,
+    observer: Observer,
+) -> TrainResult | PartialResult:
+    """`train` of the folds that are `asked` for, where what can be refused before it has been checked."""
+    home = store.sub(run_folder(config.run))
     with RunLock(home, f"run {config.run}") as lock:
         if lock.taken_from is not None:
             observer(LockTakenOver(lock.taken_from))
@@ -162,17 +199,6 @@ def _asked(config: Config, only_folds: Sequence[int] | None) -> tuple[int, ...]:
     if len(set(only_folds)) != len(only_folds):
         raise ConfigError(f"only_folds {', '.join(map(str, only_folds))} lists one twice; list each once")
     return tuple(sorted(only_folds))
-
-
-def check_machines_for_run(config: Config, home: Store, folds: Collection[int]) -> None:
-    """Refuse machines that can never train a fold, unless all of these folds are finished.
-
-    Raises:
-        as `preflight`.
-    """
-    results = [fold_result(home, fold) for fold in folds]
-    if any(result is None or result.epochs < config.train.epochs for result in results):
-        preflight(config.cluster, jobs=len(folds), sharing=len(folds))
 
 
 def _planned(config: Config, prepared: Prepared) -> RunPlanned:
@@ -253,13 +279,14 @@ def _publish(
     found: SearchProvenance | None,
     observer: Observer,
 ) -> TrainResult:
-    """Out-of-fold predictions, threshold, ensemble, report."""
+    """Out-of-fold predictions, post-processing, ensemble, report."""
     home, tiles, fold_of = store.sub(run_folder(config.run)), prepared.tiles, prepared.fold_of
     probabilities = out_of_fold(home, results, tiles)
     rows = [row.tobytes() for row in probabilities]
     home.put_table(OOF, pa.table({"id": list(tiles.ids), "fold": fold_of, "probability": rows}))
-    threshold = choose_threshold(probabilities, tiles.masks)
-    score = float(score_at_thresholds(probabilities, tiles.masks, (0.5,))[0])
+    choice = choose_postprocess(probabilities, tiles, fold_of)
+    evaluation = evaluate(choice, probabilities, tiles, fold_of, results, config)
+    score = float(choice.plain.mean() / 10)
     baseline = float((~tiles.masks.any(axis=(1, 2))).mean())
     manifest = publish(
         store,
@@ -275,9 +302,11 @@ def _publish(
             for result in results
             for model in result.models
         ],
-        threshold=threshold,
+        postprocess=choice.postprocess,
         score=score,
+        score_at_threshold=choice.score,
         baseline=baseline,
+        evaluation=evaluation,
         dataset=prepared.dataset,
         search_provenance=found,
     )
@@ -285,23 +314,16 @@ def _publish(
         run=config.run,
         results=tuple(results),
         score=score,
-        threshold=threshold.threshold,
-        score_at_threshold=threshold.score,
-        fold_scores_at_threshold=tuple(
-            _score_of_fold(probabilities, prepared, row.fold, threshold.threshold) for row in results
-        ),
+        postprocess=choice.postprocess,
+        score_at_threshold=choice.score,
+        evaluation=evaluation,
         baseline=baseline,
         ensemble=f"{store.uri}/{version_prefix(manifest.name, manifest.version)}",
         report=f"{home.uri}/{REPORT}",
     )
     observer(Published(result.ensemble))
-    home.put(REPORT, _report(config, home, prepared, probabilities, result, threshold).encode())
+    home.put(REPORT, _report(config, home, prepared, probabilities, result, choice).encode())
     return result
-
-
-def _score_of_fold(probabilities: NDArray[np.float16], prepared: Prepared, fold: int, threshold: float) -> float:
-    held_out = prepared.fold_of == fold
-    return float(score_at_thresholds(probabilities[held_out], prepared.tiles.masks[held_out], (threshold,))[0])
 
 
 def _report(
@@ -310,31 +332,36 @@ def _report(
     prepared: Prepared,
     probabilities: NDArray[np.float16],
     result: TrainResult,
-    threshold: ThresholdChoice,
+    choice: Choice,
 ) -> str:
+    tiles = prepared.tiles
     rows = [
         FoldRow(
             fold=row.fold,
             score=row.score,
-            score_at_threshold=at_threshold,
+            cross_fitted=cross_fitted.score,
             iou=row.iou,
             dice=row.dice,
             epochs=row.epochs,
             seconds=row.seconds,
         )
-        for row, at_threshold in zip(result.results, result.fold_scores_at_threshold, strict=True)
+        for row, cross_fitted in zip(result.results, result.evaluation.folds, strict=True)
     ]
     report = RunReport(
         run=config.run,
         folds=rows,
-        balance=fold_balance(prepared.tiles.masks, prepared.fold_of, config.folds.count),
+        balance=fold_balance(tiles.masks, prepared.fold_of, config.folds.count),
         history={row.fold: epochs_of(read_history(home.sub(fold_folder(row.fold)))) for row in rows},
-        threshold_curve=list(zip(threshold.thresholds, threshold.scores, strict=True)),
-        threshold=threshold.threshold,
+        threshold_curve=choice.curve,
+        threshold=result.threshold,
+        postprocess=str(result.postprocess),
         baseline=result.baseline,
         score=result.score,
         score_at_threshold=result.score_at_threshold,
-        examples=draw_examples(prepared.tiles, probabilities, threshold.threshold, prepared.fold_of),
+        evaluation=result.evaluation,
+        examples=draw_examples(
+            tiles, result.postprocess.apply(probabilities, tiles.images), prepared.fold_of, str(result.postprocess)
+        ),
         ensemble=result.ensemble,
         config=config,
         versions=provenance(),

@@ -84,13 +84,40 @@ def tune(config: Config, search: SearchConfig | None = None, *, observer: Observ
         SearchFailedError: no trial has a score.
         StorageError: the store cannot be reached or written.
     """
-    spec = SearchSpec.create(config, search or SearchConfig())
-    if spec.settings.sampler == "tpe":
-        import_optuna()
+    spec = make_spec(config, search or SearchConfig())
     store = open_for_writing(config.store)
+    check_search(spec, store)
+    return tune_prepared(config, spec, store, prepare(spec.config, store, spec.variants), observer)
+
+
+def make_spec(config: Config, settings: SearchConfig) -> SearchSpec:
+    """The search, whose sampler is installed.
+
+    Raises:
+        ConfigError: the search does not fit the configuration, or its sampler is not installed.
+    """
+    spec = SearchSpec.create(config, settings)
+    if settings.sampler == "tpe":
+        import_optuna()
+    return spec
+
+
+def check_search(spec: SearchSpec, store: Store) -> None:
+    """Refuse machines that can never train a trial, unless all trials have ended.
+
+    Raises:
+        as `preflight`.
+    """
+    settings = spec.settings
+    if not is_complete(store.sub(search_folder(spec.name)), settings.trials):
+        preflight(spec.config.cluster, jobs=settings.concurrent or settings.trials, sharing=1)
+
+
+def tune_prepared(
+    config: Config, spec: SearchSpec, store: Store, prepared: Prepared, observer: Observer
+) -> SearchResult:
+    """`tune`, where what can be refused before it has been checked."""
     home = store.sub(search_folder(spec.name))
-    check_machines_for_search(spec, home)
-    prepared = prepare(spec.config, store, spec.variants)
     with RunLock(home, f"search {spec.name}") as lock:
         if lock.taken_from is not None:
             observer(LockTakenOver(lock.taken_from))
@@ -103,17 +130,6 @@ def tune(config: Config, search: SearchConfig | None = None, *, observer: Observ
         check_values(home, known, spec.settings.space)
         trials = _run_missing(spec, home, known, prepared, lock, observer)
         return _write_results(config, spec, home, trials)
-
-
-def check_machines_for_search(spec: SearchSpec, home: Store) -> None:
-    """Refuse machines that can never train a trial, unless all trials have ended.
-
-    Raises:
-        as `preflight`.
-    """
-    settings = spec.settings
-    if not is_complete(home, settings.trials):
-        preflight(spec.config.cluster, jobs=settings.concurrent or settings.trials, sharing=1)
 
 
 def _planned(spec: SearchSpec, prepared: Prepared) -> SearchPlanned:

@@ -6,18 +6,20 @@ datasets/<name>/part-00000.parquet ...    the shards
 
 import re
 
+DATASETS = "datasets"
+"""The folder of all packed data sets, relative to the store."""
 MANIFEST = "manifest.json"
 """Of a data set's manifest, relative to the data set's folder."""
 
 
 def dataset_prefix(name: str) -> str:
     """The folder of a packed data set, relative to the store."""
-    return f"datasets/{name}"
+    return f"{DATASETS}/{name}"
 
 
 def is_dataset_prefix(uri: str) -> bool:
     """Whether a URI has the form of `dataset_prefix`, so that it may name a packed data set of the store."""
-    return re.fullmatch(r"datasets/[^/]+", uri) is not None
+    return re.fullmatch(rf"{DATASETS}/[^/]+", uri) is not None
 
 
 def shard_key(number: int) -> str:

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from itertools import chain
 from typing import Annotated
 
 import numpy as np
@@ -21,7 +22,7 @@ from pydantic import Field
 
 from saltray.data.images import decode_image
 from saltray.data.inspection import inspect
-from saltray.data.layout import MANIFEST, dataset_prefix, is_dataset_prefix, shard_key
+from saltray.data.layout import DATASETS, MANIFEST, dataset_prefix, is_dataset_prefix, shard_key
 from saltray.data.pixel_range import PixelRange
 from saltray.data.problems import Problem, named, raise_problems
 from saltray.data.raw import list_images, read_image
@@ -29,7 +30,7 @@ from saltray.data.raw_layout import find_layout
 from saltray.data.source import Source
 from saltray.data.statistics import Statistics, statistics_of
 from saltray.data.tiles import LabelledTiles
-from saltray.errors import DataError, IntegrityError
+from saltray.errors import DataError, IntegrityError, NotFoundError
 from saltray.records import Count, Pixels, Sha256, digest, excerpt, from_record
 from saltray.storage.base import Store
 from saltray.storage.keys import Key
@@ -137,6 +138,29 @@ def load_tiles(uri: str, store: Store) -> tuple[LabelledTiles, DatasetManifest]:
     folder = _find_packed(uri, store) or _ensure_packed(uri, store)
     manifest = _read_manifest(folder)
     return _read_shards(manifest, folder), manifest
+
+
+def packed_tiles(digest: str, uri: str, store: Store) -> LabelledTiles | None:
+    """The tiles of a content digest, where they are packed; None where they are not. Nothing is packed.
+
+    Args:
+        digest: of a `DatasetManifest`.
+        uri: where the tiles came from; it may be a packed data set itself.
+        store: where packed data sets are kept.
+
+    Raises:
+        IntegrityError: the packed data set of this digest is damaged.
+        StorageError: the store cannot be reached.
+    """
+    own = (store.sub(dataset_prefix(name)) for name in store.folders(DATASETS))
+    for folder in filter(None, chain(own, (_find_packed(uri, store),))):
+        try:
+            manifest = _read_manifest(folder)
+        except (NotFoundError, IntegrityError, DataError):  # being packed, or damaged: another may have the tiles
+            continue
+        if manifest.digest == digest:
+            return _read_shards(manifest, folder)
+    return None
 
 
 def _find_packed(uri: str, store: Store) -> Store | None:

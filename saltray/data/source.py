@@ -3,12 +3,13 @@
 import builtins
 import hashlib
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 
 from saltray.data.archive import Archive
+from saltray.data.data_root import FOLDERS, SubFolders, find_root, has_tiles, unread_folders
 from saltray.data.names import is_clutter, is_image
 from saltray.data.problems import Problem, and_more, printable
 from saltray.errors import ConfigError, DataError, NotFoundError
@@ -19,18 +20,12 @@ from saltray.storage.uri import open_object, open_store
 
 SAMPLE = "sample_submission.csv"
 TABLES = ("train.csv", "depths.csv", SAMPLE)
-FOLDERS = frozenset({"train", "test", "images", "masks"})
-"""Those that a data set may have on top, in lower case."""
 # Kaggle's archives: the folder of their members, and the folders whose presence means that they are unpacked.
 _ARCHIVES = {
     "train.zip": ("train/", {"train", "images"}),
     "test.zip": ("test/", {"test"}),
     "competition_data.zip": ("", {"train", "test", "images"}),
 }
-_MAX_CANDIDATES = 20
-"""Folders that are searched for a data set: there are more where none was meant."""
-_MAX_WRAPPERS = 3
-"""Folders within each other around a data set."""
 _FIRST_OBJECTS = 1000
 """Objects of a prefix among which images are looked for: those of one answer."""
 _MAX_OTHERS = 20_000
@@ -71,10 +66,10 @@ class Source:
         else:
             self._store = open_store(uri)
             self.uri = self._store.uri
-            if root := _find_root(self._parts, self._has_images, self.uri):
+            if root := find_root(self._parts, self._has_images, self.uri):
                 self._note_root(self.uri, root)
                 self._store = self._store.sub(root.rstrip("/"))
-            self._note_others(self._parts)
+            self._note_unread(self._parts)
             present = {name.lower() for name in self._folders("")}
             for name, (prefix, unpacked) in _ARCHIVES.items():
                 if not unpacked & present and (spelled := self._spelled("", name)):
@@ -115,7 +110,7 @@ class Source:
         top, inner = full_name(self.uri), full_name(self._store.uri)
         if self._is_zip or not name.startswith(f"{top}/"):
             return False
-        if name.startswith(f"{inner}/") and _has_tiles(self._parts("")):
+        if name.startswith(f"{inner}/") and has_tiles(self._parts("")):
             below = name[len(inner) + 1 :].lower()
             return below in TABLES or below.partition("/")[0] in FOLDERS
         below = name[len(top) + 1 :].lower()  # any such folder would be taken for the data set
@@ -155,11 +150,11 @@ class Source:
         def has_images(folder: str) -> bool:
             return any(is_image(name) and _parent(name) == folder.rstrip("/") for name in names)
 
-        root = _find_root(parts, has_images, f"{self._store.uri}/{archive.name}")
+        root = find_root(parts, has_images, f"{self._store.uri}/{archive.name}")
         if root:
             self._note_root(archive.name, root)
         if not prefix:
-            self._note_others(lambda folder: parts(root + folder))
+            self._note_unread(parts, root)
         if any(name.removeprefix(root).lower().startswith(prefix) for name in names):
             prefix = ""
         for number, entry in enumerate(archive.members):
@@ -178,14 +173,9 @@ class Source:
     def _note_root(self, where: str, root: str) -> None:
         self.notes.append(f"the data set is in the folder {printable(root.rstrip('/'))} of {printable(where)}")
 
-    def _note_others(self, parts: Callable[[str], builtins.list[str]]) -> None:
-        """Note folders beside train/ and test/ that have tiles too, such as valid/."""
-        names = parts("")
-        others = [name for name in names if name.lower() not in FOLDERS]
-        if _has_tiles(names) and len(others) <= _MAX_CANDIDATES:
-            found = [name for name in others if _has_tiles(parts(f"{name}/"))]
-            if found:
-                self.notes.append(f"not read, as they are neither train nor test: {and_more(found)}")
+    def _note_unread(self, folders: SubFolders, root: str = "") -> None:
+        if found := unread_folders(folders, root):
+            self.notes.append(f"not read, as they are neither train nor test: {and_more(found)}")
 
     def _loose(self) -> builtins.list[Entry]:
         """The files that are not in zips: of a folder's direct files, and of the folders that a data set has."""
@@ -247,35 +237,6 @@ class Source:
             return name if name in files else min((file for file in files if file.lower() == name), default=None)
         stem, _, kind = name.rpartition(".")
         return next((file for file in (name, f"{stem.title()}.{kind}") if self._store.exists(prefix + file)), None)
-
-
-def _find_root(parts: Callable[[str], list[str]], has_images: Callable[[str], bool], where: str) -> str:
-    """The folder that has the data set, such as "competition_data/"; empty if it is the top level, or none is found.
-
-    Args:
-        parts: gives the names of the sub-folders of a folder.
-        has_images: whether images are directly in a folder.
-        where: the source, for messages.
-
-    Raises:
-        DataError: several folders have one.
-    """
-    root = ""
-    for _ in range(_MAX_WRAPPERS):
-        names = parts(root)
-        if not 0 < len(names) <= _MAX_CANDIDATES or _has_tiles(names):
-            break
-        found = [name for name in names if _has_tiles(parts(f"{root}{name}/"))]
-        if len(found) > 1:
-            raise DataError(f"{where} has several data sets, in {and_more(found)}; name one of them")
-        if not found and (len(names) > 1 or has_images(root)):
-            break
-        root += f"{(found or names)[0]}/"
-    return root
-
-
-def _has_tiles(folders: list[str]) -> bool:
-    return any(name.lower() in FOLDERS for name in folders)
 
 
 def _parent(name: str) -> str:

@@ -9,7 +9,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -44,7 +44,9 @@ ENVIRONMENT = {
     # Messages of Ray's that a user cannot act on: many worker processes are intended, and where one died saltray tells
     # the consequence.
     "RAY_DATA_LOG_LEVEL": "CRITICAL",
-    "RAY_DEDUP_LOGS_SKIP_REGEX": "worker processes have been started|A worker died or was killed",
+    "RAY_DEDUP_LOGS_SKIP_REGEX": (
+        "worker processes have been started|A worker died or was killed|Raylet is terminated"
+    ),
     # Ctrl-C ends a search at once, as it ends training; saltray writes its own records of the trials.
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
@@ -60,6 +62,12 @@ SINGLE_MACHINE_ONLY = {
 """The rest, for a Ray that runs on one machine: on a cluster the ranks could not reach each other."""
 FOLDER = re.compile(r"[\w./+@=-]{1,38}", re.ASCII)
 """A folder in which Ray can start: its sockets' paths are up to 68 characters longer, of at most 107."""
+
+END_S = 10.0
+"""Longest wait for the actors of a job that is stopped."""
+LOOK_S = 0.1
+QUIET_LOOKS = 3
+"""Looks in a row at which nothing was left, before a process disconnects from Ray."""
 
 _one_thread = threading.RLock()
 """Held by the thread that uses Ray: a process connects to one Ray at a time, and whoever ends it ends it for all."""
@@ -141,12 +149,19 @@ def _connected(num_cpus: int | None) -> Iterator[str]:
         yield where
         return
     set_environment(single_machine=not joins)
-    from saltray.distributed.ray_internals import on_loopback, own_token, shut_down
+    from saltray.distributed.ray_internals import (
+        on_loopback,
+        own_token,
+        remove_orphaned_placement_groups,
+        shut_down,
+    )
+    from saltray.distributed.ray_watch import ray_watched
 
     if joins:
         try:
             check_address(os.environ["RAY_ADDRESS"])
             _connect(cannot_join)
+            remove_orphaned_placement_groups()
             yield where
         finally:
             shut_down()
@@ -165,7 +180,8 @@ def _connected(num_cpus: int | None) -> Iterator[str]:
                 runtime_env={"py_executable": python},
                 _temp_dir=f"{base}/ray",
             )
-            yield where
+            with ray_watched():
+                yield where
         finally:
             shut_down()
 
@@ -225,15 +241,45 @@ def _connect(failed: Callable[[str], SaltrayError], **settings: Any) -> None:
         signal.raise_signal(signal.SIGTERM)
 
 
-def kill_trainers() -> None:
-    """Kill the controllers of all trainers that this process has started; threads in their `fit()` get an error.
+def end_ray_job(threads: Sequence[threading.Thread] = ()) -> None:
+    """Kill all actors of this process's Ray job, free what they have reserved, and disconnect from Ray.
 
-    A thread that is still in `fit()` when Ray is shut down touches Ray afterwards, and Ray then ends the whole process.
+    Ray itself would kill them when the process disconnects, but a placement group that is being created meanwhile
+    keeps its CPUs and GPUs for ever.
+
+    Args:
+        threads: those that wait for a trainer, and get an error. One that still waits when the process has disconnected
+            touches Ray afterwards, and Ray then ends the whole process.
     """
-    from saltray.distributed.ray_internals import CONTROLLER, kill_actor, live_actors
+    from saltray.distributed.ray_internals import (
+        RayDied,
+        kill_actor,
+        kill_ray,
+        live_actors,
+        remove_placement_groups,
+        shut_down,
+    )
 
-    for actor in live_actors(CONTROLLER):
-        kill_actor(actor)
+    end, quiet = time.monotonic() + END_S, 0
+    try:
+        while quiet < QUIET_LOOKS and time.monotonic() < end:
+            left = any(thread.is_alive() for thread in threads)  # it may be about to start a trainer
+            try:
+                for actor in live_actors():
+                    kill_actor(actor)
+                    left = True
+                left = remove_placement_groups() > 0 or left
+            except Exception:  # whatever Ray raises when its GCS is away
+                log.debug("cannot end the trainers now", exc_info=True)
+                left = True
+            quiet = 0 if left else quiet + 1
+            time.sleep(LOOK_S)
+    except RayDied:
+        kill_ray()
+        for thread in threads:
+            thread.join(max(0.0, end - time.monotonic()))
+    finally:
+        shut_down()
 
 
 def wait_for_trainers(seconds: float) -> None:

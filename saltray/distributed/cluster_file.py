@@ -10,7 +10,7 @@ from pydantic import Field
 
 from saltray.distributed.capacity import Node
 from saltray.errors import ConfigError, one_line
-from saltray.records import RECORD_BYTES, RecordError, from_record
+from saltray.records import RECORD_BYTES, RecordError, from_record, plain
 
 ON_HEAD = Path("~/ray_bootstrap_config.yaml")
 """Where `ray up` leaves the file on the head node, with the resources that it knows of each node type."""
@@ -62,8 +62,9 @@ def cluster_nodes(path: Path, *, complete: bool = True) -> list[tuple[str, Node]
         for _ in range(1 if name == head else _at_most(limit, described.max_workers))
     ]
     if complete and unknown:
+        names = ", ".join(map(plain, unknown[:3])) + f" and {len(unknown) - 3} more" * (len(unknown) > 3)
         raise ConfigError(
-            f"{path} has no resources for {', '.join(unknown)}; list there what such a node has, for instance "
+            f"{path} has no resources for {names}; list there what such a node has, for instance "
             "resources: {CPU: 4, GPU: 1}"
         )
     heads = [(name, node) for _, name, node in found if name == head]

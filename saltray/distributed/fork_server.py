@@ -14,6 +14,7 @@ This file runs as a script too, and then may import nothing but the standard lib
 has the current folder on its import path, where a user's `random.py` would take the place of Python's.
 """
 
+import fcntl
 import importlib
 import json
 import logging
@@ -37,6 +38,10 @@ REQUEST_S = 10.0
 """Seconds that the server waits for a request that was begun, and for its fork to be wanted still."""
 QUEUE = 4096
 """Requests that may wait; a node of many cores starts as many workers at once."""
+PREFIX = "saltray-fork-"
+"""Of the name of a server's folder."""
+LOCK = "lock"
+"""File in it that is locked for as long as the process that started the server lives."""
 MODULES = (
     # Not ray.train nor ray.data: importing them draws a random number in Ray's C++ core, and then all forks would draw
     # the same ids. What they import is most of their cost.
@@ -82,8 +87,8 @@ def fork_server(base: Path) -> Iterator[str]:
     Args:
         base: folder for its socket, whose path has to be short.
     """
-    with tempfile.TemporaryDirectory(prefix="saltray-", dir=base, ignore_cleanup_errors=True) as folder:
-        address, log = f"{folder}/socket", Path(folder) / "log"
+    with _folder(base) as folder:
+        address, log = f"{folder}/socket", folder / "log"
         with _started(address, log) as server:
             try:
                 yield shlex.join([sys.executable, "-I", "-S", str(Path(__file__).resolve()), "ask", address])
@@ -91,6 +96,33 @@ def fork_server(base: Path) -> Iterator[str]:
                 if server.poll() is not None:
                     logging.getLogger(__name__).warning(_ended_early(server.returncode, log))
                 server.kill()  # it has nothing to save, and this ends one that is stopped, too
+
+
+@contextmanager
+def _folder(base: Path) -> Iterator[Path]:
+    """A folder for a socket and a log, locked until it is removed; those that killed processes have left go first."""
+    for left in base.glob(f"{PREFIX}*"):
+        with suppress(OSError):  # a living process has locked it, or it is another user's
+            # A folder is locked before it gets its socket.
+            if (left / "socket").is_socket() and left.stat().st_uid == os.geteuid():
+                with (left / LOCK).open("r+b") as lock:
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    _remove(left)
+    folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=base))
+    with (folder / LOCK).open("wb") as lock:
+        with suppress(OSError):  # without locks on this file system, what is left there stays
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        try:
+            yield folder
+        finally:
+            with suppress(OSError):  # somebody has cleared the folder for temporary files
+                _remove(folder)
+
+
+def _remove(folder: Path) -> None:
+    for name in ("log", "socket", LOCK):
+        (folder / name).unlink(missing_ok=True)
+    folder.rmdir()
 
 
 def _started(address: str, log: Path) -> subprocess.Popen[bytes]:

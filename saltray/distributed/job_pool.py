@@ -3,24 +3,16 @@
 import logging
 import queue
 import threading
-import time
 from dataclasses import dataclass
 from typing import Any, Self
 
 from saltray.distributed.capacity import JobResources
-from saltray.distributed.cluster import kill_trainers
+from saltray.distributed.cluster import end_ray_job
 from saltray.distributed.jobs import Job
-from saltray.distributed.ray_internals import (
-    RANK,
-    live_actors,
-    remove_orphaned_placement_groups,
-    shut_down,
-)
+from saltray.distributed.ray_internals import RANK, live_actors, remove_orphaned_placement_groups
 from saltray.distributed.trainer import TrainLoop, run_job
 
 log = logging.getLogger(__name__)
-JOIN_S = 10.0
-"""Longest wait for the threads of jobs that were stopped."""
 
 
 @dataclass(frozen=True)
@@ -85,18 +77,5 @@ class JobPool:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is None:
-            return
-        deadline = time.monotonic() + JOIN_S
-        try:
-            while (alive := [thread for thread in self._threads if thread.is_alive()]) and time.monotonic() < deadline:
-                self._kill_trainers()  # repeatedly: a thread may be about to start one
-                alive[0].join(0.1)
-        finally:
-            shut_down()
-
-    def _kill_trainers(self) -> None:
-        try:
-            kill_trainers()
-        except Exception:  # as above; the exception that the block is left by matters more
-            log.debug("cannot kill the trainers now", exc_info=True)
+        if kind is not None:
+            end_ray_job(self._threads)

@@ -184,7 +184,7 @@ class _Predict:
             salt = probabilities > 0
         else:
             probabilities = self.ensemble.predict(batch["image"], tta=self.tta)
-            salt = probabilities > self.ensemble.threshold
+            salt = self.ensemble.manifest.postprocess.apply(probabilities, batch["image"])
         rles = np.array([encode_rle(mask) for mask in salt], dtype=object)
         out = {"id": batch["id"], "rle": rles, FAULT: _column(fault, len(rles))}
         if self.keep_probabilities:

@@ -47,7 +47,7 @@ def preflight(cluster: ClusterConfig, *, jobs: int, sharing: int, planned: Seque
         ConfigError: the environment has a setting that jobs cannot run with, or the cluster cannot be joined.
         ResourceError: not even one job can ever run, or a GPU is there that torch cannot use.
     """
-    check_environment()
+    _check_environment()
     wanted, instead = cluster.gpus_per_worker != 0, "give --gpus-per-worker 0 to train on CPUs"
     present: Sequence[Node]
     with only_thread():
@@ -94,12 +94,8 @@ def _check_gpus(nodes: Sequence[LiveNode], instead: str) -> None:
         )
 
 
-def check_environment() -> None:
-    """Refuse what the environment says to Ray if jobs cannot run with it.
-
-    Raises:
-        ConfigError: it has such a setting.
-    """
+def _check_environment() -> None:
+    """Refuse what the environment says to Ray if jobs cannot run with it."""
     version = os.environ.get(TRAIN_V2, "1")
     if version.lower() not in ("1", "true"):
         raise ConfigError(f"{TRAIN_V2} is {version!r}, but saltray trains with version 2 of Ray Train; unset it")

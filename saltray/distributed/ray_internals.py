@@ -120,14 +120,24 @@ def _new_file() -> str:
 
 
 def live_actors(*classes: str) -> list[str]:
-    """Ids of the live actors of these classes that belong to the Ray job of this process.
+    """Ids of the live actors of these classes, by default of all, that belong to the Ray job of this process.
 
     Ray's public state API asks the dashboard, which a local Ray of ours does not start.
+
+    Raises:
+        RayDied: Ray would wait for an answer in vain.
     """
+    actors = _actors()
+    wanted = {key: actor for key, actor in actors.items() if not classes or actor["ActorClassName"] in classes}
+    return [key for key, actor in wanted.items() if actor["State"] != "DEAD"]
+
+
+def _actors() -> dict[str, dict[str, Any]]:
     from ray._private.state import state
 
-    actors = state.actor_table(None, job_id=_core_worker().get_current_job_id())
-    return [key for key, actor in actors.items() if actor["ActorClassName"] in classes and actor["State"] != "DEAD"]
+    check_alive()
+    actors: dict[str, dict[str, Any]] = state.actor_table(None, job_id=_core_worker().get_current_job_id())
+    return actors
 
 
 def kill_actor(actor: str) -> None:
@@ -136,22 +146,97 @@ def kill_actor(actor: str) -> None:
 
 
 def remove_orphaned_placement_groups() -> None:
-    """Remove the placement groups of this Ray job whose creator died; otherwise their resources stay reserved.
+    """Remove the placement groups whose creator is dead: an actor of this Ray job, or another job of the cluster.
 
-    Ray keeps a placement group until both its creator and its job are dead. The public table has no creator.
+    Ray keeps what an actor created until its job is dead, too. It keeps for ever what was still being created when its
+    job ended, and the nodes' CPUs and GPUs with it.
+
+    Raises:
+        RayDied: Ray would wait for an answer in vain.
     """
+    groups = _placement_groups()
+    dead = {ray.ActorID.from_hex(key).binary() for key, actor in _actors().items() if actor["State"] == "DEAD"}
+    job = _job_id()
+    ended = _ended_jobs() if any(group.creator_job_id != job for group in groups) else set()
+    for group in groups:
+        if group.creator_job_id in ended or (group.creator_job_id == job and group.creator_actor_id in dead):
+            _remove(group)
+
+
+def remove_placement_groups() -> int:
+    """Remove all placement groups of this Ray job; returns how many there were.
+
+    Raises:
+        RayDied: Ray would wait for an answer in vain.
+    """
+    groups = [group for group in _placement_groups() if group.creator_job_id == _job_id()]
+    for group in groups:
+        _remove(group)
+    return len(groups)
+
+
+def _job_id() -> bytes:
+    job: bytes = _core_worker().get_current_job_id().binary()
+    return job
+
+
+def _placement_groups() -> list[Any]:
+    """Those of all jobs that reserve something, but for detached ones. The public table has no creator."""
     from ray._private.state import state
     from ray.core.generated import gcs_pb2
-    from ray.util.placement_group import PlacementGroup, remove_placement_group
 
+    check_alive()
     messages: Any = gcs_pb2
     table_data = messages.PlacementGroupTableData
-    job = ray.JobID.from_hex(ray.get_runtime_context().get_job_id()).binary()
-    for raw in state._connect_and_get_accessor().get_placement_group_table():
-        group = table_data.FromString(raw)
-        orphaned = group.creator_actor_dead and not ray.ActorID(group.creator_actor_id).is_nil()
-        if orphaned and group.creator_job_id == job and group.state != table_data.REMOVED:
-            remove_placement_group(PlacementGroup(ray.PlacementGroupID(group.placement_group_id)))
+    groups = [table_data.FromString(raw) for raw in state._connect_and_get_accessor().get_placement_group_table()]
+    return [group for group in groups if group.state != table_data.REMOVED and not group.is_detached]
+
+
+def _ended_jobs() -> set[bytes]:
+    from ray._private.state import state
+    from ray.core.generated import gcs_pb2
+
+    messages: Any = gcs_pb2
+    raw = state._connect_and_get_accessor().get_job_table(
+        skip_submission_job_info_field=True, skip_is_running_tasks_field=True
+    )
+    jobs = [messages.JobTableData.FromString(each) for each in raw]
+    return {job.job_id for job in jobs if job.is_dead}
+
+
+def _remove(group: Any) -> None:
+    from ray.util.placement_group import PlacementGroup, remove_placement_group
+
+    remove_placement_group(PlacementGroup(ray.PlacementGroupID(group.placement_group_id)))
+
+
+MAIN_PROCESSES = {"raylet": "raylet", "gcs_server": "GCS"}
+"""Kind of process -> its name in Ray's documentation."""
+WATCH_SIGNAL = signal.SIGURG
+"""Sent to the main thread when one of them has died. Without a handler this signal does nothing."""
+
+
+class RayDied(KeyboardInterrupt):
+    """A process without which Ray cannot work has died. Ray's own waits end by a plain KeyboardInterrupt then."""
+
+
+def check_alive() -> None:
+    """Raise RayDied if the raylet or the GCS of a Ray that was started here has died.
+
+    Whoever asks that Ray waits in vain, and after a minute at most Ray's core ends the whole process.
+    """
+    node: Any = ray._private.worker._global_node
+    for kind, process in node.dead_processes() if node is not None else ():
+        if kind in MAIN_PROCESSES:
+            code = process.returncode
+            how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+            raise RayDied(f"its {MAIN_PROCESSES[kind]} {how}")
+
+
+def kill_ray() -> None:
+    """Kill what is left of a Ray that was started here, so that threads that wait for it get an error."""
+    node: Any = ray._private.worker._global_node
+    node.kill_all_processes(check_alive=False, allow_graceful=False)
 
 
 @contextmanager
@@ -236,24 +321,29 @@ def reread_skipped_messages() -> None:
 
 
 def shut_down() -> None:
-    """`ray.shutdown`, but SIGTERM keeps its handler.
+    """`ray.shutdown`, but SIGTERM keeps its handler, and nobody is told that Ray's processes end.
 
     Ray's core sets it to what ends the process at once, behind Python's back, long before its processes have ended.
     """
     from ray._private.state import state
 
     untyped: Any = state
-    handler, disconnect = signal.getsignal(signal.SIGTERM), untyped.disconnect
+    disconnect = untyped.disconnect
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, WATCH_SIGNAL)}
+    in_main_thread = threading.current_thread() is threading.main_thread()
 
     def restore() -> None:
-        if handler is not None and threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, handler)
+        for number, handler in handlers.items():
+            if handler is not None and in_main_thread:
+                signal.signal(number, handler)
 
     def restore_first() -> None:  # Ray calls this next
         restore()
         disconnect()
 
     untyped.disconnect = restore_first
+    if in_main_thread:
+        signal.signal(WATCH_SIGNAL, signal.SIG_IGN)
     try:
         ray.shutdown()
     finally:

@@ -8,9 +8,8 @@ from typing import Any
 from ray import tune
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler
 
-from saltray.distributed.cluster import wait_for_trainers
+from saltray.distributed.cluster import end_ray_job, wait_for_trainers
 from saltray.distributed.nodes import driver_resource
-from saltray.distributed.ray_internals import shut_down
 from saltray.distributed.search_callback import SearchCallback
 from saltray.distributed.trial import TrialTemplate, run_trial
 from saltray.distributed.trial_searcher import NotPickled, TrialSearcher
@@ -70,7 +69,7 @@ def run_trials(
             wait_for_trainers(WORKERS_END_S)  # those of a stopped trial may still write a checkpoint
             lock.check()
         except BaseException:  # after Ctrl-C or a lost lock no trial may train unattended
-            shut_down()
+            end_ray_job()
             raise
 
 

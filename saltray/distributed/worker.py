@@ -24,14 +24,15 @@ from saltray.errors import ConfigError, DivergedError, ModelError
 from saltray.runs.fold_output import snapshot_fault, write_fold, write_snapshot
 from saltray.runs.history import EpochRecord, History, Record, epochs_of, read_history
 from saltray.runs.layout import MANIFEST, checkpoint_folder
-from saltray.runs.records import FoldResult
+from saltray.runs.records import FoldResult, PredictionCost
 from saltray.search.objective import OBJECTIVE, best_epoch, objective
 from saltray.storage.base import Store
 from saltray.storage.files import make_scratch_folder
 from saltray.training.engine import fit
 from saltray.training.epoch_metrics import EpochMetrics, mean_metrics
-from saltray.training.inference import predict_probabilities
+from saltray.training.inference import predict_both_ways
 from saltray.training.lr_range_test import LRRangeTest, lr_range_test
+from saltray.training.metrics import Counts
 from saltray.training.precision import resolve_precision
 from saltray.training.process_group import ProcessGroup
 from saltray.training.state import FitState, initial_model
@@ -101,10 +102,10 @@ def _train_fold(job: Job, group: ProcessGroup) -> FoldResult | None:
     fold = set_up_fold(job, job.folds[0], group)
     cycles = job.config.snapshots
     epochs = _train(job, [fold], group, snapshots=cycles[:-1])
-    probabilities = _predict_out_of_fold(fold.state, fold.valid, job.config, group)
+    probabilities, cost = _predict_out_of_fold(fold.state, fold.valid, job.config, group)
     if probabilities is None:
         return None
-    return write_fold(job.home, job.folds[0], fold.held_out, fold.state.ema, probabilities, epochs, cycles)
+    return write_fold(job.home, job.folds[0], fold.held_out, fold.state.ema, probabilities, epochs, cycles, cost)
 
 
 def _train_trial(job: Job, group: ProcessGroup) -> TrialHistory:
@@ -160,7 +161,7 @@ def _train(job: Job, folds: list[Fold], group: ProcessGroup, snapshots: Sequence
 
 def _write_snapshot(job: Job, fold: Fold, cycle: int, history: History | None, group: ProcessGroup) -> None:
     """Before the checkpoint of this epoch, so that whoever resumes after it finds the snapshot."""
-    probabilities = _predict_out_of_fold(fold.state, fold.valid, job.config, group)
+    probabilities, _ = _predict_out_of_fold(fold.state, fold.valid, job.config, group)
     if history is not None and probabilities is not None:
         state = fold.state
         write_snapshot(job.home, job.folds[0], fold.held_out, state.ema, probabilities, history.epochs, cycle)
@@ -280,25 +281,33 @@ class _Reporter:
 
 def _predict_out_of_fold(
     state: FitState, valid: TileTensors, config: Config, group: ProcessGroup
-) -> NDArray[np.float16] | None:
+) -> tuple[NDArray[np.float16] | None, PredictionCost]:
     """Probabilities of the held-out tiles, [N, H, W], on rank 0; each rank predicts every size-th tile."""
-    mine = predict_probabilities(
+    started = time.perf_counter()
+    mine, without_tta = predict_both_ways(
         state.ema,
         valid.images[group.rank :: group.size],
         input_size=config.train.input_size,
         resize=config.train.resize,
         batch_size=config.train.batch_size,
         precision=config.train.precision,
-        tta=True,
     )
+    seconds = (time.perf_counter() - started) / max(1, len(mine))
+    masks = valid.masks[group.rank :: group.size]
+    counts = Counts.of(without_tta.to(group.device), masks, 0.5).all_reduce(group)
+    cost = PredictionCost(score_without_tta=counts.score, seconds=seconds, device=_device_name(group.device))
     part = mine.numpy().astype(np.float16)
     if group.size == 1:
-        return part
+        return part, cost
     parts: list[Any] | None = [None] * group.size if group.rank == 0 else None
     torch.distributed.gather_object(part, parts)
     if parts is None:
-        return None
+        return None, cost
     probabilities = np.empty(tuple(valid.images.shape), dtype=np.float16)
     for rank, rows in enumerate(parts):
         probabilities[rank :: group.size] = rows
-    return probabilities
+    return probabilities, cost
+
+
+def _device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type.upper()

@@ -1,6 +1,7 @@
 """The model card of an ensemble: what a person needs to know before using it, as Markdown."""
 
 from saltray.ensemble.manifest import EnsembleManifest, SearchProvenance
+from saltray.training.evaluation import Evaluation
 
 
 def model_card(manifest: EnsembleManifest) -> str:
@@ -22,17 +23,55 @@ def model_card(manifest: EnsembleManifest) -> str:
 {len(manifest.members)} {network} models, cross-validated; their probabilities are averaged.
 
 - Input: grey tiles of {manifest.height}x{manifest.width} pixels, 8 bit, {padded}.
-- Output: probability of salt for each pixel; salt is a probability above {manifest.threshold:.2f}.
-- Out-of-fold score: {manifest.score:.4f} at 0.50, {manifest.score_at_threshold:.4f} at {manifest.threshold:.2f}.
-  Predicting no salt at all scores {manifest.baseline:.4f} on the same tiles.
-- Every out-of-fold score is of a model that did not see the tile. The threshold was chosen on the same predictions,
-  so the second score is a little optimistic. Tiles cut from one section resemble each other across folds.
+- Output: probability of salt for each pixel. Masks: {manifest.postprocess}.
+{_score_lines(manifest)}
+- Predicting no salt at all scores {manifest.baseline:.4f} on the same tiles.
+- Every out-of-fold score is of a model that did not see the tile. Tiles cut from one section resemble each other
+  across folds.
 - Tiles: content digest `{manifest.dataset}`. Run: `{manifest.run}`.{recipe}
 {search}- Made with {libraries}.
 
 | fold | {heads}score at 0.50 | sha256 |
 |---|{rule}---|---|
 {folds}
+{_tables(manifest.evaluation) if manifest.evaluation is not None else ""}"""
+
+
+def _score_lines(manifest: EnsembleManifest) -> str:
+    honest = manifest.evaluation
+    if honest is None:
+        return (
+            f"- Out-of-fold score: {manifest.score:.4f} at 0.50, {manifest.score_at_threshold:.4f} with these masks,\n"
+            "  which is optimistic: their settings were chosen on the same predictions."
+        )
+    spread = "" if honest.spread is None else f"; standard deviation over folds {honest.spread:.4f}"
+    return f"""- Out-of-fold score: **{honest.score:.4f}**, 95 % interval {honest.interval} by bootstrap over
+  tiles{spread}. It is cross-fitted: each fold is scored with masks whose settings were chosen on the other folds.
+- Chosen and scored on the same predictions: {manifest.score_at_threshold:.4f}, so the optimism of the choice is
+  {honest.optimism:.4f}. At a probability of 0.50 and nothing more: {manifest.score:.4f}.
+- Scored weights: {honest.weights}.
+- Expected calibration error over pixels: {honest.reliability.error:.4f}. Largest probability:
+  {honest.reliability.largest:.2f}."""
+
+
+def _tables(honest: Evaluation) -> str:
+    """Scores by coverage, and the price of choices."""
+    strata = "\n".join(f"| {row.name} | {row.tiles} | {row.score:.4f} | {row.interval} |" for row in honest.strata)
+    prices = "\n".join(
+        f"| {row.models} | {'yes' if row.tta else 'no'} | {'–' if row.score is None else f'{row.score:.4f}'} "  # noqa: RUF001
+        f"| {'–' if row.seconds is None else f'{1000 * row.seconds:.3g}'} |"  # noqa: RUF001
+        for row in honest.prices
+    )
+    return f"""
+| label | tiles | score | 95 % interval |
+|---|---|---|---|
+{strata}
+
+| models | mirror images | score at 0.50 | ms a tile{f" on {honest.device}" if honest.device else ""} |
+|---|---|---|---|
+{prices}
+
+Each training tile is known to the models of all folds but one, so those of several folds have no out-of-fold score.
 """
 
 

@@ -118,11 +118,25 @@ class Ensemble:
 
     @property
     def threshold(self) -> float:
-        """Probability above which a pixel is salt."""
-        return self.manifest.threshold
+        """Probability above which a pixel is salt; `predict_masks` applies it, and the rest of the post-processing."""
+        return self.manifest.postprocess.threshold
+
+    def predict_masks(self, images: NDArray[np.uint8], *, tta: bool = True, batch_size: int = 64) -> NDArray[np.bool_]:
+        """Where there is salt: `predict`, and the post-processing of the manifest, as `saltray predict` does it.
+
+        Args:
+            as for `predict`.
+
+        Returns:
+            [N, H, W], true where there is salt.
+
+        Raises:
+            EnsembleError: the images are of another type or shape.
+        """
+        return self.manifest.postprocess.apply(self.predict(images, tta=tta, batch_size=batch_size), images)
 
     def predict(self, images: NDArray[np.uint8], *, tta: bool = True, batch_size: int = 64) -> NDArray[np.float32]:
-        """Mean probability of salt over the members.
+        """Mean probability of salt over the members, before any post-processing.
 
         Args:
             images: [N, H, W] grey tiles of 0..255, of any size up to the network's input. Values of 16-bit files are

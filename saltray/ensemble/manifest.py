@@ -14,11 +14,15 @@ from pydantic import AfterValidator, Field
 
 from saltray.config import Config, Name, Values
 from saltray.data.pixel_range import PixelRange
+from saltray.ensemble.postprocess import Postprocess
 from saltray.errors import ConfigError, EnsembleError
 from saltray.records import MAX_EPOCHS, Count, Fold, Fraction, Many, Pixels, RecordError, Sha256, excerpt, from_record
 from saltray.storage.keys import Key
+from saltray.training.evaluation import Evaluation
 
-FORMAT = 1
+FORMAT = 2
+READABLE = (1, FORMAT)
+"""Format 1 has `threshold` in place of `postprocess`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,14 +75,16 @@ class EnsembleManifest:
     """Height of a tile in pixels."""
     width: Pixels
     """Width of a tile in pixels."""
-    threshold: Fraction
-    """Probability above which a pixel is salt; chosen on the out-of-fold predictions."""
+    postprocess: Postprocess
+    """How probabilities become masks; chosen on the out-of-fold predictions."""
     score: Fraction
     """Out-of-fold competition score at a probability of 0.5."""
     score_at_threshold: Fraction
-    """The same at `threshold`; slightly optimistic, as that was chosen on the same predictions."""
+    """The same with `postprocess`; optimistic, as that was chosen on the same predictions."""
     baseline: Annotated[Fraction, Field(alias="floor")]
     """Score of predicting no salt at all: the share of empty tiles."""
+    evaluation: Evaluation | None = None
+    """What the out-of-fold predictions are worth, with the cross-fitted score; None if published before it was."""
     run: str
     dataset: str
     """Content digest of the training tiles."""
@@ -101,9 +107,14 @@ class EnsembleManifest:
         """
         if not isinstance(record, Mapping):
             raise EnsembleError("not an ensemble manifest: no JSON object; publish the ensemble again")
-        if record.get("format") != FORMAT:
-            found = excerpt(record.get("format"))
-            raise EnsembleError(f"ensemble manifest has format {found}, this saltray reads {FORMAT}; update saltray")
+        if record.get("format") not in READABLE:
+            found, readable = excerpt(record.get("format")), " and ".join(map(str, READABLE))
+            raise EnsembleError(f"ensemble manifest has format {found}, this saltray reads {readable}; update saltray")
+        if record["format"] == 1 and "threshold" in record:
+            record = {name: value for name, value in record.items() if name != "threshold"} | {
+                "postprocess": {"threshold": record["threshold"], "min_area": 0, "blank_is_empty": False},
+                "format": FORMAT,
+            }
         try:
             return from_record(cls, record)
         except (RecordError, ConfigError) as error:

@@ -21,12 +21,13 @@ from saltray.ensemble.layout import (
     version_prefix,
 )
 from saltray.ensemble.manifest import EnsembleManifest, Member, SearchProvenance, provenance
-from saltray.ensemble.threshold import ThresholdChoice
+from saltray.ensemble.postprocess import Postprocess
 from saltray.ensemble.versions import last_number, versions_of
 from saltray.errors import EnsembleError
 from saltray.storage.base import Store
 from saltray.storage.files import scratch_folder
 from saltray.storage.retry import pause
+from saltray.training.evaluation import Evaluation
 
 LONGEST_PAUSE_S = 1.0
 """Between two attempts to claim a version."""
@@ -52,9 +53,11 @@ def publish(
     *,
     config: Config,
     models: Sequence[FoldModel],
-    threshold: ThresholdChoice,
+    postprocess: Postprocess,
     score: float,
+    score_at_threshold: float,
     baseline: float,
+    evaluation: Evaluation | None,
     dataset: DatasetManifest,
     search_provenance: SearchProvenance | None = None,
 ) -> EnsembleManifest:
@@ -66,9 +69,11 @@ def publish(
         store: the whole store.
         config: the run's configuration.
         models: one per fold and snapshot, in any order.
-        threshold: the threshold and its out-of-fold score.
+        postprocess: how probabilities become masks.
         score: out-of-fold competition score at 0.5.
+        score_at_threshold: the same with `postprocess`.
         baseline: score of predicting no salt at all: the share of empty tiles.
+        evaluation: what the out-of-fold predictions are worth.
         dataset: the manifest of the packed tiles.
         search_provenance: the search that found the run's values, if there was one.
 
@@ -98,10 +103,11 @@ def publish(
         members=members,
         height=dataset.height,
         width=dataset.width,
-        threshold=threshold.threshold,
+        postprocess=postprocess,
         score=score,
-        score_at_threshold=threshold.score,
+        score_at_threshold=score_at_threshold,
         baseline=baseline,
+        evaluation=evaluation,
         run=config.run,
         dataset=dataset.digest,
         pixel_range=dataset.pixel_range,

@@ -88,8 +88,8 @@ def _without_ddp_prefix(state: Mapping[Any, Any], source: str) -> dict[str, Tens
     for key, value in state.items():
         if not isinstance(key, str) or not isinstance(value, Tensor):
             raise ModelError(
-                f"weights {source!r} hold an entry {key!r} of type {type(value).__name__}, not named tensors alone; "
-                "save the model's state_dict() by itself"
+                f"weights {source!r} hold an entry {_few([repr(key)])} of type {type(value).__name__}, not named "
+                "tensors alone; save the model's state_dict() by itself"
             )
     wrapped = all(key.startswith("module.") for key in state)
     return {key.removeprefix("module.") if wrapped else key: tensor for key, tensor in state.items()}
@@ -153,7 +153,7 @@ def _load(
 
 
 def _few(items: Sequence[str]) -> str:
-    return ", ".join([*items[:3], *["..."] * (len(items) > 3)])
+    return ", ".join([*(item[:200] for item in items[:3]), *["..."] * (len(items) > 3)])
 
 
 def _read(weights: str, model: Network) -> Mapping[Any, Any]:

@@ -43,26 +43,26 @@ class Example(NamedTuple):
 def draw_demo(
     path: str | Path,
     tiles: LabelledTiles,
-    probabilities: NDArray[np.floating],
-    threshold: float,
+    predicted: NDArray[np.bool_],
     title: str,
     *,
     captions: Sequence[str],
+    postprocess: str,
 ) -> None:
     """Write a PNG with a column for each tile: the seismic image, its label and the prediction.
 
     Args:
         path: the file to write.
         tiles: one or more; eight make a good width.
-        probabilities: [N, H, W] of salt, 0..1.
-        threshold: salt is where the probability is above it.
+        predicted: [N, H, W], true where salt is predicted.
         title: the headline.
         captions: one per tile, of one or two lines.
+        postprocess: how probabilities became masks, in words.
 
     Raises:
         ConfigError: the file cannot be written.
     """
-    picture = _draw(tiles.images, tiles.masks, probabilities, threshold=threshold, title=title, captions=captions)
+    picture = _draw(tiles.images, tiles.masks, predicted, title=title, captions=captions, postprocess=postprocess)
     try:
         Path(path).write_bytes(picture)
     except OSError as error:
@@ -73,9 +73,9 @@ def draw_demo(
 
 def draw_examples(
     tiles: LabelledTiles,
-    probabilities: NDArray[np.floating],
-    threshold: float,
+    predicted: NDArray[np.bool_],
     fold_of: NDArray[np.int64],
+    postprocess: str,
     *,
     each: int = 3,
 ) -> bytes:
@@ -83,20 +83,20 @@ def draw_examples(
 
     Args:
         tiles: the tiles to choose from.
-        probabilities: [N, H, W] of salt, 0..1, out of fold.
-        threshold: salt is where the probability is above it.
+        predicted: [N, H, W], true where salt is predicted, out of fold.
         fold_of: [N], the fold that held the tile out.
+        postprocess: how probabilities became masks, in words.
         each: tiles of each rank, at most.
     """
-    examples = pick_examples(tiles.masks > 0, probabilities > threshold, each=each)
+    examples = pick_examples(tiles.masks > 0, predicted, each=each)
     shown = [example.tile for example in examples]
     return _draw(
         tiles.images[shown],
         tiles.masks[shown],
-        probabilities[shown],
-        threshold=threshold,
+        predicted[shown],
         title="Out-of-fold predictions",
         captions=[f"{rank}\nfold {fold_of[tile]} · IoU {iou:.3f}" for rank, tile, iou in examples],
+        postprocess=postprocess,
     )
 
 
@@ -122,37 +122,37 @@ def pick_examples(truth: NDArray[np.bool_], predicted: NDArray[np.bool_], *, eac
 def _draw(
     images: NDArray[np.uint8],
     masks: NDArray[np.uint8],
-    probabilities: NDArray[np.floating],
+    predicted: NDArray[np.bool_],
     *,
-    threshold: float,
     title: str,
     captions: Sequence[str],
+    postprocess: str,
 ) -> bytes:
     assert len(images) > 0, "there is nothing to draw"
-    assert probabilities.shape == images.shape
+    assert predicted.shape == images.shape
     assert len(captions) == len(images)
     width = LEFT + max(MIN_COLUMNS, len(images)) * (CELL + GAP) - GAP + RIGHT
     height = TOP + len(ROWS) * (CELL + GAP) - GAP + BOTTOM
     figure = Figure(figsize=(width / DPI, height / DPI), dpi=DPI, facecolor="white")
     for column, image in enumerate(images):
-        truth, predicted = masks[column] > 0, probabilities[column] > threshold
+        truth = masks[column] > 0
         for row, name in enumerate(ROWS):
             left, bottom = LEFT + column * (CELL + GAP), height - TOP - CELL - row * (CELL + GAP)
             axes = figure.add_axes((left / width, bottom / height, CELL / width, CELL / height))
             _show_image(axes, image)
             if name == "prediction":
-                _show_mask(axes, predicted, PREDICTION)
+                _show_mask(axes, predicted[column], PREDICTION)
             if name != "seismic":
                 _show_mask(axes, truth, LABEL, filled=name == "label")
             if row == 0:
                 axes.set_title(captions[column], fontsize=8, color=INK, pad=5, parse_math=False)
             if column == 0:
                 axes.set_ylabel(name, fontsize=9, color=INK, labelpad=7)
-    _annotate(figure, threshold, title)
+    _annotate(figure, title, postprocess)
     return to_png(figure)
 
 
-def _annotate(figure: Figure, threshold: float, title: str) -> None:
+def _annotate(figure: Figure, title: str, postprocess: str) -> None:
     """Add the title, and the legend that says what the colours mean."""
     width, height = figure.get_size_inches() * DPI
     place = {"x": LEFT / width, "y": 1 - 28 / height}
@@ -162,7 +162,7 @@ def _annotate(figure: Figure, threshold: float, title: str) -> None:
         Patch(
             facecolor=to_rgba(PREDICTION, _TINT),
             edgecolor=PREDICTION,
-            label=f"predicted salt (probability above {threshold:g})",
+            label=f"predicted salt ({postprocess})",
         ),
         Line2D([], [], color=LABEL, linewidth=1.4, label="edge of the label, over the prediction"),
     ]

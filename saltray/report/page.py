@@ -13,9 +13,10 @@ from saltray.config import Config
 from saltray.data.folds import FoldBalance
 from saltray.report.charts import COLOURS, Chart, Line, line_chart
 from saltray.training.epoch_metrics import EpochMetrics
+from saltray.training.evaluation import Evaluation, Reliability
 
 _UNKNOWN = "\N{EN DASH}"
-_AVERAGED = ("score", "score_at_threshold", "iou", "dice", "seconds")
+_AVERAGED = ("cross_fitted", "score", "iou", "dice", "seconds")
 """Columns of the fold table that have a mean and a standard deviation."""
 
 
@@ -26,8 +27,8 @@ class FoldRow:
     fold: int
     score: float
     """Competition score at a probability of 0.5."""
-    score_at_threshold: float
-    """The same at the chosen threshold."""
+    cross_fitted: float
+    """The same with the post-processing that was chosen on the other folds."""
     iou: float
     dice: float
     epochs: int
@@ -51,12 +52,16 @@ class RunReport:
     """Thresholds, ascending, and the out-of-fold score at each."""
     threshold: float
     """The chosen threshold."""
+    postprocess: str
+    """How probabilities become masks, in words."""
     baseline: float
     """Score of predicting no salt anywhere."""
     score: float
     """Out-of-fold score at a probability of 0.5."""
     score_at_threshold: float
-    """Out-of-fold score at the chosen threshold."""
+    """Out-of-fold score with the post-processing that was chosen on the same predictions."""
+    evaluation: Evaluation
+    """What the out-of-fold predictions are worth, with the cross-fitted score."""
     examples: bytes
     """A PNG; see `examples.draw_examples`."""
     ensemble: str
@@ -78,6 +83,8 @@ def render_run(report: RunReport) -> str:
     environment.filters.update(number=_number, percent=_percent, duration=_duration)
     return environment.get_template("run.html.j2").render(
         report=report,
+        honest=report.evaluation,
+        pixels=f"{sum(row.pixels for row in report.evaluation.reliability.bins):,}",
         folds=sorted(report.folds, key=lambda row: row.fold),
         mean={name: _over(report.folds, name, fmean) for name in _AVERAGED},
         spread={name: _over(report.folds, name, stdev) for name in _AVERAGED} if len(report.folds) > 1 else None,
@@ -86,6 +93,7 @@ def render_run(report: RunReport) -> str:
         score_chart=_score_chart(report),
         loss_chart=_loss_chart(report),
         threshold_chart=_threshold_chart(report),
+        reliability_chart=_reliability_chart(report.evaluation.reliability),
         examples=base64.b64encode(report.examples).decode(),
         sections=_sections(report.config),
         versions=sorted(report.versions.items()),
@@ -116,6 +124,17 @@ def _threshold_chart(report: RunReport) -> Chart | None:
         x_label="threshold",
         y_label="out-of-fold score",
         marks=[(report.threshold, f"chosen: {report.threshold:g}")],
+    )
+
+
+def _reliability_chart(reliability: Reliability) -> Chart | None:
+    measured = Line("measured", [(row.predicted, row.observed) for row in reliability.bins], 1)
+    # The first line is a scale: without it the axes would end with the probabilities.
+    return line_chart(
+        [Line("as it should be", [(0.0, 0.0), (1.0, 1.0)], dashed=True), measured] if reliability.bins else [],
+        x_label="predicted probability",
+        y_label="share of salt",
+        marks=[(reliability.largest, f"largest: {reliability.largest:.2f}")],
     )
 
 

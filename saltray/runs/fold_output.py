@@ -15,7 +15,7 @@ from saltray.data.tiles import LabelledTiles
 from saltray.errors import IntegrityError, NotFoundError
 from saltray.runs.history import EpochRecord
 from saltray.runs.layout import OOF, RESULT, WEIGHTS, snapshot_folder
-from saltray.runs.records import FoldResult, Snapshot
+from saltray.runs.records import FoldResult, PredictionCost, Snapshot
 from saltray.storage.base import Store
 from saltray.storage.files import no_scratch, scratch_folder
 from saltray.training.metrics import Counts
@@ -29,6 +29,7 @@ def write_fold(
     probabilities: NDArray[np.float16],
     epochs: Sequence[EpochRecord],
     cycles: Sequence[int] = (1,),
+    cost: PredictionCost | None = None,
 ) -> FoldResult:
     """Write weights and out-of-fold predictions, then the result that says the fold is finished.
 
@@ -40,6 +41,7 @@ def write_fold(
         probabilities: [N, H, W] of the held-out tiles.
         epochs: its whole history.
         cycles: those whose ends enter the ensemble. The network is of the last one; `write_snapshot` wrote the others.
+        cost: of the predictions, where it was measured.
 
     Raises:
         NotFoundError, IntegrityError: an earlier snapshot is missing or corrupted.
@@ -74,6 +76,7 @@ def write_fold(
         weights_sha256=weights,
         oof_sha256=home.put_table(OOF, table),
         snapshots=tuple(snapshots),
+        cost=cost,
     )
     home.put_record(RESULT, result)
     return result

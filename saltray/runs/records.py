@@ -66,6 +66,18 @@ class Snapshot:
 
 
 @dataclass(frozen=True, kw_only=True)
+class PredictionCost:
+    """What predicting the held-out tiles gave and cost, once with their mirror images and once without."""
+
+    score_without_tta: Fraction
+    """Competition score without the mirror images, at a probability of 0.5."""
+    seconds: Seconds
+    """Time of one device for a tile and its mirror image."""
+    device: str
+    """Its name."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class FoldResult:
     """`runs/<run>/fold-k/result.json`: what training one fold gave.
 
@@ -92,6 +104,8 @@ class FoldResult:
     """Digest of `fold-k/model.safetensors`."""
     oof_sha256: Sha256
     """Digest of `fold-k/oof.parquet`."""
+    cost: PredictionCost | None = None
+    """Of the out-of-fold predictions; None if they were written before there was it."""
     snapshots: tuple[Snapshot, ...] = ()
     """The models that enter the ensemble, the oldest first. Empty in a result of saltray 0.1; see `models`."""
 

@@ -159,7 +159,9 @@ def _grid_order(seed: int, count: int) -> NDArray[np.int64]:
 def has_value(values: Range | Choice, value: Any) -> bool:
     """Whether a trial may have this value."""
     if isinstance(values, Choice):
-        return value in values.values
+        return any(
+            value == one and isinstance(value, bool) == isinstance(one, bool) for one in values.values
+        )  # True == 1
     return fits(float, value) and values.low <= value <= values.high
 
 
@@ -195,5 +197,5 @@ def _field_type(field: str) -> Any:
     if field not in known:
         near = suggestion(field, known)
         hint = f"did you mean {near}?" if near else "see `saltray train --help` for the names"
-        raise ConfigError(f"there is no field {field!r} to search; {hint}")
+        raise ConfigError(f"there is no field {field[:80]!r} to search; {hint}")
     return known[field]

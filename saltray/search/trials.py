@@ -14,7 +14,7 @@ from saltray.data.packing import DatasetManifest
 from saltray.ensemble.manifest import provenance
 from saltray.errors import ConfigError, IntegrityError, NotFoundError
 from saltray.progress import TrialState, TrialStatus
-from saltray.records import Count, Fold, Many, Sha256, digest, excerpt
+from saltray.records import Count, Fold, Many, Sha256, digest, excerpt, plain
 from saltray.runs.history import HISTORY_BYTES, EpochRecord, epochs_of, read_history
 from saltray.runs.layout import CHECKPOINT_MANIFEST, CHECKPOINTS
 from saltray.runs.records import CheckpointManifest
@@ -233,8 +233,10 @@ def check_values(home: Store, trials: Iterable[Trial], space: Space) -> None:
         IntegrityError: one does not.
     """
     for trial in trials:
-        if trial.values.keys() != space.keys():
-            fault = f"it has values for {', '.join(sorted(trial.values)) or 'nothing'}, not for the searched fields"
+        if unknown := sorted(trial.values.keys() - space.keys()):
+            fault = f"values.{plain(unknown[0])} is no searched field"
+        elif missing := sorted(space.keys() - trial.values.keys()):
+            fault = f"values.{missing[0]} is missing"
         elif wrong := [field for field, value in trial.values.items() if not has_value(space[field], value)]:
             fault = f"values.{wrong[0]} is {excerpt(trial.values[wrong[0]])}, which is not in the search's space"
         else:

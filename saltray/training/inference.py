@@ -73,14 +73,48 @@ def predict_probabilities(
     Raises:
         ConfigError: the tiles are larger than `input_size`.
     """
-    device = next(model.parameters()).device
     result = torch.empty(images.shape, dtype=torch.float32)
-    with evaluating(model):
-        for start in range(0, len(images), batch_size):
-            batch = images[start : start + batch_size].to(device)
-            probabilities = tile_logits(model, batch, input_size, precision, resize).sigmoid()
-            if tta:
-                mirrored = tile_logits(model, batch.flip(-1), input_size, precision, resize).sigmoid()
-                probabilities = (probabilities + mirrored.flip(-1)) / 2
-            result[start : start + batch_size] = probabilities
+    for part, alone, mirrored in _batches(model, images, input_size, resize, batch_size, precision, tta=tta):
+        result[part] = (alone + mirrored) / 2 if mirrored is not None else alone
     return result
+
+
+def predict_both_ways(
+    model: nn.Module, images: Tensor, *, input_size: int, resize: int = 1, batch_size: int, precision: Precision
+) -> tuple[Tensor, Tensor]:
+    """`predict_probabilities` with test-time augmentation and without it, at the price of the first.
+
+    Args:
+        as for `predict_probabilities`.
+
+    Returns:
+        two of its results: with, and without.
+    """
+    both, single = (torch.empty(images.shape, dtype=torch.float32) for _ in range(2))
+    for part, alone, mirrored in _batches(model, images, input_size, resize, batch_size, precision, tta=True):
+        assert mirrored is not None
+        single[part], both[part] = alone, (alone + mirrored) / 2
+    return both, single
+
+
+def _batches(
+    model: nn.Module,
+    images: Tensor,
+    input_size: int,
+    resize: int,
+    batch_size: int,
+    precision: Precision,
+    *,
+    tta: bool,
+) -> Iterator[tuple[slice, Tensor, Tensor | None]]:
+    """The place of each batch, its probabilities, and those of its mirror image, mirrored back, where `tta` is set."""
+    device = next(model.parameters()).device
+    for start in range(0, len(images), batch_size):
+        part = slice(start, start + batch_size)
+        batch = images[part].to(device)
+        with evaluating(model):  # not over the yield, which would leave the caller in inference mode
+            alone = tile_logits(model, batch, input_size, precision, resize).sigmoid()
+            mirrored = (
+                tile_logits(model, batch.flip(-1), input_size, precision, resize).sigmoid().flip(-1) if tta else None
+            )
+        yield part, alone, mirrored

@@ -18,7 +18,7 @@ from saltray.training.process_group import ProcessGroup
 _TWENTIETHS = range(10, 20)
 """The ten IoU thresholds, in twentieths."""
 _CHUNK = 256
-"""Number of tiles that `score_at_thresholds` processes together."""
+"""Number of tiles that `TileCounts.of` processes together."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,29 +82,57 @@ class Counts:
         return 2 * intersection / (union + intersection) if union else 1.0
 
 
-def score_at_thresholds(
-    probabilities: NDArray[np.floating] | Tensor, masks: NDArray[np.uint8] | Tensor, thresholds: Sequence[float]
-) -> NDArray[np.float64]:
-    """`Counts.of(probabilities, masks, threshold).score` for many thresholds, in one pass over the pixels.
+@dataclass(frozen=True, eq=False)
+class TileCounts:
+    """Pixels of each of N tiles at each of T thresholds, from which every score follows; all int64.
 
     Args:
-        probabilities: [N, H, W], 0..1.
-        masks: [N, H, W], salt where it is not 0.
-        thresholds: probability thresholds, in any order.
-
-    Returns:
-        the score at each threshold, in the same order.
+        salt: [N], labelled as salt.
+        predicted: [N, T], with a probability above the threshold.
+        hits: [N, T], both.
     """
-    cuts, place = torch.unique(torch.tensor(thresholds, dtype=torch.float32), return_inverse=True)
-    hits = torch.zeros(len(cuts), dtype=torch.int64)
-    for start in range(0, len(probabilities), _CHUNK):
-        part = slice(start, start + _CHUNK)
-        # The number of cuts that each pixel exceeds.
-        levels = torch.bucketize(torch.as_tensor(probabilities[part]).float().cpu(), cuts)
-        truth = torch.as_tensor(masks[part]).cpu() > 0
-        above, salt = _pixels_above(levels.flatten(1), truth.flatten(1), len(cuts))
-        hits += _exceeds(above[:, 1], above[:, 0] + salt[:, None]).sum(dim=(0, 2))
-    return (hits[place].double() / (len(_TWENTIETHS) * len(probabilities))).numpy()
+
+    salt: NDArray[np.int64]
+    predicted: NDArray[np.int64]
+    hits: NDArray[np.int64]
+
+    @classmethod
+    def of(
+        cls,
+        probabilities: NDArray[np.floating] | Tensor,
+        masks: NDArray[np.uint8] | Tensor,
+        thresholds: Sequence[float],
+    ) -> "TileCounts":
+        """The counts at many thresholds, in one pass over the pixels.
+
+        Args:
+            probabilities: [N, H, W], 0..1.
+            masks: [N, H, W], salt where it is not 0.
+            thresholds: probability thresholds, in any order.
+        """
+        cuts, place = torch.unique(torch.tensor(thresholds, dtype=torch.float32), return_inverse=True)
+        salt = torch.zeros(len(probabilities), dtype=torch.int64)
+        above = torch.zeros((len(probabilities), 2, len(cuts)), dtype=torch.int64)
+        for start in range(0, len(probabilities), _CHUNK):
+            part = slice(start, start + _CHUNK)
+            # The number of cuts that each pixel exceeds.
+            levels = torch.bucketize(torch.as_tensor(probabilities[part]).float().cpu(), cuts)
+            truth = torch.as_tensor(masks[part]).cpu() > 0
+            above[part], salt[part] = _pixels_above(levels.flatten(1), truth.flatten(1), len(cuts))
+        above = above[:, :, place]
+        return cls(salt.numpy(), above.sum(dim=1).numpy(), above[:, 1].numpy())
+
+    @property
+    def tenths(self) -> NDArray[np.int64]:
+        """Competition score of each tile at each threshold in tenths, [N, T]."""
+        union = self.predicted + self.salt[:, None] - self.hits
+        exceeds = _exceeds(torch.from_numpy(self.hits), torch.from_numpy(union))
+        return exceeds.sum(dim=-1).numpy()
+
+    @property
+    def tenths_if_empty(self) -> NDArray[np.int64]:
+        """Competition score of each tile in tenths where its prediction is empty, [N]."""
+        return np.where(self.salt == 0, len(_TWENTIETHS), 0)
 
 
 def _exceeds(intersection: Tensor, union: Tensor) -> Tensor:

@@ -38,11 +38,11 @@ def main() -> None:
     tiles = sum(fold.tiles for fold in result.results)
     seen = tiles * (len(result.results) - 1) * args.epochs
     device = torch.cuda.get_device_name() if gpus else "CPU"
-    print("| device | tiles | epochs | batch | score | at threshold | baseline | minutes | images/s, all folds |")
+    print("| device | tiles | epochs | batch | score | cross-fitted | baseline | minutes | images/s, all folds |")
     print("|---|---|---|---|---|---|---|---|---|")
     print(
         f"| {device} | {tiles} | {args.epochs} | {args.batch_size} | {result.score:.4f} | "
-        f"{result.score_at_threshold:.4f} ({result.threshold:.2f}) | {result.baseline:.4f} | {minutes:.1f} | "
+        f"{result.evaluation.score:.4f} ({result.threshold:.2f}) | {result.baseline:.4f} | {minutes:.1f} | "
         f"{seen / seconds:.0f} |"
     )
 

@@ -4,7 +4,8 @@
 needs a C compiler. Each case is a training step and an evaluation in a process of its own whose allocator puts
 read-only pages around each tensor and workspace (guard.c). The gradients are compared with float64's, which torch
 computes without oneDNN: their error in channels_last and in the contiguous format, as a share of the norm. bf16 rounds
-in both, so there the two are compared. The minutes are given to a random part of the cases, and all need hours.
+in both, so there the two are compared. A case is a network, width, size of input and precision that the tests or the
+users' settings have, each as two tiles on one thread and four on two; the quickest come first, until the minutes end.
 
 Times are of this process's CPU, the two formats in turn: compare ratios.
 """
@@ -13,7 +14,6 @@ import argparse
 import itertools
 import os
 import platform
-import random
 import subprocess
 import sys
 import tempfile
@@ -54,11 +54,14 @@ NETWORKS = {
         architecture="unet", in_channels=1, scse=True, hypercolumn=True, deep_supervision=True
     ),
 }
-WIDTHS = ((4, 8), (8, 16), (16, 32), (32, 64))
-"""num_filters and encoder_width: of the demo and the tests, and the published ones."""
+WIDTHS = ((2, 4), (3, 4), (4, 8), (8, 16), (32, 64))
+"""num_filters and encoder_width: of the tests, of the demo, one between, and the published ones."""
+SIZES = (32, 64, 128, 192, 256, 512)
+BATCHES = ((2, 1), (4, 2))
+"""Tiles and threads; oneDNN divides the work by both."""
 FORMATS = (torch.channels_last, torch.contiguous_format)
 LARGEST = 2**25
-"""Greatest product of a case's pixels and width."""
+"""Greatest work of a case, whose step ends within a minute."""
 FP32_ERROR = 0.01
 """Greatest error of a gradient; ReLU and max pooling choose otherwise here and there than in float64."""
 
@@ -69,29 +72,32 @@ class Case(NamedTuple):
     name: str
     width: tuple[int, int]
     size: int
-    batch: int
     precision: Literal["fp32", "bf16"]
+    batch: int
     threads: int
 
     @property
-    def wanted(self) -> bool:
-        """Whether the network takes this size, and a step ends within a minute; two threads are for one batch size."""
+    def work(self) -> int:
+        """Grows as the time of a step does."""
+        return self.size**2 * self.batch * self.width[1]
+
+    @property
+    def fits(self) -> bool:
+        """Whether the network takes this size."""
         config = NETWORKS[self.name]
-        fits = self.size >= (64 if config.architecture == "albunet" else 32)
-        if config.decoder_batchnorm:  # needs two values at the bottom
-            fits = fits and self.batch * (self.size // MULTIPLES[config.architecture]) ** 2 > 1
-        return fits and self.size**2 * self.batch * self.width[1] <= LARGEST and (self.threads == 1 or self.batch == 2)
+        multiple = MULTIPLES[config.architecture]
+        # BatchNorm in the decoder needs two values at the bottom.
+        values = self.batch * (self.size // multiple) ** 2
+        return self.size >= max(multiple, 32) and (not config.decoder_batchnorm or values > 1)
 
 
 def cases() -> list[Case]:
-    """All cases, in a random order that is always the same."""
-    sizes = (32, 64, 128, 192, 256, 512)
-    every = itertools.starmap(
-        Case, itertools.product(NETWORKS, WIDTHS, sizes, (1, 2, 4, 8, 16), ("fp32", "bf16"), (1, 2))
+    """All cases, the quickest first."""
+    every = (
+        Case(name, width, size, precision, *batch)
+        for name, width, size, precision, batch in itertools.product(NETWORKS, WIDTHS, SIZES, ("fp32", "bf16"), BATCHES)
     )
-    wanted = [case for case in every if case.wanted]
-    random.Random(0).shuffle(wanted)
-    return wanted
+    return sorted((case for case in every if case.fits and case.work <= LARGEST), key=lambda case: case.work)
 
 
 def network_of(case: Case, memory_format: torch.memory_format) -> nn.Module:
@@ -179,7 +185,7 @@ def print_speed() -> None:
     for name, width, precision, size in itertools.product(
         NETWORKS, (WIDTHS[0], WIDTHS[-1]), ("fp32", "bf16"), (128, 256)
     ):
-        case = Case(name, width, size, 2, precision, 1)
+        case = Case(name, width, size, precision, 2, 1)
         images = torch.rand(case.batch, 1, size, size)
         networks = [network_of(case, memory_format) for memory_format in FORMATS]
         ratios = []

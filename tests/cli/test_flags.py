@@ -87,6 +87,7 @@ def test_the_verbs_hand_over_their_own_flags(saltray: Saltray, calls: list[Call]
         "plan --data d --like r0",
         "status --store s --run r1",
         "status --store s",
+        "compare r1 r2 --store s --out x.png",
         "predict --ensemble e --data d --out o --part train --masks m --probabilities p --no-tta --workers 2",
     ):
         assert saltray(*words.split()).code == 0
@@ -101,6 +102,7 @@ def test_the_verbs_hand_over_their_own_flags(saltray: Saltray, calls: list[Call]
         Call("plan", (config,), {"on": None, "images_per_second": None, "like": "r0"}),
         Call("status", ("s", "r1"), {}),
         Call("list_runs", ("s",), {}),
+        Call("compare", ("r1", "r2"), {"store": "s", "out": "x.png"}),
         Call("predict", (), {**predict, "probabilities": "p", "tta": False, "workers": 2}),
     ]
 
@@ -294,7 +296,7 @@ def test_one_file_at_most(saltray: Saltray, job: Path, calls: list[Call]) -> Non
 # The help
 
 
-VERBS = ["", "demo", "synth", "check", "plan", "train", "tune", "range-test", "run", "status", "predict"]
+VERBS = ["", "demo", "synth", "check", "plan", "train", "tune", "range-test", "run", "status", "compare", "predict"]
 ALL_VERBS = [*VERBS, "ensemble", "ensemble list", "ensemble show", "ensemble verify"]
 
 

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 from command import Saltray, check_refusal
-from samples import ensemble_manifest, metrics
+from samples import EVALUATION, ensemble_manifest, metrics
 
 from saltray.cli.status import duration, print_run, print_runs
 from saltray.config import Config
+from saltray.ensemble.postprocess import Postprocess
 from saltray.runs.history import EpochRecord
 from saltray.runs.records import FoldResult, RunManifest
 from saltray.runs.status import FoldState, FoldStatus, RunState, RunStatus, RunSummary
@@ -135,9 +136,13 @@ def test_what_is_left_to_do(state: RunState, folds: tuple[FoldStatus, ...], text
 
 
 def test_a_finished_run_shows_its_ensemble() -> None:
-    manifest = ensemble_manifest(members=(), height=2, width=3, threshold=0.4, score=0.8, score_at_threshold=0.85)
+    manifest = ensemble_manifest(members=(), postprocess=Postprocess(threshold=0.4), score=0.8, evaluation=EVALUATION)
     found = lines(run_status("finished", FOLDS[:1], ensemble="s/ensembles/r1/v1", manifest=manifest))
-    assert found[-2:] == ["out-of-fold score 0.8000, 0.8500 at 0.40", "ensemble  s/ensembles/r1/v1"]
+    assert found[-3:] == [
+        "out-of-fold score 0.7211, 95 % interval 0.7012 to 0.7398",
+        "at a probability of 0.5: 0.8000; masks by threshold 0.40",
+        "ensemble  s/ensembles/r1/v1",
+    ]
 
 
 def test_runs() -> None:

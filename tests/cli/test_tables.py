@@ -3,11 +3,14 @@
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 from command import Saltray, check_refusal
-from samples import ensemble_manifest
+from samples import EVALUATION, ensemble_manifest
 
 from saltray.cli import tables
+from saltray.commands.compare import Comparison
+from saltray.commands.predict import Prediction
 from saltray.commands.range_test import RangeTestResult
 from saltray.commands.train import PartialResult, TrainResult
 from saltray.commands.tune import SearchResult
@@ -16,12 +19,16 @@ from saltray.data.folds import FoldBalance
 from saltray.data.pixel_range import PixelRange
 from saltray.data.summary import DatasetSummary
 from saltray.ensemble.manifest import Member
+from saltray.ensemble.postprocess import Postprocess
 from saltray.ensemble.versions import EnsembleVersion
 from saltray.progress import TrialState, TrialStatus
+from saltray.runs.held_out import HeldOutScore
 from saltray.runs.records import FoldResult
 from saltray.search.spec import SearchSpec
 from saltray.search.trials import Trial
 from saltray.training.epoch_metrics import EpochMetrics
+from saltray.training.evaluation import Interval
+from saltray.training.scores import paired_difference
 
 from .conftest import make_console, rows_of
 
@@ -87,15 +94,25 @@ def fold_result(fold: int, score: float) -> FoldResult:
     )
 
 
+SCORE = (
+    "score     0.7211, 95 % interval 0.7012 to 0.7398, standard deviation over folds 0.0124; no salt at all scores "
+    "0.4000"
+)
+CHOICE = (
+    "each fold with the masks' settings chosen on the other folds; chosen on all of them, 0.7346; with none, at a "
+    "probability of 0.5, 0.4383"
+)
+
+
 def test_a_run() -> None:
     console = make_console()
     result = TrainResult(
         run="r1",
         results=(fold_result(0, 0.3417), fold_result(1, 0.5083)),
         score=0.4383,
-        threshold=0.36,
-        score_at_threshold=0.475,
-        fold_scores_at_threshold=(0.425, 0.45),
+        postprocess=Postprocess(threshold=0.36, min_area=20),
+        score_at_threshold=0.7346,
+        evaluation=EVALUATION,
         baseline=0.4,
         ensemble="s3://b/ensembles/r1/v1",
         report="s3://b/runs/r1/report.html",
@@ -103,12 +120,25 @@ def test_a_run() -> None:
     tables.print_train(console, result)
     assert rows_of(console) == [
         ["run r1: held-out tiles"],
-        ["fold", "tiles", "score", "at 0.36", "IoU", "epochs", "seconds"],
-        ["0", "12", "0.3417", "0.4250", "0.5000", "8", "20"],
-        ["1", "13", "0.5083", "0.4500", "0.5000", "8", "20"],
-        ["all", "25", "0.4383", "0.4750", "", "", ""],
-        ["out-of-fold score 0.4383; predicting no salt at all would score 0.4000"],
-        ["threshold 0.36, chosen on the same predictions: 0.4750"],
+        ["fold", "tiles", "score", "at 0.5", "IoU", "epochs", "seconds"],
+        ["0", "12", "0.7123", "0.3417", "0.5000", "8", "20"],
+        ["1", "13", "0.7299", "0.5083", "0.5000", "8", "20"],
+        ["all", "25", "0.7211", "0.4383", "", "", ""],
+        ["score by coverage"],
+        ["label", "tiles", "score", "95 % interval"],
+        ["no salt", "23", "0.9000", "0.8500 to 0.9500"],
+        ["0.1 to 9.7 % salt", "37", "0.3000", "0.2000 to 0.4100"],
+        ["price of choices, on CPU"],
+        ["models", "mirror images", "score at 0.5", "ms a tile"],
+        ["1", "no", "0.6912", "11.5"],
+        ["1", "yes", "0.7012", "23"],
+        ["2", "no", "not on training tiles", "23"],
+        ["2", "yes", "not on training tiles", "46"],
+        [SCORE],
+        [CHOICE],
+        ["masks     threshold 0.36, masks below 20 pixels emptied"],
+        ["weights   weights after the last epoch, 3"],
+        ["pixels    expected calibration error 0.0123, largest probability 0.59"],
         ["ensemble  s3://b/ensembles/r1/v1"],
         ["report    s3://b/runs/r1/report.html"],
     ]
@@ -123,6 +153,50 @@ def test_a_run_of_some_folds_says_what_is_missing_and_how_to_train_it() -> None:
         ["fold", "tiles", "score", "IoU", "epochs", "seconds"],
         ["1", "13", "0.3417", "0.5000", "8", "20"],
         ["not published: folds 0, 2 missing; to finish the run:  saltray train --data d"],
+    ]
+
+
+def test_a_comparison() -> None:
+    console = make_console(terminal=True)
+    first, second = np.array([10, 0, 5]), np.array([10, 5, 6])
+    rows = [paired_difference(name, first, second) for name in ("cross-fitted", "at 0.5", "fold 1", "no salt")]
+    result = Comparison(
+        first="r1",
+        second="r2",
+        folds=(1,),
+        left_out=("fold 0 is left out: not finished in r2",),
+        overall=rows[0],
+        plain=rows[1],
+        by_fold=(rows[2],),
+        by_stratum=(rows[3],),
+        out="s3://b/x.png",
+    )
+    tables.print_comparison(console, result)
+    low, high = rows[0].interval.low, rows[0].interval.high
+    cells = ["3", "0.5000", "0.7000", "+0.2000", f"{low:+.4f} to {high:+.4f}", f"{rows[0].probability:.1%}"]
+    assert rows_of(console) == [
+        ["r2 against r1, on held-out tiles"],
+        ["", "tiles", "r1", "r2", "difference", "95 % interval", "better"],
+        ["cross-fitted", *cells],
+        ["at 0.5", *cells],
+        ["fold 1", *cells],
+        ["no salt", *cells],
+        ["fold 0 is left out: not finished in r2"],
+        ["better: share of resamples in which r2 scores higher than r1"],
+        ["picture   s3://b/x.png"],
+    ]
+
+
+def test_a_prediction() -> None:
+    console = make_console()
+    score = HeldOutScore(tiles=12, score=0.71239, interval=Interval(low=0.6, high=0.8))
+    tables.print_prediction(console, Prediction(12, 3, "x.csv", score))
+    tables.print_prediction(console, Prediction(12, 3, "x.csv", unscored="it has no mask"))
+    assert console.export_text().splitlines() == [
+        "wrote x.csv: 12 tiles, 3 of them without salt",
+        "score 0.7124, 95 % interval 0.6000 to 0.8000: no model was trained on these tiles",
+        "wrote x.csv: 12 tiles, 3 of them without salt",
+        "no score: it has no mask",
     ]
 
 
@@ -278,7 +352,7 @@ def test_a_member_that_is_missing(saltray: Saltray, ensemble: str) -> None:
     assert answer.out.startswith("fold-0.safetensors  ")
     shown = saltray("ensemble", "list", "store")
     assert (shown.code, shown.err) == (0, "")
-    assert re.search(r"e +│ v1 +│ 1 +│ 0\.7000", shown.out)
+    assert re.search(r"e +│ v1 +│ 1 +│ +│ 0\.7000 │ threshold 0\.50", shown.out)
     assert "0.7000" in saltray("ensemble", "show", ensemble).out
 
 

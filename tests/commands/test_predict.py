@@ -38,6 +38,7 @@ from saltray.errors import (
 from saltray.progress import Event, PredictionPlanned, TilesClipped
 from saltray.storage.base import Store
 from saltray.storage.uri import open_store
+from saltray.training.metrics import TileCounts
 
 BYTES = PixelRange(bits=8, maximum=255)
 
@@ -81,10 +82,10 @@ def test_every_tile_is_predicted_as_by_the_ensemble_itself(
     assert list(rows["id"]) == sorted(sample["id"])
     assert (predicted.result.tiles, predicted.result.empty) == (6, (rows["rle_mask"] == "").sum())
     tiles, loaded = read_tiles(str(tiles_folder), part="test"), saltray.Ensemble.load(trained)
-    expected = loaded.predict(tiles.images)
+    expected, masks = loaded.predict(tiles.images), loaded.predict_masks(tiles.images)
     table = pd.read_parquet(out / "probabilities.parquet")
     for index, (row, kept) in enumerate(zip(rows.itertuples(), table.itertuples(), strict=True)):
-        truth = (expected[index] > loaded.threshold).astype(np.uint8)
+        truth = masks[index].astype(np.uint8)
         assert row.id == kept.id == tiles.ids[index]
         np.testing.assert_array_equal(decode_rle(row.rle_mask, 101, 101), truth)
         np.testing.assert_array_equal(np.asarray(Image.open(out / f"masks/{row.id}.png")), truth * 255)
@@ -162,7 +163,8 @@ def test_all_settings_reach_the_workers(stream: Stream, untrained: str, tiles_fo
     )
     rows = (tmp_path / "x.csv").read_text().splitlines()
     assert rows[0] == "id,rle_mask"
-    assert done == Prediction(tiles=24, empty=sum(row.endswith(",") for row in rows), out=str(tmp_path / "x.csv"))
+    empty = sum(row.endswith(",") for row in rows)
+    assert (done.tiles, done.empty, done.out) == (24, empty, str(tmp_path / "x.csv"))
     assert events == [
         PredictionPlanned(tiles=24, ensemble="r1 v1", where="Ray on this machine", workers=1, device="CPU")
     ]
@@ -393,6 +395,38 @@ def test_a_folder_of_images_alone_and_training_images_have_no_sample(
     settings: dict[str, Any] = {"ensemble": untrained, "out": tmp_path / "x.csv", "tta": False}
     assert saltray.predict(data=str(tiles / "test/images"), **settings).tiles == 5
     assert saltray.predict(data=str(tiles), part="train", **settings).tiles == 24
+
+
+def test_labelled_tiles_are_scored_where_no_model_has_seen_them(
+    stream: Stream, untrained: str, tiles: Path, tmp_path_factory: pytest.TempPathFactory, tmp_path: Path
+) -> None:
+    store = tmp_path_factory.mktemp("seen")
+    ensemble = str(shutil.copytree(untrained, store / "ensembles/r1/v1"))
+    split = open_store(str(store / "runs/r1"))
+    settings: dict[str, Any] = {"data": str(tiles), "part": "train", "tta": False, "out": tmp_path / "x.csv"}
+
+    done = saltray.predict(ensemble=ensemble, **settings)
+    assert done.score is None
+    assert done.unscored == f"the split of run r1 is not in {store}, so the models may have seen these tiles"
+
+    split.put_json("folds.json", {"fold_of": {"another": 0}, "balance": []})
+    done = saltray.predict(ensemble=ensemble, masks=tmp_path / "masks", **settings)
+    assert (done.score is not None, done.unscored) == (True, None)
+    truth = read_tiles(str(tiles))
+    found = np.stack([np.asarray(Image.open(tmp_path / f"masks/{tile}.png")) for tile in truth.ids]) > 0
+    counts = TileCounts.of(found.astype(np.float32), truth.masks, (0.5,))
+    assert done.score is not None
+    assert (done.score.tiles, done.score.score) == (24, pytest.approx(counts.tenths.mean() / 10))
+
+    split.put_json("folds.json", {"fold_of": {truth.ids[3]: 0, "another": 1}, "balance": []})
+    done = saltray.predict(ensemble=ensemble, **settings)
+    assert (done.score, done.unscored) == (None, "the ensemble was trained on 1 of these 24 tiles, by their ids")
+
+    split.put_json("folds.json", {"fold_of": {"another": 0}, "balance": []})
+    (tiles / f"train/masks/{truth.ids[5]}.png").write_bytes(b"junk")
+    done = saltray.predict(ensemble=ensemble, **settings)
+    assert done.score is None
+    assert f"masks/{truth.ids[5]}.png" in (done.unscored or "")
 
 
 def labelled(where: Path) -> None:

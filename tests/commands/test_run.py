@@ -3,7 +3,7 @@
 import shutil
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -105,37 +105,47 @@ def probabilities(store: Store) -> Any:
     return np.stack([np.frombuffer(row, np.float16) for row in rows]).astype(np.float32)
 
 
+@dataclass
+class Calls:
+    """What `run` gives to the search and to the training."""
+
+    searched: list[Any] = field(default_factory=list)
+    trained: list[Any] = field(default_factory=list)
+    told: list[Any] = field(default_factory=list)
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
+    """In place of the search, the training and Ray; the inputs are those of the test."""
+    calls = Calls()
+    monkeypatch.setattr(module, "ray_cluster", nullcontext)
+    monkeypatch.setattr(module, "prepare", lambda *_: calls)
+    monkeypatch.setattr(module, "tune_prepared", lambda *given: calls.searched.append(given))
+    monkeypatch.setattr(module, "take_best_values", lambda config, source, observer: (config, source))
+    monkeypatch.setattr(module, "train_prepared", lambda *given: calls.trained.append(given) or "trained")
+    return calls
+
+
 @pytest.mark.parametrize(("name", "used"), [(None, "night"), ("s9", "s9")])
 def test_a_search_without_a_name_has_that_of_the_run(
-    name: str | None, used: str, small: Small, monkeypatch: pytest.MonkeyPatch
+    name: str | None, used: str, small: Small, tmp_path: Path, calls: Calls
 ) -> None:
-    calls: list[Any] = []
-
-    def tune(config: Config, search: SearchConfig, *, observer: Any) -> Any:
-        calls.append((config, search.name, observer))
-        return type("Found", (), {"name": search.name})
-
-    def train(config: Config, *, from_search: str, observer: Any) -> str:
-        calls.append((config, from_search, observer))
-        return "trained"
-
-    monkeypatch.setattr(module, "ray_cluster", nullcontext)
-    monkeypatch.setattr(module, "tune", tune)
-    monkeypatch.setattr(module, "train", train)
-    monkeypatch.setattr(module, "check_inputs", lambda *_: None)
-    config, observer = small("tiles", "store", run="night"), calls.append
+    config, observer = small("tiles", tmp_path / "store", run="night"), calls.told.append
     assert saltray.run(config, SearchConfig(name=name), observer=observer) == "trained"
-    assert calls == [(config, used, observer), (config, f"searches/{used}", observer)]
+    ((base, spec, store, inputs, to_search),) = calls.searched
+    assert (base, spec.name, store.uri, to_search) == (config, used, config.store, observer)
+    ((best, same_store, same_inputs, source, to_train),) = calls.trained
+    assert (best, source, to_train) == (config, f"searches/{used}", observer)
+    assert inputs is same_inputs is calls  # read once
+    assert store is same_store
 
 
-def test_a_finished_run_is_not_refused_on_a_lesser_machine(small: Small, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_finished_run_is_not_refused_on_a_lesser_machine(
+    small: Small, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, calls: Calls
+) -> None:
     """`train` and `tune` take it as it is."""
     cluster = ClusterConfig(workers_per_fold=2, cpus_per_worker=999, gpus_per_worker=0)
-    config = small("tiles", "store", cluster=cluster)
-    monkeypatch.setattr(module, "ray_cluster", nullcontext)
-    monkeypatch.setattr(module, "check_inputs", lambda *_: None)
-    monkeypatch.setattr(module, "tune", lambda *_, **__: type("Found", (), {"name": "s"}))
-    monkeypatch.setattr(module, "train", lambda *_, **__: "trained")
+    config = small("tiles", tmp_path / "store", cluster=cluster)
     for _ in range(2):
         with pytest.raises(ResourceError, match="a job needs 2 ranks of 999 CPU"):
             saltray.run(config)
@@ -168,4 +178,4 @@ def test_what_is_impossible_is_refused_before_ray_starts(
     with pytest.raises(ResourceError, match="a job needs 9 ranks of 1 CPU"):
         cluster = ClusterConfig(workers_per_fold=9, cpus_per_worker=1, gpus_per_worker=0)
         saltray.run(replace(config, cluster=cluster, train=replace(config.train, batch_size=9)), SearchConfig())
-    assert not (tmp_path / "store").exists()
+    assert not list(open_store(config.store).list())

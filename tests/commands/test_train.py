@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
+import torch
 from ceph import Ceph
 from command import Live, upload
 from ray_session import Recorded, record
@@ -37,6 +38,7 @@ from saltray.runs.records import FoldResult
 from saltray.storage.base import Store
 from saltray.storage.lock import RunLock
 from saltray.storage.uri import open_store
+from saltray.training.metrics import Counts
 
 from .conftest import check_resumed, killed_once, note_something
 
@@ -99,9 +101,19 @@ def test_the_ensemble_predicts_the_mean_of_its_members_and_out_of_fold_each_its_
     expected = np.where((held_out == 0)[:, None, None], singles[0], singles[1])
     np.testing.assert_allclose(probabilities(result)[some].reshape(expected.shape), expected, atol=2e-3)
     assert result.baseline == pytest.approx((~tiles.masks.any(axis=(1, 2))).mean())
+    manifest = ensemble.manifest
+    assert (manifest.postprocess, manifest.evaluation) == (result.postprocess, result.evaluation)
+    assert [row.fold for row in result.evaluation.folds] == [0, 1]
+    assert result.evaluation.score + result.evaluation.optimism == pytest.approx(result.score_at_threshold)
+    alone, mirrored, *_ = result.evaluation.prices
+    assert alone.score is not None
+    assert mirrored.score == result.score
+    masks = result.postprocess.apply(probabilities(result).reshape(tiles.images.shape), tiles.images)
+    counts = Counts.of(torch.from_numpy(masks).float(), torch.from_numpy(tiles.masks), 0.5)
+    assert counts.score == pytest.approx(result.score_at_threshold)
     page = store_of(result).get("runs/r1/report.html").decode()
     assert result.ensemble in page
-    assert f"{result.score_at_threshold:.4f}" in page
+    assert f"{result.evaluation.score:.4f}" in page
 
 
 def test_a_finished_run_is_not_trained_again(copied: Config, finished: Finished) -> None:

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pytest
 
 import saltray.data.packing
-from saltray.data.packing import DatasetManifest, DatasetSize, dataset_size, load_tiles, pack
+from saltray.data.packing import DatasetManifest, DatasetSize, dataset_size, load_tiles, pack, packed_tiles
 from saltray.data.pixel_range import PixelRange
 from saltray.data.statistics import statistics_of
 from saltray.data.tiles import LabelledTiles
@@ -67,6 +67,25 @@ def test_tiles_come_back_from_any_store(any_store_uri: str, folder: Path, mini: 
         tiles, loaded = load_tiles(uri, store)
         check_same(tiles, mini)
         assert loaded == manifest
+
+
+def test_tiles_are_found_by_their_digest(any_store_uri: str, folder: Path, mini: Mini, tmp_path: Path) -> None:
+    store = open_store(any_store_uri)
+    assert packed_tiles(DIGEST, str(tmp_path / "gone"), store) is None
+    manifest = pack(str(folder), store)
+    store.put("datasets/a-damaged-one/manifest.json", b"{")
+    store.put("datasets/one-that-is-being-packed/part-00000.parquet", b"")
+    found = packed_tiles(DIGEST, str(tmp_path / "gone"), store)
+    assert found is not None
+    check_same(found, mini)
+    assert packed_tiles("0" * 64, f"datasets/{manifest.name}", store) is None
+    elsewhere = open_store(str(tmp_path / "elsewhere"))
+    found = packed_tiles(DIGEST, f"{store.uri}/datasets/{manifest.name}", elsewhere)
+    assert found is not None
+    check_same(found, mini)
+    store.put(f"datasets/{manifest.name}/part-00000.parquet", b"damaged")
+    with pytest.raises(IntegrityError, match=r"packed data set .* is damaged .*delete it and train"):
+        packed_tiles(DIGEST, str(folder), store)
 
 
 def test_manifest_json(folder: Path, mini: Mini, packed: Store) -> None:

@@ -22,6 +22,7 @@ from saltray.distributed.cluster import (
     some_home,
 )
 from saltray.distributed.nodes import nodes_present
+from saltray.distributed.ray_internals import RayDied
 from saltray.errors import ConfigError, ResourceError
 
 DRIVER = """
@@ -249,8 +250,100 @@ def test_a_ray_of_the_caller_is_used_and_left_as_it_is() -> None:
     assert node["CPU"] == ray.cluster_resources()["CPU"] != 77
 
 
+class FakeJob:
+    """A Ray job whose thread starts a trainer late, whose placement group appears after its death."""
+
+    def __init__(self, patch: pytest.MonkeyPatch) -> None:
+        self.actors = ["controller"]
+        self.groups = 1
+        self.fault: BaseException | None = None
+        self.calls: list[str] = []
+        self.looks = 0
+        for name in ("live_actors", "kill_actor", "kill_ray", "remove_placement_groups", "shut_down"):
+            patch.setattr(f"saltray.distributed.ray_internals.{name}", getattr(self, name))
+        patch.setattr(cluster, "LOOK_S", 0.001)
+
+    def live_actors(self, *classes: str) -> list[str]:
+        self.looks += 1
+        if self.fault is not None:
+            raise self.fault
+        if self.looks == 2:
+            self.actors.append("late controller")
+        return list(self.actors)
+
+    def kill_actor(self, actor: str) -> None:
+        self.calls.append(f"kill {actor}")
+        self.actors.remove(actor)
+
+    def remove_placement_groups(self) -> int:
+        count, self.groups = self.groups, int(self.looks == 3)
+        self.calls += ["remove"] * count
+        return count
+
+    def kill_ray(self) -> None:
+        self.calls.append("kill Ray")
+
+    def shut_down(self) -> None:
+        self.calls.append("shut down")
+
+
+@pytest.fixture
+def fake_job(monkeypatch: pytest.MonkeyPatch) -> FakeJob:
+    return FakeJob(monkeypatch)
+
+
+def test_a_job_is_ended_with_what_appears_late(fake_job: FakeJob) -> None:
+    cluster.end_ray_job()
+    assert fake_job.calls == ["kill controller", "remove", "kill late controller", "remove", "shut down"]
+    assert fake_job.looks == 4 + cluster.QUIET_LOOKS
+
+
+def test_a_job_is_ended_once_its_threads_are(fake_job: FakeJob) -> None:
+    released = threading.Event()
+    thread = threading.Thread(target=released.wait, daemon=True)
+    thread.start()
+    waiter = threading.Thread(target=cluster.end_ray_job, args=([thread],))
+    waiter.start()
+    while fake_job.looks < 20:
+        assert "shut down" not in fake_job.calls
+    released.set()
+    waiter.join(30)
+    assert fake_job.calls[-1] == "shut down"
+
+
+def test_threads_that_do_not_end_keep_nobody_waiting(fake_job: FakeJob, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cluster, "END_S", 0.2)
+    thread = threading.Thread(target=threading.Event().wait, daemon=True)
+    thread.start()
+    cluster.end_ray_job([thread])
+    assert fake_job.calls[-1] == "shut down"
+
+
+def test_ray_is_left_where_it_does_not_answer(fake_job: FakeJob, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cluster, "END_S", 0.2)
+    fake_job.fault = RuntimeError("the GCS is away")
+    cluster.end_ray_job()
+    assert fake_job.calls == ["shut down"]
+    assert fake_job.looks > 1  # it may be away for a moment
+
+
+def test_the_rest_of_a_ray_that_has_died_is_killed(fake_job: FakeJob) -> None:
+    fake_job.fault = RayDied("its GCS was killed by SIGKILL")
+    ended = threading.Event()
+    thread = threading.Thread(target=ended.wait, daemon=True)
+    thread.start()
+    waiter = threading.Thread(target=cluster.end_ray_job, args=([thread],))
+    waiter.start()
+    while "kill Ray" not in fake_job.calls:
+        assert waiter.is_alive()
+    assert "shut down" not in fake_job.calls  # the thread would touch Ray afterwards
+    ended.set()
+    waiter.join(30)
+    assert (fake_job.calls, fake_job.looks) == (["kill Ray", "shut down"], 1)
+
+
 @pytest.mark.parametrize("seconds", [0.0, 60.0])
-def test_trainers_are_killed_and_waited_for(seconds: float, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_trainers_are_waited_for(seconds: float, monkeypatch: pytest.MonkeyPatch) -> None:
     alive = ["controller"]
     asked: list[tuple[str, ...]] = []
 
@@ -258,12 +351,8 @@ def test_trainers_are_killed_and_waited_for(seconds: float, monkeypatch: pytest.
         asked.append(classes)
         return list(alive)
 
-    def kill_actor(actor: str) -> None:
-        alive.remove(actor)
-
     monkeypatch.setattr("saltray.distributed.ray_internals.live_actors", live_actors)
-    monkeypatch.setattr("saltray.distributed.ray_internals.kill_actor", kill_actor)
-    monkeypatch.setattr(cluster.time, "sleep", lambda _: cluster.kill_trainers())
+    monkeypatch.setattr(cluster.time, "sleep", lambda _: alive.clear())
     cluster.wait_for_trainers(seconds)
     assert asked[0] == ("TrainController", "RayTrainWorker")
     assert alive == (["controller"] if seconds == 0 else [])

@@ -46,6 +46,10 @@ def test_a_type_without_resources(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"cluster.yaml has no resources for other, third; list there what"):
         cluster_nodes(path)
     assert cluster_nodes(path, complete=False) == cluster_nodes(write(tmp_path, FILE))
+    types |= {"two\nlines": {}, "x": {}, "y": {}}
+    path = write(tmp_path, FILE | {"available_node_types": types})
+    with pytest.raises(ConfigError, match=r'no resources for other, third, "two\\nlines" and 2 more; list'):
+        cluster_nodes(path)
 
 
 def test_a_type_without_a_limit_of_its_own_has_that_of_the_cluster(tmp_path: Path) -> None:

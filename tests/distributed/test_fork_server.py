@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from saltray.distributed.fork_server import fork_server
+from saltray.distributed.fork_server import PREFIX, fork_server
 
 WORKER = """
 import os, sys, threading
@@ -31,10 +31,10 @@ print(PlacementGroupID.of(JobID.from_int(1)).hex(), numpy.random.rand(), file=sy
 SHARED = {"numpy", "pandas", "pyarrow", "safetensors", "torch", "torchvision"}
 """What takes long to import, and what a worker therefore must not import itself."""
 KILLED_DRIVER = """
-import os
+import os, sys
 from pathlib import Path
 from saltray.distributed.fork_server import fork_server
-with fork_server(Path("/tmp")) as command:
+with fork_server(Path(sys.argv[1])) as command:
     print(command, flush=True)
     os.kill(os.getpid(), 9)
 """
@@ -130,18 +130,48 @@ def script(tmp_path: Path) -> Path:
     return path
 
 
-def test_the_server_ends_with_whoever_started_it_and_who_asks_then_starts_alone(script: Path) -> None:
-    killed = subprocess.run(
-        [sys.executable, "-c", KILLED_DRIVER], capture_output=True, text=True, timeout=240, check=False
-    )
+@pytest.fixture
+def base() -> Iterator[Path]:
+    """A folder of a short name."""
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:
+        yield Path(folder)
+
+
+def killed_driver(base: Path) -> str:
+    """The command of a server whose driver was killed."""
+    command = [sys.executable, "-c", KILLED_DRIVER, str(base)]
+    killed = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
     assert killed.returncode == -9
-    python = killed.stdout.strip()
+    return killed.stdout.strip()
+
+
+def test_the_server_ends_with_whoever_started_it_and_who_asks_then_starts_alone(script: Path, base: Path) -> None:
+    python = killed_driver(base)
     end = time.monotonic() + 60
     while server_of(python):
         assert time.monotonic() < end, "the server outlived the process that started it"
         time.sleep(0.1)
     assert Path(shlex.split(python)[-1]).exists()  # nobody was left to delete it
     assert run(python, script, "a b").stdout.splitlines()[0] == "False ['a b']"
+
+
+def test_the_next_start_removes_what_killed_drivers_have_left(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def folder(command: str) -> Path:
+        return Path(shlex.split(command)[-1]).parent
+
+    dead = folder(killed_driver(base))
+    fresh, own = base / f"{PREFIX}new", base / "saltray-demo"  # one of another start that is about to lock it; a user's
+    fresh.mkdir()
+    own.mkdir()
+    monkeypatch.setattr(os, "geteuid", lambda: -1)
+    with fork_server(base):
+        assert dead.exists()  # it is another user's
+    monkeypatch.undo()
+    with fork_server(base) as living:
+        assert {*base.iterdir()} == {folder(living), fresh, own}
+        with fork_server(base):
+            assert folder(living).exists()
+    assert {*base.iterdir()} == {fresh, own}
 
 
 def test_without_a_server_a_worker_starts_alone_which_is_told(script: Path, caplog: pytest.LogCaptureFixture) -> None:

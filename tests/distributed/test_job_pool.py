@@ -27,14 +27,12 @@ class FakeRay:
         self.values: dict[str, Any] = {}
         self.started = threading.Semaphore(0)
         self.calls: list[Any] = []
-        self.killable = True
         self.ranks: list[str] = []
         self.away = False
         patch.setattr(job_pool, "run_job", self.run_job)
-        patch.setattr(job_pool, "kill_trainers", self.kill_trainers)
+        patch.setattr(job_pool, "end_ray_job", self.end_ray_job)
         patch.setattr(job_pool, "remove_orphaned_placement_groups", self.remove)
         patch.setattr(job_pool, "live_actors", self.live_actors)
-        patch.setattr(job_pool, "shut_down", lambda: self.calls.append("shutdown"))
 
     def remove(self) -> None:
         self.calls.append("remove")
@@ -64,12 +62,12 @@ class FakeRay:
             self.values[name] = value
         self.ends[name].set()
 
-    def kill_trainers(self) -> None:
-        self.calls.append("kill")
-        self.ask()
-        if self.killable:
-            for name in self.ends:
-                self.end(name, RuntimeError("the controller was killed"))
+    def end_ray_job(self, threads: list[threading.Thread]) -> None:
+        self.calls.append("end")
+        for name in self.ends:
+            self.end(name, RuntimeError("the controller was killed"))
+        for thread in threads:
+            thread.join(30)
 
     def wait_for(self, jobs: int) -> None:
         for _ in range(jobs):
@@ -99,7 +97,7 @@ def test_jobs_run_at_once_and_come_back_as_they_end(fake: FakeRay, make_job: Mak
     started = [call for call in fake.calls if isinstance(call, tuple)]
     assert sorted(started, key=lambda call: call[1]) == [(loop, "fold-0", RESOURCES), (loop, "fold-1", RESOURCES)]
     assert fake.calls.count("remove") == 3  # once per look
-    assert not {"kill", "shutdown"} & {call for call in fake.calls if isinstance(call, str)}
+    assert "end" not in fake.calls
 
 
 def test_a_gcs_that_is_away_for_a_moment_ends_no_job(fake: FakeRay, make_job: MakeJob) -> None:
@@ -128,42 +126,12 @@ def test_a_pool_lacks_ranks_while_a_job_lacks_a_rank(fake: FakeRay, make_job: Ma
         pool.wait(30)
 
 
-def test_an_interrupt_ends_ray_also_where_it_does_not_answer(
-    fake: FakeRay, make_job: MakeJob, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(job_pool, "JOIN_S", 0.3)
-    with pytest.raises(KeyboardInterrupt), JobPool(RESOURCES) as pool:
-        pool.start(loop, make_job(0))
-        fake.wait_for(1)
-        fake.away = True
-        raise KeyboardInterrupt
-    assert fake.calls[-1] == "shutdown"
-    assert fake.calls.count("kill") > 1
-    fake.end("fold-0")
-
-
-def test_an_interrupt_stops_all_jobs_and_then_ray(fake: FakeRay, make_job: MakeJob) -> None:
+def test_an_interrupt_ends_all_jobs_and_the_connection_to_ray(fake: FakeRay, make_job: MakeJob) -> None:
     with pytest.raises(KeyboardInterrupt), JobPool(RESOURCES) as pool:
         for fold in (0, 1):
             pool.start(loop, make_job(fold))
         fake.wait_for(2)
         raise KeyboardInterrupt
-    assert fake.calls[-2:] == ["kill", "shutdown"]
+    assert fake.calls[-1] == "end"
     assert not [thread for thread in pool._threads if thread.is_alive()]
-
-
-def test_a_job_that_does_not_stop_keeps_nobody_waiting(
-    fake: FakeRay, make_job: MakeJob, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(job_pool, "JOIN_S", 0.3)
-    fake.killable = False
-    with pytest.raises(KeyboardInterrupt), JobPool(RESOURCES) as pool:
-        pool.start(loop, make_job(0))
-        fake.wait_for(1)
-        raise KeyboardInterrupt
-    assert fake.calls[-1] == "shutdown"
-    assert fake.calls.count("kill") > 1  # again and again: a thread may be about to start a trainer
-    (thread,) = pool._threads
-    assert thread.daemon  # the process does not wait for it at its end
-    fake.end("fold-0")
-    thread.join(30)
+    assert all(thread.daemon for thread in pool._threads)  # the process does not wait for one that does not end

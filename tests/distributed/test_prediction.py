@@ -17,6 +17,7 @@ from saltray.data.tile_reader import TileReader
 from saltray.distributed import prediction
 from saltray.distributed.capacity import Node
 from saltray.distributed.prediction import PredictionWorkers, choose_workers
+from saltray.ensemble.postprocess import Postprocess
 from saltray.errors import ConfigError, DataError, EnsembleError, NotFoundError, ResourceError
 
 CPUS: list[Node] = [{"CPU": 3.0}, {"CPU": 1.0}]
@@ -99,13 +100,16 @@ def test_a_tile_that_vanishes_is_a_fault_of_its_batch(images: str) -> None:
     assert "test/images/2.png: there is no such object" in str(fault)
 
 
+MASKS = SimpleNamespace(postprocess=Postprocess(threshold=0.2, min_area=2, blank_is_empty=True))
+"""The part of a manifest that decides about masks."""
 BATCH = {"id": np.array(["a", "b"]), "image": np.zeros((2, 3, 3), np.uint8), "fault": np.array([b"", b""], object)}
 
 
 @pytest.mark.parametrize("keep", [True, False])
-def test_pixels_become_masks_at_the_ensembles_threshold(keep: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    given = np.zeros((2, 3, 3), np.float32)
+def test_pixels_become_masks_by_the_ensembles_post_processing(keep: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    given = np.zeros((3, 3, 3), np.float32)
     given[0, 1] = 0.25
+    given[1, 0, 0] = given[2, 1] = 0.3  # a single pixel, and a row of a tile that is blank
     loaded: list[Any] = []
 
     def predict(images: Any, *, tta: bool) -> Any:
@@ -114,15 +118,18 @@ def test_pixels_become_masks_at_the_ensembles_threshold(keep: bool, monkeypatch:
 
     def load(uri: str, *, device: str) -> Any:
         loaded.append((uri, device))
-        return SimpleNamespace(predict=predict, threshold=0.2)
+        return SimpleNamespace(predict=predict, manifest=MASKS)
 
     monkeypatch.setattr(prediction.Ensemble, "load", load)
-    out = prediction._Predict("uri", "cpu", False, keep)(BATCH)
+    images = np.zeros((3, 3, 3), np.uint8)
+    images[:2, 0, 0] = 9
+    batch = {"id": np.array(["a", "b", "c"]), "image": images, "fault": np.array([b""] * 3, object)}
+    out = prediction._Predict("uri", "cpu", False, keep)(batch)
     assert loaded == [("uri", "cpu")]
-    assert out["id"].tolist() == ["a", "b"]
+    assert out["id"].tolist() == ["a", "b", "c"]
     np.testing.assert_array_equal(decode_rle(out["rle"][0], 3, 3), given[0] > 0.2)
-    assert out["rle"][1] == ""
-    assert out["fault"].tolist() == [b"", b""]
+    assert out["rle"][1:].tolist() == ["", ""]
+    assert out["fault"].tolist() == [b"", b"", b""]
     assert ("probability" in out) == keep
     if keep:
         assert out["probability"].dtype == np.float16
@@ -153,7 +160,7 @@ def test_a_worker_that_is_killed_is_told_in_one_line(
         def predict(images: Any, *, tta: bool) -> Any:
             os.kill(os.getpid(), signal.SIGKILL)
 
-        return SimpleNamespace(predict=predict, threshold=0.2)
+        return SimpleNamespace(predict=predict, manifest=MASKS)
 
     context = ray.data.DataContext.get_current()
     before = (context.enable_progress_bars, context.execution_options.preserve_order)
@@ -185,7 +192,7 @@ def test_a_worker_that_raises_is_told_in_one_line(
         raise RuntimeError(raised)
 
     def load(uri: str, *, device: str) -> Any:
-        return fail() if where == "load" else SimpleNamespace(predict=fail, threshold=0.2)
+        return fail() if where == "load" else SimpleNamespace(predict=fail, manifest=MASKS)
 
     monkeypatch.setattr(prediction, "_Predict", dying(load))
     names = [str(name) for name in NAMES["name"]]

@@ -2,6 +2,8 @@
 
 import io
 import os
+import subprocess
+import sys
 import time
 import warnings
 from collections.abc import Callable
@@ -34,6 +36,7 @@ from saltray.distributed.ray_internals import (
     own_token,
     remote_args_allowed,
     remove_orphaned_placement_groups,
+    remove_placement_groups,
     reread_skipped_messages,
     reread_uv_setting,
 )
@@ -116,6 +119,53 @@ def test_actors_are_found_by_class_and_killed_and_their_placement_groups_removed
         ray.kill(actor)
     until(lambda: live_actors("GroupOwner", "Bystander") == [])
     remove_orphaned_placement_groups()
+
+
+CREATES_AS_IT_ENDS = """
+import sys, threading, time
+import ray
+from ray.util.placement_group import placement_group, remove_placement_group
+from saltray.distributed.ray_internals import on_loopback
+
+with on_loopback():
+    ray.init(address=sys.argv[1], log_to_driver=False, logging_level="ERROR")
+
+@ray.remote(num_cpus=0)
+class Creator:
+    def start(self):
+        def create_and_remove():
+            while True:
+                group = placement_group([{"CPU": 0.01}] * 2)
+                group.wait(1)
+                remove_placement_group(group)
+        for _ in range(4):
+            threading.Thread(target=create_and_remove, daemon=True).start()
+
+creator = Creator.remote()
+ray.get(creator.start.remote())
+time.sleep(0.3)
+"""
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_here")
+def test_what_an_ended_job_has_left_is_removed() -> None:
+    address = ray.get_runtime_context().gcs_address
+    for _ in range(8):  # Ray leaves something each second time or so
+        subprocess.run([sys.executable, "-c", CREATES_AS_IT_ENDS, address], check=True, timeout=120)
+        time.sleep(1)
+        if left := ray_internals._placement_groups():
+            break
+    else:
+        pytest.fail("Ray now removes everything itself, and our function can go")
+    own = placement_group([{"CPU": 0.01}])
+    ray.get(own.ready(), timeout=60)
+    remove_orphaned_placement_groups()
+    until(lambda: len(ray_internals._placement_groups()) == 1)
+    assert is_reserved(own)
+    assert remove_placement_groups() == 1
+    until(lambda: not ray_internals._placement_groups())
+    assert left
 
 
 @pytest.mark.parametrize(("value", "enabled"), [("0", False), ("1", True)])

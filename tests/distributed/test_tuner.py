@@ -84,7 +84,7 @@ class FakeTune:
         patch.setattr(tune, "Tuner", self.make)
         patch.setattr(tune, "with_parameters", lambda function, **parameters: (function, parameters))
         patch.setattr(tune, "with_resources", lambda trainable, resources: (*trainable, resources))
-        patch.setattr(module, "shut_down", lambda: self.calls.append("shutdown"))
+        patch.setattr(module, "end_ray_job", lambda: self.calls.append("end"))
         patch.setattr(module, "driver_resource", lambda: "node:10.0.0.1")
         patch.setattr(module, "wait_for_trainers", lambda seconds: self.calls.append("wait"))
 
@@ -140,7 +140,7 @@ def test_an_interrupted_search_leaves_no_trial_running(
     fake.error = error
     with pytest.raises(type(error)):
         run()
-    assert fake.calls == ["fit", "shutdown"]
+    assert fake.calls == ["fit", "end"]
 
 
 def test_a_lost_lock_ends_the_search(fake: FakeTune, run: Callable[[], TrialTemplate]) -> None:
@@ -153,7 +153,7 @@ def test_a_lost_lock_ends_the_search(fake: FakeTune, run: Callable[[], TrialTemp
     fake.calls.clear()
     with pytest.raises(RunLockedError):
         run()
-    assert fake.calls == ["fit", "wait", "check", "shutdown"]
+    assert fake.calls == ["fit", "wait", "check", "end"]
 
 
 @pytest.mark.parametrize("raised", [True, False], ids=["by a text of Tune's", "as a failure of the trial"])
@@ -167,4 +167,4 @@ def test_an_error_of_a_hook_is_raised_as_itself(fake: FakeTune, run: Callable[[]
     fake.error = TuneError("Traceback ...\nStorageError: the store is away") if raised else None
     with pytest.raises(StorageError, match="^the store is away$"):
         run()
-    assert fake.calls == ["fit", "shutdown"]
+    assert fake.calls == ["fit", "end"]

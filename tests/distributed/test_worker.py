@@ -149,6 +149,10 @@ def test_a_fold_leaves_weights_predictions_and_a_result(fake: FakeTrain, job: Jo
     both, either = (np.stack(rows) > 0.5) & truth, (np.stack(rows) > 0.5) | truth
     assert result.iou == pytest.approx(both.sum() / either.sum())
     assert job.home.exists("model.safetensors")
+    assert result.cost is not None
+    assert (result.cost.device, result.cost.seconds > 0) == ("CPU", True)
+    last = epochs_of(records)[-1].score  # of the same weights, without the mirror images too
+    assert result.cost.score_without_tta == pytest.approx(last, abs=1e-6)
 
 
 def test_a_fold_that_is_resumed_gives_the_bytes_of_an_uninterrupted_one(fake: FakeTrain, job: Job) -> None:

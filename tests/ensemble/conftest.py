@@ -6,14 +6,14 @@ from collections.abc import Callable, Iterator, Sequence
 import pytest
 import torch
 from safetensors.torch import save
-from samples import ensemble_manifest
+from samples import EVALUATION, ensemble_manifest
 
 from saltray.config import Config, FoldConfig, ModelConfig, TrainConfig
 from saltray.data.packing import DatasetManifest
 from saltray.data.statistics import Statistics
 from saltray.ensemble.manifest import EnsembleManifest, Member
+from saltray.ensemble.postprocess import Postprocess
 from saltray.ensemble.publishing import FoldModel, publish
-from saltray.ensemble.threshold import ThresholdChoice
 from saltray.models.build import build_model
 from saltray.storage.base import Store
 from saltray.storage.uri import open_store
@@ -105,9 +105,16 @@ def publish_run(store: Store, config: Config, dataset: DatasetManifest) -> Publi
     """Publishes the given models of run r1."""
 
     def run(models: Sequence[FoldModel]) -> EnsembleManifest:
-        threshold = ThresholdChoice(0.44, 0.7321, (0.44, 0.5), (0.7321, 0.7123))
         return publish(
-            store, config=config, models=models, threshold=threshold, score=0.7123, baseline=0.39, dataset=dataset
+            store,
+            config=config,
+            models=models,
+            postprocess=Postprocess(threshold=0.44, min_area=12, blank_is_empty=True),
+            score=0.7123,
+            score_at_threshold=0.7321,
+            baseline=0.39,
+            evaluation=EVALUATION,
+            dataset=dataset,
         )
 
     return run
@@ -126,10 +133,11 @@ def manifest() -> EnsembleManifest:
     members = [Member(fold=k, key=f"fold-{k}.safetensors", sha256=f"{k}" * 64, score=k / 5) for k in range(5)]
     return ensemble_manifest(
         members=tuple(members),
-        threshold=0.46,
+        postprocess=Postprocess(threshold=0.46, min_area=30, blank_is_empty=True),
         score=0.1 + 0.2,
         score_at_threshold=0.75,
         baseline=0.39,
+        evaluation=EVALUATION,
         config=Config(data="tiles", model=ModelConfig(weights="IMAGENET1K_V1")),
         provenance={"python": "3.11.9", "commit": None},
     )

@@ -4,6 +4,7 @@ import resource
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from safetensors.torch import load, save
 from saltray.config import Config, ModelConfig
 from saltray.ensemble.card import model_card
 from saltray.ensemble.load import Ensemble, MemberCheck
+from saltray.ensemble.postprocess import Postprocess, blank_tiles
 from saltray.ensemble.publishing import FoldModel
 from saltray.errors import EnsembleError, IntegrityError
 from saltray.models.build import build_model
@@ -32,6 +34,7 @@ def images() -> NDArray[np.uint8]:
 def test_load_gives_what_was_published(uri: str, weights: list[bytes]) -> None:
     ensemble = Ensemble.load(uri, device="cpu")
     assert (ensemble.threshold, ensemble.manifest.version, ensemble.device) == (0.44, "v1", torch.device("cpu"))
+    assert ensemble.manifest.postprocess == Postprocess(threshold=0.44, min_area=12, blank_is_empty=True)
     for model, data in zip(ensemble.models, weights, strict=True):
         assert not model.training
         assert all(torch.equal(model.state_dict()[key], value) for key, value in load(data).items())
@@ -127,6 +130,23 @@ def test_tiles_of_any_size_and_layout(uri: str, images: NDArray[np.uint8]) -> No
 def test_other_images_are_refused(uri: str, shape: tuple[int, ...], dtype: str, message: str) -> None:
     with pytest.raises(EnsembleError, match=message):
         Ensemble.load(uri, device="cpu").predict(np.zeros(shape, dtype))
+
+
+def test_masks_are_post_processed_probabilities(uri: str, images: NDArray[np.uint8]) -> None:
+    ensemble = Ensemble.load(uri, device="cpu")
+    tiles = images.copy()
+    tiles[1] = 7  # blank
+    probabilities = ensemble.predict(tiles, tta=False)
+    plain = Postprocess(threshold=float(np.median(probabilities[[0, 2]])))
+    areas = plain.apply(probabilities, tiles).sum(axis=(1, 2))
+    assert (areas > 0).all()
+    for rule in (plain, replace(plain, blank_is_empty=True), replace(plain, min_area=int(areas.max()))):
+        ruled = Ensemble(replace(ensemble.manifest, postprocess=rule), ensemble.models, ensemble.device)
+        masks = ruled.predict_masks(tiles, tta=False)
+        np.testing.assert_array_equal(masks, rule.apply(probabilities, tiles))
+        kept = areas * (areas >= rule.min_area) * (~blank_tiles(tiles) | (not rule.blank_is_empty))
+        assert masks.sum(axis=(1, 2)).tolist() == kept.tolist()
+        np.testing.assert_array_equal(ruled.predict(tiles, tta=False), probabilities)  # which stay raw
 
 
 def test_the_device_is_a_gpu_where_there_is_one(uri: str) -> None:

@@ -11,6 +11,7 @@ import pytest
 
 from saltray import ensemble
 from saltray.ensemble.manifest import EnsembleManifest, SearchProvenance, provenance
+from saltray.ensemble.postprocess import Postprocess
 from saltray.errors import EnsembleError
 from saltray.records import to_record
 
@@ -33,7 +34,7 @@ def test_a_manifest_survives_json(manifest: EnsembleManifest, search: SearchProv
         assert [type(value) for value in read.search_provenance.values.values()] == [float, int, bool, str]
 
 
-def test_the_stored_keys_are_those_of_format_1(manifest: EnsembleManifest) -> None:
+def test_the_stored_keys_are_those_of_format_2(manifest: EnsembleManifest) -> None:
     record = to_record(replace(manifest, search_provenance=SEARCH))
     own = {"baseline": record.pop("floor"), "search_provenance": record.pop("origin")}
     assert own == {"baseline": 0.39, "search_provenance": asdict(SEARCH)}
@@ -48,11 +49,19 @@ def test_a_manifest_without_the_key_of_the_search_is_read(manifest: EnsembleMani
     assert EnsembleManifest.from_json(record) == manifest
 
 
-@pytest.mark.parametrize("number", [0, 2, "1", None, "\x1b[2J"])
+def test_a_manifest_of_format_1_has_a_threshold_and_nothing_more(manifest: EnsembleManifest) -> None:
+    record = to_record(manifest) | {"format": 1, "threshold": 0.46}
+    del record["postprocess"], record["evaluation"]
+    plain = replace(manifest, postprocess=Postprocess(threshold=0.46), evaluation=None)
+    assert EnsembleManifest.from_json(record) == plain
+    assert EnsembleManifest.from_json(to_record(plain)) == plain  # as format 2
+
+
+@pytest.mark.parametrize("number", [0, 3, "1", None, "\x1b[2J"])
 def test_another_format_is_refused_first(manifest: EnsembleManifest, number: object) -> None:
     for record in ({"format": number}, to_record(manifest) | {"format": number}):
         with pytest.raises(
-            EnsembleError, match=re.escape(f"format {json.dumps(number)}, this saltray reads 1; update saltray")
+            EnsembleError, match=re.escape(f"format {json.dumps(number)}, this saltray reads 1 and 2; update saltray")
         ):
             EnsembleManifest.from_json(record)
 
@@ -69,7 +78,13 @@ def without(*names: str) -> Callable[[dict[str, Any]], dict[str, Any]]:
         (lambda record: record | {"colour": "red"}, "colour is unknown"),
         (lambda record: record | {"members": 5}, "members is 5"),
         (lambda record: record | {"members": [{"fold": 0}]}, r"members\.0\.key is missing"),
-        (lambda record: record | {"threshold": "0.5"}, 'threshold is "0.5"'),
+        (without("postprocess"), "postprocess is missing"),
+        (lambda record: record | {"threshold": 0.5}, "threshold is unknown"),
+        (
+            lambda record: {**record, "format": 1, "threshold": "0.5"},
+            'postprocess.threshold is "0.5"',
+        ),
+        (lambda record: record | {"postprocess": {"threshold": 0.5, "min_area": 1.5}}, "postprocess.min_area is 1.5"),
         (lambda record: record | {"height": 101.5}, "height is 101.5"),
         (lambda record: record | {"provenance": {"torch": 2}}, r"provenance\.torch is 2"),
         (lambda record: record | {"origin": {"search": "s1"}}, r"origin\.uri is missing"),

@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
+from samples import EVALUATION
 
 from saltray.config import Config, OptimConfig
 from saltray.data.packing import DatasetManifest
@@ -14,8 +15,8 @@ from saltray.ensemble import publishing
 from saltray.ensemble.card import model_card
 from saltray.ensemble.load import Ensemble
 from saltray.ensemble.manifest import EnsembleManifest, SearchProvenance
+from saltray.ensemble.postprocess import Postprocess
 from saltray.ensemble.publishing import FoldModel, publish
-from saltray.ensemble.threshold import ThresholdChoice
 from saltray.ensemble.versions import last_number, list_ensembles, read_manifest, resolve
 from saltray.errors import EnsembleError, IntegrityError, NotFoundError
 from saltray.storage.base import Store
@@ -65,15 +66,18 @@ def test_the_manifest_holds_what_was_given(
         store,
         config=config,
         models=models,
-        threshold=ThresholdChoice(0.44, 0.7321, (0.44, 0.5), (0.7321, 0.7123)),
+        postprocess=Postprocess(threshold=0.44, min_area=12, blank_is_empty=True),
         score=0.7123,
+        score_at_threshold=0.7321,
         baseline=0.39,
+        evaluation=EVALUATION,
         dataset=dataset,
         search_provenance=search,
     )
     manifest = read_manifest(store.sub("ensembles/r1/v1"))
-    assert (manifest.threshold, manifest.score_at_threshold) == (0.44, 0.7321)
-    assert (manifest.score, manifest.baseline) == (0.7123, 0.39)
+    assert manifest.postprocess == Postprocess(threshold=0.44, min_area=12, blank_is_empty=True)
+    assert (manifest.score, manifest.score_at_threshold, manifest.baseline) == (0.7123, 0.7321, 0.39)
+    assert manifest.evaluation == EVALUATION
     assert (manifest.height, manifest.width, manifest.dataset) == (64, 48, "d" * 64)
     assert (manifest.run, manifest.config, manifest.search_provenance) == ("r1", config, search)
     assert manifest.provenance["torch"] is not None
@@ -105,9 +109,16 @@ def test_the_members_of_several_snapshots_are_fold_by_snapshot(
     ]
 
     def publish_parts(parts: list[FoldModel]) -> EnsembleManifest:
-        threshold = ThresholdChoice(0.44, 0.7321, (0.44, 0.5), (0.7321, 0.7123))
         return publish(
-            store, config=several, models=parts, threshold=threshold, score=0.7, baseline=0.39, dataset=dataset
+            store,
+            config=several,
+            models=parts,
+            postprocess=Postprocess(threshold=0.44, min_area=12, blank_is_empty=True),
+            score=0.7,
+            score_at_threshold=0.73,
+            baseline=0.39,
+            evaluation=EVALUATION,
+            dataset=dataset,
         )
 
     with pytest.raises(EnsembleError, match=r"run r1 lacks snapshot 3 of fold 0, so it is not published"):

@@ -31,8 +31,6 @@ PROCESSES = {
     "actor": r"^ray::\w*MapWorker",
 }
 """The processes of a command but for the driver, by title."""
-RAYS_OWN = {"SIGKILL raylet", "SIGKILL gcs"}
-"""Without these Ray's core ends the driver, with a line of its own."""
 ORDERLY = {1: "some failed", 2: "the user can fix it", 129: "SIGHUP", 130: "SIGINT", 143: "SIGTERM"}
 """Exit codes of a command that ended with a line."""
 # They hold no worker and no GPU, and look for a minute or more for the server that was killed before they end too.
@@ -130,8 +128,6 @@ class Attempt:
             return
         if "Traceback" in "".join(self.lines) + self.errors:
             self.faults.append(f"traceback: {' / '.join(lines)[-1500:]}")
-        elif self.code == 1 and self.last_line.startswith("[") and RAYS_OWN.intersection(self.injected):
-            return
         elif self.code not in ORDERLY or not self.last_line.startswith("saltray: "):
             self.faults.append(f"ended with {self.code} and {' / '.join(lines)[-500:]!r}")
         elif not self.injected:

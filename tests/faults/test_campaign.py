@@ -49,6 +49,7 @@ def test_a_disturbed_training_gives_the_bytes_of_an_undisturbed_one(
     steps = [
         Step("SIGKILL rank", after_epochs(3), send("rank", "SIGKILL", min)),
         Step("SIGTERM driver", after_epochs(2), send("driver", "SIGTERM", min)),
+        Step("SIGKILL gcs", after_epochs(2), send("gcs", "SIGKILL", min)),
     ]
     args = ("train", "--data", str(data), "--store", store, *THIN, "--train.epochs", str(EPOCHS), *ONE_CPU)
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
@@ -56,14 +57,15 @@ def test_a_disturbed_training_gives_the_bytes_of_an_undisturbed_one(
         monkeypatch.setenv("AWS_ENDPOINT_URL_S3", proxy.endpoint)
         done = list(attempts(args, tmp_path, steps, proxy))
     assert [attempt.faults for attempt in done] == [[]] * len(done)
-    assert [attempt.code for attempt in done] == [130, 0]
+    assert [attempt.code for attempt in done] == [130, 2, 0]
     assert done[0].injected[:2] == ["SIGKILL rank", "SIGTERM driver"]
+    assert "Ray on this machine has died: its GCS was killed by SIGKILL" in done[1].last_line
     assert proxy.injected.total() >= 8  # of 12 that it may
     monkeypatch.setenv("AWS_ENDPOINT_URL_S3", s3_server)
     for fold in right.results:
         there = open_store(store).get_record(f"runs/r1/fold-{fold.fold}/result.json", FoldResult)
         assert (there.weights_sha256, there.oof_sha256) == (fold.weights_sha256, fold.oof_sha256)
-    assert [attempt.left() for attempt in done] == [set(), set()]
+    assert [attempt.left() for attempt in done] == [set()] * 3
 
 
 def write(root: Path, name: str, value: object) -> None:
@@ -100,8 +102,7 @@ def test_a_version_that_was_only_claimed_is_not_compared(tmp_path: Path) -> None
         (2, "", "saltray: no room; free some", [], "ended undisturbed"),
         (1, "Traceback (most recent call last)", "saltray: failed", ["SIGKILL gcs"], "traceback"),
         (1, "", "KeyError: 3", ["SIGKILL gcs"], "ended with 1"),
-        (1, "", "[2026 E 1 2] rpc_client.h:204: Failed to connect to GCS", ["SIGKILL gcs"], None),
-        (1, "", "[2026 E 1 2] rpc_client.h:204: Failed to connect to GCS", ["SIGKILL rank"], "ended with 1"),
+        (1, "", "[2026 E 1 2] rpc_client.h:204: Failed to connect to GCS", ["SIGKILL gcs"], "ended with 1"),
     ],
 )
 def test_how_an_attempt_may_end(

@@ -6,8 +6,11 @@
 import resource
 import signal
 import tempfile
+import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import NoReturn
@@ -20,7 +23,17 @@ MEGABYTES = 500
 CAMPAIGN = 20
 """How many times as many inputs a campaign has."""
 
-inputs: dict[str, int] = {}
+
+@dataclass
+class Figures:
+    """What the inputs of one test took: seconds of this process's CPU, and bytes."""
+
+    inputs: int = 0
+    longest: float = 0.0
+    peak: int = 0
+
+
+figures: dict[str, Figures] = defaultdict(Figures)
 
 settings.register_profile(
     "ci",
@@ -61,9 +74,10 @@ def watch(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mo
 
     @contextmanager
     def one_input() -> Iterator[None]:
-        inputs[request.node.nodeid] = inputs.get(request.node.nodeid, 0) + 1
+        test = figures[request.node.nodeid]
+        test.inputs += 1
         Path("/proc/self/clear_refs").write_text("5")  # VmHWM starts again
-        start = _bytes("VmRSS")
+        start, started = _bytes("VmRSS"), time.process_time()
         signal.setitimer(signal.ITIMER_PROF, SECONDS)
         signal.setitimer(signal.ITIMER_REAL, 6 * SECONDS)  # of a machine that does other things too
         try:
@@ -71,6 +85,8 @@ def watch(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mo
         finally:
             signal.setitimer(signal.ITIMER_PROF, 0)
             signal.setitimer(signal.ITIMER_REAL, 0)
+            test.longest = max(test.longest, time.process_time() - started)
+            test.peak = max(test.peak, _bytes("VmHWM") - start)
         assert _bytes("VmHWM") - start < MEGABYTES * 2**20
         assert not [path for folder in folders for path in folder.iterdir()]
 
@@ -90,5 +106,8 @@ def _bytes(name: str) -> int:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    if inputs:
-        terminalreporter.write_line(f"generated inputs: {sum(inputs.values()):,}")
+    for name, test in figures.items():
+        took = f"longest {test.longest:.1f} s of CPU, peak {test.peak / 2**20:.0f} MB"
+        terminalreporter.write_line(f"{name}: {test.inputs:,} inputs, {took}")
+    if figures:
+        terminalreporter.write_line(f"generated inputs: {sum(test.inputs for test in figures.values()):,}")

@@ -29,7 +29,9 @@ NUMBERS = st.one_of(
     st.floats(),
 )
 TEXTS = st.one_of(
-    st.sampled_from(["", ".", "..", "../../x", "/etc/passwd", "a\nb", "\x1b[31m", "\0", "ü", "u\u0308", "1", "true"]),
+    st.sampled_from(
+        ["", ".", "..", "../../x", "/etc/passwd", "a\nb", "\x1b[31m", "\0", "ü", "u\u0308", "1", "true", "x" * 5000]
+    ),
     st.text(max_size=20),
 )
 VALUES = st.one_of(

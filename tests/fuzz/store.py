@@ -7,14 +7,14 @@ from pathlib import Path
 import numpy as np
 import torch
 from ray.train import Checkpoint
-from samples import metrics
+from samples import EVALUATION, metrics
 
 from saltray.config import ClusterConfig, Config, FoldConfig, ModelConfig, SearchConfig, TrainConfig, choice, loguniform
 from saltray.data.packing import load_tiles
 from saltray.data.synthetic import write_dataset
 from saltray.distributed.checkpoints import Upload
+from saltray.ensemble.postprocess import Postprocess
 from saltray.ensemble.publishing import FoldModel, publish
-from saltray.ensemble.threshold import ThresholdChoice
 from saltray.runs.fold_output import write_fold
 from saltray.runs.history import EpochRecord, History
 from saltray.runs.layout import checkpoint_folder
@@ -89,8 +89,17 @@ def make_store(folder: Path) -> Store:
             result = write_fold(home.sub(f"fold-{fold}"), fold, held_out, state_of(root).ema, probabilities, records)
             key = f"runs/r1/fold-{fold}/model.safetensors"
             models.append(FoldModel(fold=fold, key=key, sha256=result.weights_sha256, score=result.score))
-    threshold = ThresholdChoice(0.44, 0.7, (0.44, 0.5), (0.7, 0.6))
-    publish(root, config=config, models=models, threshold=threshold, score=0.6, baseline=0.4, dataset=dataset)
+    publish(
+        root,
+        config=config,
+        models=models,
+        postprocess=Postprocess(threshold=0.44, min_area=7, blank_is_empty=True),
+        score=0.6,
+        score_at_threshold=0.7,
+        baseline=0.4,
+        evaluation=EVALUATION,
+        dataset=dataset,
+    )
     search, spec = root.sub("searches/s1"), spec_of(root)
     create_search(search, spec, dataset, None)
     ended = create_trial(search, 0, {"optim.lr": 0.001, "train.batch_size": 4, "model.is_deconv": True})

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from saltray.commands import range_test, train, tune  # noqa: F401  # here, where no time is measured
 from saltray.config import Config, SearchConfig
+from saltray.models import weights  # noqa: F401  # its import of torch makes a cache folder, which is no input's fault
 from saltray.records import field_types
 
 # Without demo and run, which start Ray before they read the tiles, and synth, which takes as long as it is told to.

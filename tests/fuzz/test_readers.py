@@ -26,6 +26,7 @@ from fuzz.store import DATA, EPOCHS, FOLDS, config_of, make_store, spec_of, stat
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
+from samples import EVALUATION
 
 from saltray.cli.status import print_run, print_runs
 from saltray.cli.tables import print_ensembles
@@ -77,7 +78,7 @@ def report(root: Store) -> None:
     home = root.sub("runs/r1")
     results = [result for fold in range(FOLDS) if (result := fold_result(home, fold)) is not None]
     same = ("fold", "score", "iou", "dice", "epochs", "seconds")
-    rows = [FoldRow(**{name: getattr(row, name) for name in same}, score_at_threshold=row.score) for row in results]
+    rows = [FoldRow(**{name: getattr(row, name) for name in same}, cross_fitted=row.score) for row in results]
     run = RunReport(
         run="r1",
         folds=rows,
@@ -85,9 +86,11 @@ def report(root: Store) -> None:
         history={fold: epochs_of(read_history(home.sub(f"fold-{fold}"))) for fold in range(FOLDS)},
         threshold_curve=[(0.44, 0.7), (0.5, 0.6)],
         threshold=0.44,
+        postprocess="threshold 0.44",
         baseline=0.4,
         score=0.6,
         score_at_threshold=0.7,
+        evaluation=EVALUATION,
         examples=b"",
         ensemble="e",
         config=config_of(root),

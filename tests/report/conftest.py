@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 from matplotlib.figure import Figure
+from samples import EVALUATION
 
 from saltray.config import Config, ModelConfig, TrainConfig
 from saltray.data.folds import FoldBalance
@@ -28,8 +29,8 @@ def report() -> RunReport:
     return RunReport(
         run="r1",
         folds=[
-            FoldRow(fold=1, score=0.75, score_at_threshold=0.76, iou=0.7, dice=0.8, epochs=3, seconds=75.0),
-            FoldRow(fold=0, score=0.65, score_at_threshold=0.7, iou=0.6, dice=0.9, epochs=3, seconds=8.41),
+            FoldRow(fold=1, score=0.75, cross_fitted=0.76, iou=0.7, dice=0.8, epochs=3, seconds=75.0),
+            FoldRow(fold=0, score=0.65, cross_fitted=0.7, iou=0.6, dice=0.9, epochs=3, seconds=8.41),
         ],
         balance=[
             FoldBalance(fold=1, tiles=29, positives=17, empty_share=0.4138, coverage=0.2456),
@@ -38,9 +39,11 @@ def report() -> RunReport:
         history={fold: history_of(fold) for fold in (1, 0)},
         threshold_curve=[(0.4, 0.71), (0.45, 0.73), (0.5, 0.7)],
         threshold=0.45,
+        postprocess="threshold 0.45, blank tiles emptied",
         baseline=0.3905,
         score=0.70123,
         score_at_threshold=0.73456,
+        evaluation=EVALUATION,
         examples=b"\x89PNG\r\n\x1a\n picture",
         ensemble="s3://bucket/ensembles/r1/v1",
         config=Config(data="tgs", model=ModelConfig(num_filters=7), train=TrainConfig(epochs=3)),

@@ -35,10 +35,10 @@ def flat_tiles(count: int) -> LabelledTiles:
 
 
 def upper_half(count: int) -> np.ndarray:
-    """Probabilities of 0.7 in the upper half and 0 below."""
-    probabilities = np.zeros((count, 40, 40), np.float32)
-    probabilities[:, :20] = 0.7
-    return probabilities
+    """Salt is predicted in the upper half."""
+    predicted = np.zeros((count, 40, 40), bool)
+    predicted[:, :20] = True
+    return predicted
 
 
 def read(path: Path) -> np.ndarray:
@@ -56,9 +56,9 @@ def tinted(colour: tuple[int, int, int]) -> list[float]:
     return [0.65 * grey + 0.35 * tint for grey, tint in zip(GREY, colour, strict=True)]
 
 
-def draw(path: Path, tiles: LabelledTiles, probabilities: np.ndarray, threshold: float = 0.5) -> np.ndarray:
+def draw(path: Path, tiles: LabelledTiles, predicted: np.ndarray) -> np.ndarray:
     """Draw with captions that are left blank, and read the picture."""
-    draw_demo(path, tiles, probabilities, threshold, "Demo", captions=[""] * len(tiles))
+    draw_demo(path, tiles, predicted, "Demo", captions=[""] * len(tiles), postprocess="threshold 0.5")
     return read(path)
 
 
@@ -88,28 +88,24 @@ def test_colours_show_label_and_prediction(tmp_path: Path) -> None:
             assert at(picture, row, column, down, across) == pytest.approx(colour, abs=3)
 
 
-@pytest.mark.parametrize(("threshold", "colour"), [(0.6999, tinted(ORANGE)), (0.7001, GREY)])
-def test_salt_is_above_the_threshold(tmp_path: Path, threshold: float, colour: list[float]) -> None:
-    picture = draw(tmp_path / "demo.png", flat_tiles(1), upper_half(1), threshold)
-    assert at(picture, 2, 0, 0.25, 0.75) == pytest.approx(colour, abs=3)
-
-
 def test_black_stays_black(tmp_path: Path) -> None:
     black = LabelledTiles(("a",), np.zeros((1, 40, 40), np.uint8), np.zeros((1, 40, 40), np.uint8))
-    picture = draw(tmp_path / "demo.png", black, np.zeros((1, 40, 40)))
+    picture = draw(tmp_path / "demo.png", black, np.zeros((1, 40, 40), bool))
     assert at(picture, 0, 0, 0.5, 0.5) == pytest.approx((0, 0, 0))
 
 
 @pytest.mark.parametrize(("title", "caption"), [("", "fold 0\nIoU 0.50"), ("Demo", "")])
 def test_title_and_captions_are_drawn_above_the_tiles(tmp_path: Path, title: str, caption: str) -> None:
-    draw_demo(tmp_path / "demo.png", flat_tiles(1), upper_half(1), 0.5, title, captions=[caption])
+    draw_demo(tmp_path / "demo.png", flat_tiles(1), upper_half(1), title, captions=[caption], postprocess="x")
     ink = read(tmp_path / "demo.png")[:TOP].min(axis=(1, 2)) < 128  # whether each line of pixels has any
     half = TOP // 2
     assert (ink[:half].any(), ink[half:].any()) == (bool(title), bool(caption))
 
 
 def test_dollars_are_text(tmp_path: Path) -> None:
-    draw_demo(tmp_path / "demo.png", flat_tiles(1), upper_half(1), 0.5, r"$\nonsense{$", captions=[r"$\worse{$"])
+    draw_demo(
+        tmp_path / "demo.png", flat_tiles(1), upper_half(1), r"$\nonsense{$", captions=[r"$\worse{$"], postprocess="x"
+    )
     assert (tmp_path / "demo.png").stat().st_size > 0
 
 
@@ -156,15 +152,16 @@ def test_examples_where_there_is_no_salt() -> None:
 def test_examples_are_captioned_by_rank_fold_and_iou(drawn: list[Figure]) -> None:
     masks = np.repeat(masks_of(10, 10, 10, 0), 2, axis=1).astype(np.uint8)
     tiles = LabelledTiles(("a", "b", "c", "d"), np.full(masks.shape, 100, np.uint8), masks)
-    probabilities = 0.7 * np.repeat(masks_of(4, 9, 7, 0), 2, axis=1)
-    picture = Image.open(io.BytesIO(draw_examples(tiles, probabilities, 0.5, np.array([0, 1, 2, 3]), each=1)))
+    predicted = np.repeat(masks_of(4, 9, 7, 0), 2, axis=1)
+    picture = Image.open(io.BytesIO(draw_examples(tiles, predicted, np.array([0, 1, 2, 3]), "threshold 0.37", each=1)))
     assert picture.format == "PNG"
     (figure,) = drawn
     titles = [axes.get_title() for axes in figure.axes if axes.get_title()]
     assert titles == ["best\nfold 1 · IoU 0.900", "median\nfold 2 · IoU 0.700", "worst\nfold 0 · IoU 0.400"]
+    assert "predicted salt (threshold 0.37)" in [text.get_text() for text in figure.legends[0].get_texts()]
 
 
 def test_at_most_three_examples_of_each_rank(drawn: list[Figure]) -> None:
-    draw_examples(flat_tiles(12), upper_half(12), 0.5, np.arange(12) % 5)
+    draw_examples(flat_tiles(12), upper_half(12), np.arange(12) % 5, "x")
     (figure,) = drawn
     assert len(figure.axes) == 3 * 9

@@ -9,6 +9,7 @@ from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
+from samples import EVALUATION
 
 from saltray.report.page import RunReport, render_run
 
@@ -56,18 +57,21 @@ class Page(HTMLParser):
 def test_headline(report: RunReport) -> None:
     page = Page(render_run(report))
     figures = [text for text in page.text if re.fullmatch(r"0\.\d{4}", text)]
-    assert figures[:3] == ["0.7346", "0.7012", "0.3905"]
+    assert figures[:4] == ["0.7211", "0.7346", "0.7012", "0.3905"]
     assert {"r1", "s3://bucket/ensembles/r1/v1", "Baseline: no salt anywhere"} <= set(page.text)
-    assert any("0.45, the chosen threshold" in text for text in page.text)
+    assert "95 % interval 0.7012 to 0.7398 over tiles; standard deviation over folds 0.0124" in page.text
+    assert "optimistic by 0.0135, as the best of many settings" in page.text
+    assert ["scored weights", "weights after the last epoch, 3"] in page.rows
+    assert ["masks", "threshold 0.45, blank tiles emptied"] in page.rows
 
 
 def test_tables_are_in_order_of_the_folds(report: RunReport) -> None:
     rows = Page(render_run(report)).rows
-    first = rows.index(["0", "0.6500", "0.7000", "0.6000", "0.9000", "3", "8.4 s"])
+    first = rows.index(["0", "0.7000", "0.6500", "0.6000", "0.9000", "3", "8.4 s"])
     assert rows[first + 1 : first + 4] == [
-        ["1", "0.7500", "0.7600", "0.7000", "0.8000", "3", "1 min 15 s"],
-        ["mean", "0.7000", "0.7300", "0.6500", "0.8500", "", "41.7 s"],
-        ["std", "0.0707", "0.0424", "0.0707", "0.0707", "", ""],  # of 0.65 and 0.75: 0.1 / sqrt(2)
+        ["1", "0.7600", "0.7500", "0.7000", "0.8000", "3", "1 min 15 s"],
+        ["mean", "0.7300", "0.7000", "0.6500", "0.8500", "", "41.7 s"],
+        ["std", "0.0424", "0.0707", "0.0707", "0.0707", "", ""],  # of 0.65 and 0.75: 0.1 / sqrt(2)
     ]
     first = rows.index(["0", "31", "38.7 %", "23.4 %"])
     assert rows[first + 1] == ["1", "29", "41.4 %", "24.6 %"]
@@ -86,8 +90,8 @@ def test_every_setting_is_shown_below_its_section(report: RunReport) -> None:
 def test_one_line_per_fold(report: RunReport) -> None:
     html = render_run(report)
     charts = re.findall(r'<svg.*?aria-label="([^"]*)".*?</svg>', html, re.DOTALL)
-    assert charts == ["Score by epoch", "Loss by epoch", "Score by threshold"]
-    score, loss, threshold = re.findall("<svg.*?</svg>", html, re.DOTALL)
+    assert charts == ["Reliability", "Score by epoch", "Loss by epoch", "Score by threshold"]
+    reliability, score, loss, threshold = re.findall("<svg.*?</svg>", html, re.DOTALL)
     assert re.findall('class="line ([^"]*)"><title>([^<]*)', score) == [("c0", "fold 0"), ("c1", "fold 1")]
     assert re.findall('class="line ([^"]*)"><title>([^<]*)', loss) == [
         ("c0", "fold 0"),
@@ -99,6 +103,29 @@ def test_one_line_per_fold(report: RunReport) -> None:
     assert [len(re.findall("[ML]", d)) for d in re.findall('<path d="([^"]*)"', loss)] == [3, 3, 2, 2]
     assert [len(re.findall("[ML]", d)) for d in re.findall('<path d="([^"]*)"', threshold)] == [3]
     assert "chosen: 0.45" in threshold
+    assert [len(re.findall("[ML]", d)) for d in re.findall('<path d="([^"]*)"', reliability)] == [2, 2]
+    assert "largest: 0.59" in reliability
+
+
+def test_strata_and_prices(report: RunReport) -> None:
+    html = render_run(report)
+    rows = Page(html).rows
+    first = rows.index(["no salt", "23", "0.9000", "0.85 to 0.95", ""])
+    assert rows[first + 1] == ["0.1 to 9.7 % salt", "37", "0.3000", "0.20 to 0.41", ""]
+    assert re.findall(r'<i style="width: ([\d.]+)%"></i><b style="left: ([\d.]+)%; width: ([\d.]+)%">', html) == [
+        ("90.0", "85.0", "10.0"),
+        ("30.0", "20.0", "21.0"),
+    ]
+    first = rows.index(["1", "no", "0.6912", "11.5"])
+    assert rows[first + 1 : first + 4] == [
+        ["1", "yes", "0.7012", "23"],
+        ["2", "no", "–", "23"],  # noqa: RUF001
+        ["2", "yes", "–", "46"],  # noqa: RUF001
+    ]
+    unmeasured = tuple(replace(price, score=None, seconds=None) for price in EVALUATION.prices)
+    html = render_run(replace(report, evaluation=replace(EVALUATION, prices=unmeasured, device=None)))
+    assert ["1", "no", "–", "–"] in Page(html).rows  # noqa: RUF001
+    assert "Time of one" not in html
 
 
 def test_the_picture_is_inside(report: RunReport) -> None:
@@ -139,17 +166,17 @@ def test_markup_in_text_is_escaped(report: RunReport, where: str) -> None:
 def test_a_run_without_history(report: RunReport) -> None:
     html = render_run(replace(report, history={}, threshold_curve=[]))
     assert Page(html).text.count("Nothing was recorded.") == 3
-    assert "<svg" not in html
+    assert html.count("<svg") == 1  # reliability
 
 
 def test_unknown_values_are_dashes(report: RunReport) -> None:
     fold = replace(report.folds[0], iou=math.nan, dice=math.inf, seconds=7265.0)
     changed = replace(report, folds=[fold, *report.folds[1:]], versions={"commit": None})
     rows = Page(render_run(changed)).rows
-    assert ["1", "0.7500", "0.7600", "–", "–", "3", "2 h 01 min"] in rows  # noqa: RUF001
+    assert ["1", "0.7600", "0.7500", "–", "–", "3", "2 h 01 min"] in rows  # noqa: RUF001
     assert ["commit", "–"] in rows  # noqa: RUF001
     mean, std = (row for row in rows if row[0] in ("mean", "std"))
-    assert mean[1:5] == ["0.7000", "0.7300", "–", "–"]  # noqa: RUF001
+    assert mean[1:5] == ["0.7300", "0.7000", "–", "–"]  # noqa: RUF001
     assert std[3:5] == ["–", "–"]  # noqa: RUF001
 
 

@@ -13,7 +13,7 @@ from saltray.data.tiles import LabelledTiles
 from saltray.errors import IntegrityError, NotFoundError
 from saltray.runs.fold_output import snapshot_fault, write_fold, write_snapshot
 from saltray.runs.history import EpochRecord
-from saltray.runs.records import FoldResult
+from saltray.runs.records import FoldResult, PredictionCost
 from saltray.storage.base import Store
 
 FIRST = EpochRecord(epoch=1, loss=1.0, lr=1e-3, seconds=4.0, images_per_second=9.0, at=100.0)
@@ -24,9 +24,10 @@ def test_weights_predictions_and_result_agree(store: Store, tiles: LabelledTiles
     model = nn.Conv2d(1, 1, 3).to(memory_format=torch.channels_last)
     probabilities = tiles.masks.astype(np.float16)
     probabilities[3] = 0  # the last tile, all salt, is missed; the others are right
-    result = write_fold(store, 1, tiles, model, probabilities, [FIRST, SECOND])
+    cost = PredictionCost(score_without_tta=0.7, seconds=0.01, device="CPU")
+    result = write_fold(store, 1, tiles, model, probabilities, [FIRST, SECOND], cost)
     assert store.get_record("result.json", FoldResult) == result
-    assert (result.fold, result.tiles, result.epochs) == (1, 4, 2)
+    assert (result.fold, result.tiles, result.epochs, result.cost) == (1, 4, 2, cost)
     assert result.score == 0.75
     assert result.iou == pytest.approx(3 / 9)
     assert result.dice == pytest.approx(0.5)

@@ -15,8 +15,8 @@ from samples import dataset, ensemble_manifest, foreign_object, metrics
 from saltray.config import Config, FoldConfig, TrainConfig
 from saltray.data.tiles import LabelledTiles
 from saltray.ensemble.manifest import Member
+from saltray.ensemble.postprocess import Postprocess
 from saltray.ensemble.publishing import FoldModel, publish
-from saltray.ensemble.threshold import ThresholdChoice
 from saltray.errors import ConfigError, IntegrityError, NotFoundError
 from saltray.runs.history import History
 from saltray.runs.records import CheckpointManifest, FoldResult, Snapshot
@@ -149,9 +149,11 @@ def publish_run(store: Store, results: list[FoldResult]) -> None:
             )
             for row in results
         ],
-        threshold=ThresholdChoice(thresholds=(0.4,), scores=(0.85,), threshold=0.4, score=0.85),
+        postprocess=Postprocess(threshold=0.4),
         score=0.8,
+        score_at_threshold=0.85,
         baseline=0.4,
+        evaluation=None,
         dataset=dataset(),
     )
 

@@ -89,6 +89,11 @@ def test_a_mistake_is_named(text: str, named: str) -> None:
     assert text.split("=", maxsplit=1)[0] in str(caught.value)
 
 
+def test_a_name_is_told_no_longer_than_that() -> None:
+    with pytest.raises(ConfigError, match=f"there is no field '{'x' * 80}' to search"):
+        parse_space([f"{'x' * 3000}=1"])
+
+
 @pytest.mark.parametrize(
     ("space", "named"),
     [

@@ -368,12 +368,15 @@ def test_a_trial_in_the_folder_of_another_is_named(home: Store) -> None:
         ({"optim.lr": 1, "train.batch_size": 8}, "values.optim.lr is 1, which is not in the search's space"),
         ({"optim.lr": "fast", "train.batch_size": 8}, 'values.optim.lr is "fast"'),
         ({"optim.lr": 1e-3, "train.batch_size": 2**62}, "values.train.batch_size is"),
-        ({"optim.lr": 1e-3}, "it has values for optim.lr, not for the searched fields"),
-        ({}, "it has values for nothing"),
+        ({"optim.lr": 1e-3, "train.batch_size": True}, "values.train.batch_size is true"),
+        ({"optim.lr": 1e-3}, "values.train.batch_size is missing"),
+        ({}, "values.optim.lr is missing"),
+        ({"optim.lr": 1e-3, "a\nb": 8}, r'values."a\\nb" is no searched field'),
+        ({"a" * 3000: 8}, f'values."{"a" * 79}... is no searched field'),
     ],
 )
 def test_values_that_the_search_cannot_have_drawn_are_named(home: Store, values: Any, fault: str | None) -> None:
-    space = {"optim.lr": loguniform(1e-5, 1e-2), "train.batch_size": choice([4, 8])}
+    space = {"optim.lr": loguniform(1e-5, 1e-2), "train.batch_size": choice([1, 8])}
     trial = Trial(index=7, values=values)
     if fault is None:
         check_values(home, [trial], space)

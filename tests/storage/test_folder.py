@@ -15,6 +15,8 @@ from saltray.errors import ConfigError, NotFoundError, StorageError
 from saltray.storage.files import TEMP_PREFIX
 from saltray.storage.uri import open_store
 
+from .store_calls import store_calls
+
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
@@ -151,20 +153,7 @@ def test_whatever_error_the_system_gives_is_one_line(
     store = open_store(str(root))
     store.put("a", b"1")
     store.deadline_s = 0
-    (tmp_path / "file").write_bytes(b"1")
-    calls = (
-        lambda: store.put("b/c", b"1"),
-        lambda: store.put_new("b", b"1"),
-        lambda: store.put_file("b", tmp_path / "file"),
-        lambda: store.get("a"),
-        lambda: store.get_file("a", tmp_path / "copy"),
-        lambda: store.exists("a"),
-        lambda: list(store.list()),
-        store.folders,
-        lambda: store.delete("a"),
-        lambda: store.delete_prefix("a"),
-        store.check_writable,
-    )
+    calls = store_calls(store, tmp_path).values()
     told: dict[int, list[str]] = {}
     tried = {errno.EIO, errno.ENOSPC, errno.EROFS, errno.EACCES, *sorted(errno.errorcode)[::6]}
     for number in tried:

@@ -3,7 +3,6 @@
 import datetime as dt
 import hashlib
 import uuid
-from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from time import sleep
@@ -19,6 +18,7 @@ from saltray.storage.s3 import PART_BYTES
 from saltray.storage.uri import open_store
 
 from .faulty_s3 import BUCKET, Fault, FaultProxy, refused
+from .store_calls import calls_with_answers
 
 
 @pytest.fixture
@@ -35,24 +35,12 @@ def big_file(tmp_path: Path) -> Path:
     return path
 
 
-def calls(store: Store) -> list[Callable[[], Any]]:
-    """A call for each kind of request whose reply has a body, and `check_writable`."""
-    return [
-        store.check_writable,
-        lambda: store.put("a", b"1"),
-        lambda: store.put_new("a", b"1"),
-        lambda: store.get("a"),
-        lambda: list(store.list()),
-        lambda: store.delete("a"),
-    ]
-
-
 def test_a_wrong_secret_key_is_explained(
-    s3: Store, ceph: Ceph, ceph_proxy: FaultProxy, monkeypatch: pytest.MonkeyPatch
+    s3: Store, ceph: Ceph, ceph_proxy: FaultProxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     wrong = f"wrong-{ceph.secret_key}"
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", wrong)
-    for call in calls(s3):
+    for call in calls_with_answers(s3, tmp_path):
         message = refused(call, at_once_by=ceph_proxy)
         assert "SignatureDoesNotMatch: wrong secret key for this access key; correct" in message
         assert ceph.secret_key not in message
@@ -62,10 +50,10 @@ def test_a_wrong_secret_key_is_explained(
 
 
 def test_an_unknown_access_key_is_explained(
-    s3: Store, ceph: Ceph, ceph_proxy: FaultProxy, monkeypatch: pytest.MonkeyPatch
+    s3: Store, ceph: Ceph, ceph_proxy: FaultProxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "nobody")
-    for call in calls(s3):
+    for call in calls_with_answers(s3, tmp_path):
         message = refused(call, at_once_by=ceph_proxy)
         assert "InvalidAccessKeyId: the endpoint does not know this access key; renew the credentials" in message
         assert ceph.secret_key not in message
@@ -73,14 +61,14 @@ def test_an_unknown_access_key_is_explained(
 
 @pytest.mark.parametrize("minutes", [-20, 20])
 def test_a_wrong_clock_is_explained(
-    minutes: int, s3: Store, ceph_proxy: FaultProxy, monkeypatch: pytest.MonkeyPatch
+    minutes: int, s3: Store, ceph_proxy: FaultProxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def wrong() -> dt.datetime:
         return right() + dt.timedelta(minutes=minutes)
 
     right = auth.get_current_datetime
     monkeypatch.setattr(auth, "get_current_datetime", wrong)  # the time of a request and its signature
-    for call in calls(s3):
+    for call in calls_with_answers(s3, tmp_path):
         message = refused(call, at_once_by=ceph_proxy)
         assert "RequestTimeTooSkewed: this machine's clock is more than 15 minutes off; set it" in message
     assert "check the secret key and this machine's clock" in refused(lambda: s3.exists("a"), at_once_by=ceph_proxy)

@@ -15,6 +15,7 @@ from saltray.storage.s3_errors import explain
 from saltray.storage.uri import open_store
 
 from .faulty_s3 import BUCKET, FOREVER, Fault, FaultProxy, refused
+from .store_calls import calls_with_answers, store_calls
 
 
 @pytest.mark.parametrize(
@@ -61,17 +62,8 @@ def test_transient_replies_are_retried(status: int, code: str, s3: Store, proxy:
 def test_other_replies_are_explained_at_once(
     status: int, code: str, remedy: str, s3: Store, proxy: FaultProxy, tmp_path: Path
 ) -> None:
-    file = tmp_path / "file"
-    file.write_bytes(b"1")
     proxy.faults = [Fault(method, status=status, code=code, times=FOREVER) for method in ("PUT", "GET", "DELETE")]
-    for call in (
-        lambda: s3.put("a", b""),
-        lambda: s3.put_new("a", b""),
-        lambda: s3.put_file("a", file),
-        lambda: s3.get("a"),
-        lambda: list(s3.list()),
-        lambda: s3.delete("a"),
-    ):
+    for call in calls_with_answers(s3, tmp_path):
         message = refused(call, at_once_by=proxy)
         assert message.startswith(s3.uri)
         assert code in message
@@ -170,22 +162,10 @@ def test_whatever_a_server_answers_is_one_line(
     status: int, body: bytes, headers: dict[str, str], action: str, s3: Store, proxy: FaultProxy, tmp_path: Path
 ) -> None:
     s3.deadline_s = 0
-    (tmp_path / "file").write_bytes(b"1")
     fault = Fault("", status=status, body=body, headers=headers, action=action, abrupt=True, times=FOREVER)
     proxy.faults = [replace(fault, method=method) for method in ("PUT", "GET", "HEAD", "DELETE", "POST")]
     told = []
-    for call in (
-        lambda: s3.put("a", b""),
-        lambda: s3.put_new("a", b""),
-        lambda: s3.put_file("a", tmp_path / "file"),
-        lambda: s3.get("a"),
-        lambda: s3.get_file("a", tmp_path / "copy"),
-        lambda: s3.exists("a"),
-        lambda: list(s3.list()),
-        s3.folders,
-        lambda: s3.delete("a"),
-        lambda: s3.delete_prefix("a"),
-    ):
+    for call in store_calls(s3, tmp_path).values():
         try:
             call()
         except StorageError as error:

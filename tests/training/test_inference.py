@@ -11,7 +11,7 @@ from saltray.config import Config
 from saltray.data.augment import enlarge, pad_to
 from saltray.errors import ConfigError
 from saltray.models.build import build_model
-from saltray.training.inference import evaluating, predict_probabilities, reduce_logits
+from saltray.training.inference import evaluating, predict_both_ways, predict_probabilities, reduce_logits
 from saltray.training.tile_tensors import TileTensors
 
 ConfigMaker = Callable[..., Config]
@@ -77,6 +77,18 @@ def test_tta_averages_probabilities_with_the_mirror_image() -> None:
     torch.testing.assert_close(plain[0, 0], ramp)
     averaged = predict_probabilities(Ramp(), images, input_size=8, batch_size=1, precision="fp32")
     torch.testing.assert_close(averaged[0, 0], (ramp + ramp.flip(0)) / 2)
+
+
+def test_both_ways_are_those_of_one_at_a_time() -> None:
+    images = torch.randint(0, 256, (5, 4, 8), dtype=torch.uint8)
+    model, calls = Ramp(), []
+    model.register_forward_hook(lambda _, inputs, __: calls.append(len(inputs[0])))
+    both = predict_both_ways(model, images, input_size=8, batch_size=3, precision="fp32")
+    assert calls == [3, 3, 2, 2]  # no third pass
+    for result, tta in zip(both, (True, False), strict=True):
+        alone = predict_probabilities(model, images, input_size=8, batch_size=3, precision="fp32", tta=tta)
+        assert torch.equal(result, alone)
+    assert not torch.equal(*both)
 
 
 def test_result_does_not_depend_on_the_batch_and_the_mode_is_restored(

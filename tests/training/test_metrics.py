@@ -13,7 +13,7 @@ from hypothesis.extra import numpy as arrays
 from numpy.typing import NDArray
 from torch import Tensor
 
-from saltray.training.metrics import Counts, score_at_thresholds
+from saltray.training.metrics import Counts, TileCounts
 from saltray.training.process_group import ProcessGroup
 
 THRESHOLDS = [Fraction(k, 20) for k in range(10, 20)]
@@ -31,6 +31,15 @@ def slow_score(predicted: NDArray[np.bool_], truth: NDArray[np.bool_]) -> Fracti
             iou = Fraction(len(salt & found), len(salt | found))
             total += Fraction(sum(iou > threshold for threshold in THRESHOLDS), 10)
     return total / len(truth)
+
+
+def scores_at(
+    probabilities: NDArray[np.floating] | Tensor, masks: NDArray[np.uint8] | Tensor, thresholds: list[float]
+) -> list[float]:
+    """Mean score of tiles at each threshold."""
+    tenths = TileCounts.of(probabilities, masks, thresholds).tenths
+    assert tenths.dtype == np.int64
+    return [int(total) / (10 * len(tenths)) for total in tenths.sum(axis=0)]
 
 
 def row(pixels: int, length: int = 20) -> Tensor:
@@ -74,7 +83,7 @@ def test_pixel_at_the_threshold_is_not_salt() -> None:
     probabilities = torch.tensor([[[0.55, 0.5500001]]])
     masks = torch.tensor([[[0, 1]]])
     assert Counts.of(probabilities, masks, 0.55).score == 1
-    assert score_at_thresholds(probabilities, masks, [0.55, 0.54]).tolist() == [1, 0]
+    assert scores_at(probabilities, masks, [0.55, 0.54]) == [1, 0]
 
 
 masks_pair = st.tuples(st.integers(1, 4), st.integers(1, 5), st.integers(1, 6)).flatmap(
@@ -101,11 +110,8 @@ def test_many_thresholds_equal_one_at_a_time(
     noise, truth = pair
     levels = np.random.default_rng(int(noise.sum())).integers(0, 9, truth.shape) / 8
     expected = [float(slow_score(levels > threshold, truth)) for threshold in thresholds]
-    scores = score_at_thresholds(levels, truth.astype(np.uint8), thresholds)
-    assert scores.dtype == np.float64
-    assert scores.tolist() == expected
-    as_tensors = score_at_thresholds(torch.from_numpy(levels).half(), torch.from_numpy(truth), thresholds)
-    assert as_tensors.tolist() == expected
+    assert scores_at(levels, truth.astype(np.uint8), thresholds) == expected
+    assert scores_at(torch.from_numpy(levels).half(), torch.from_numpy(truth), thresholds) == expected
 
 
 def test_many_thresholds_over_more_tiles_than_one_chunk() -> None:
@@ -117,7 +123,18 @@ def test_many_thresholds_over_more_tiles_than_one_chunk() -> None:
         Counts.of(torch.from_numpy(probabilities), torch.from_numpy(masks), threshold).score for threshold in thresholds
     ]
     assert len(set(expected)) > 10
-    assert score_at_thresholds(probabilities, masks, thresholds).tolist() == expected
+    assert scores_at(probabilities, masks, thresholds) == expected
+
+
+def test_pixels_of_each_tile_are_counted() -> None:
+    probabilities = torch.tensor([[[0.9, 0.6, 0.2, 0.1]], [[0.3, 0.3, 0.0, 0.7]], [[0.0, 0.0, 0.0, 0.0]]])
+    masks = torch.tensor([[[1, 1, 1, 0]], [[0, 0, 0, 0]], [[0, 1, 0, 0]]])
+    counts = TileCounts.of(probabilities, masks, (0.5, 0.15, 0.5))  # in any order, twice if need be
+    assert counts.salt.tolist() == [3, 0, 1]
+    assert counts.predicted.tolist() == [[2, 3, 2], [1, 3, 1], [0, 0, 0]]
+    assert counts.hits.tolist() == [[2, 3, 2], [0, 0, 0], [0, 0, 0]]
+    assert counts.tenths.tolist() == [[4, 10, 4], [0, 0, 0], [0, 0, 0]]  # 2/3 exceeds 0.50, 0.55, 0.60 and 0.65
+    assert counts.tenths_if_empty.tolist() == [0, 10, 0]
 
 
 def test_counts_of_parts_add_up() -> None:

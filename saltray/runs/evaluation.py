@@ -1,0 +1,87 @@
+"""What the out-of-fold predictions of a run are worth, with all that a reader needs to trust the score."""
+
+from collections.abc import Sequence
+from statistics import stdev
+
+import numpy as np
+from numpy.typing import NDArray
+
+from saltray.config import Config
+from saltray.data.tiles import LabelledTiles
+from saltray.ensemble.choice import Choice
+from saltray.runs.records import FoldResult
+from saltray.training.evaluation import Evaluation, FoldScore, Price
+from saltray.training.scores import bootstrap_interval, reliability_of, score_by_stratum
+
+
+def evaluate(
+    choice: Choice,
+    probabilities: NDArray[np.float16],
+    tiles: LabelledTiles,
+    fold_of: NDArray[np.int64],
+    results: Sequence[FoldResult],
+    config: Config,
+) -> Evaluation:
+    """The cross-fitted score, its interval and its parts, the reliability of the probabilities, and prices.
+
+    Args:
+        choice: of the post-processing, with the folds as its groups.
+        probabilities: [N, H, W], out of fold.
+        tiles: the tiles of these predictions.
+        fold_of: [N], the fold of each tile.
+        results: of all folds.
+        config: of the run.
+    """
+    folds = tuple(
+        FoldScore(fold=row.fold, score=float(choice.tenths[fold_of == row.fold].mean() / 10)) for row in results
+    )
+    score = float(choice.tenths.mean() / 10)
+    costs = [row.cost for row in results if row.cost is not None]
+    return Evaluation(
+        weights=scored_weights(config),
+        score=score,
+        interval=bootstrap_interval(choice.tenths),
+        folds=folds,
+        spread=stdev(row.score for row in folds) if len(folds) > 1 else None,
+        optimism=choice.score - score,
+        strata=score_by_stratum(choice.tenths, tiles.masks),
+        reliability=reliability_of(probabilities, tiles.masks),
+        prices=_prices(float(choice.plain.mean() / 10), results),
+        device=" and ".join(sorted({cost.device for cost in costs})) or None,
+    )
+
+
+def scored_weights(config: Config) -> str:
+    """Which weights of a training are scored and published, in words."""
+    decay, epochs = config.optim.ema_decay, config.train.epochs
+    what = f"moving average of the weights (EMA, decay {decay:g})" if decay else "weights"
+    return f"{what} after the last epoch, {epochs}; no epoch is selected by its score"
+
+
+def _prices(score: float, results: Sequence[FoldResult]) -> tuple[Price, ...]:
+    """One model, the snapshots of one fold, and all models, without and with mirror images, which are a second pass.
+
+    Args:
+        score: out of fold, of the snapshots of one fold with mirror images.
+        results: of all folds.
+    """
+    tiles = sum(row.tiles for row in results)
+    costs = [(row.tiles, row.cost) for row in results if row.cost is not None]
+    alone = seconds = None
+    if len(costs) == len(results):
+        alone = sum(count * cost.score_without_tta for count, cost in costs) / tiles
+        seconds = sum(count * cost.seconds for count, cost in costs) / tiles
+    last = sum(row.tiles * row.models[-1].score for row in results) / tiles
+    snapshots = len(results[0].models)
+    # Of several folds' models, each but one has trained on a tile.
+    scores = {(1, False): alone, (1, True): last, (snapshots, True): score}
+    return tuple(
+        Price(
+            models=models,
+            tta=tta,
+            score=scores.get((models, tta)),
+            seconds=None if seconds is None else models * seconds / (1 if tta else 2),
+        )
+        for models in dict.fromkeys((1, snapshots, snapshots * len(results)))
+        for tta in (False, True)
+    )

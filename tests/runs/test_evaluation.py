@@ -1,0 +1,111 @@
+"""What out-of-fold predictions are worth, put together from parts that have tests of their own."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from saltray.config import Config, OptimConfig, TrainConfig
+from saltray.data.tiles import LabelledTiles
+from saltray.ensemble.choice import choose_postprocess
+from saltray.runs.evaluation import evaluate, scored_weights
+from saltray.runs.records import FoldResult, PredictionCost, Snapshot
+from saltray.training.evaluation import Evaluation, FoldScore, Price
+
+CONFIG = Config(data="d", train=TrainConfig(epochs=60))
+FOLD_OF = np.array([0, 1, 0, 1])
+COSTS = (
+    PredictionCost(score_without_tta=0.5, seconds=0.010, device="CPU"),
+    PredictionCost(score_without_tta=0.7, seconds=0.016, device="CPU"),
+)
+
+
+def fold_result(fold: int, cost: PredictionCost | None, tiles: int = 2) -> FoldResult:
+    return FoldResult(
+        fold=fold,
+        tiles=tiles,
+        score=0.5,
+        iou=0.5,
+        dice=0.5,
+        epochs=1,
+        seconds=1.0,
+        started=0.0,
+        finished=1.0,
+        weights_sha256="0" * 64,
+        oof_sha256="0" * 64,
+        cost=cost,
+    )
+
+
+def evaluation_of(tiles: LabelledTiles, *results: FoldResult) -> Evaluation:
+    """Of predictions that are right on the first three tiles at any threshold, and on the last one below 0.4."""
+    probabilities = np.where(tiles.masks > 0, 0.9, 0.1).astype(np.float16)
+    probabilities[3] = 0.4
+    choice = choose_postprocess(probabilities, tiles, FOLD_OF, (0.3, 0.5), (0.0,))
+    return evaluate(choice, probabilities, tiles, FOLD_OF, results, CONFIG)
+
+
+def test_the_headline_is_cross_fitted(tiles: LabelledTiles) -> None:
+    found = evaluation_of(tiles, *(fold_result(fold, cost) for fold, cost in enumerate(COSTS)))
+    # On fold 0 both thresholds are right, so fold 1 is scored at the one nearer to 0.5, which misses its last tile. On
+    # fold 1, 0.3 is better, and right on fold 0, too.
+    assert found.folds == (FoldScore(fold=0, score=1.0), FoldScore(fold=1, score=0.5))
+    assert found.score == 0.75
+    assert found.spread == pytest.approx(0.5 / np.sqrt(2))
+    assert found.optimism == pytest.approx(0.25)  # at 0.3 all four tiles are right
+    assert found.interval.low < 0.75 < found.interval.high
+    assert [(row.name, row.tiles) for row in found.strata] == [
+        ("no salt", 2),
+        ("50.0 to 50.0 % salt", 1),
+        ("100.0 to 100.0 % salt", 1),
+    ]
+    assert found.reliability.largest == pytest.approx(0.9, abs=1e-3)
+    assert (found.weights, found.device) == (scored_weights(CONFIG), "CPU")
+
+
+def test_what_choices_cost(tiles: LabelledTiles) -> None:
+    first, second = fold_result(0, COSTS[0], tiles=3), fold_result(1, COSTS[1], tiles=1)
+    single, seconds = pytest.approx(0.55), (3 * 0.010 + 0.016) / 4  # weighted by tiles
+    assert evaluation_of(tiles, first, second).prices == (
+        Price(models=1, tta=False, score=single, seconds=pytest.approx(seconds / 2)),
+        Price(models=1, tta=True, score=0.75, seconds=pytest.approx(seconds)),
+        Price(models=2, tta=False, score=None, seconds=pytest.approx(seconds)),
+        Price(models=2, tta=True, score=None, seconds=pytest.approx(2 * seconds)),
+    )
+    mixed = replace(second, cost=replace(COSTS[1], device="NVIDIA H100"))
+    assert evaluation_of(tiles, first, mixed).device == "CPU and NVIDIA H100"
+
+
+def test_snapshots_have_a_price_of_their_own(tiles: LabelledTiles) -> None:
+    def with_snapshots(fold: int, score: float) -> FoldResult:
+        cycles = [Snapshot(cycle=cycle, key=f"{cycle}", sha256="0" * 64, score=score * cycle / 3) for cycle in (2, 3)]
+        return replace(fold_result(fold, COSTS[fold]), snapshots=tuple(cycles))
+
+    prices = evaluation_of(tiles, with_snapshots(0, 0.6), with_snapshots(1, 0.9)).prices
+    assert [(row.models, row.tta, row.score) for row in prices] == [
+        (1, False, pytest.approx(0.6)),
+        (1, True, pytest.approx(0.75)),  # of the last snapshots
+        (2, False, None),
+        (2, True, 0.75),  # of the predictions
+        (4, False, None),
+        (4, True, None),
+    ]
+    assert prices[-1].seconds == pytest.approx(4 * 0.013)
+
+
+def test_a_fold_of_an_earlier_version_has_no_cost(tiles: LabelledTiles) -> None:
+    found = evaluation_of(tiles, fold_result(0, None), fold_result(1, COSTS[1]))
+    assert [(row.score, row.seconds) for row in found.prices] == [
+        (None, None),
+        (0.75, None),
+        (None, None),
+        (None, None),
+    ]
+
+
+def test_the_scored_weights_are_named() -> None:
+    assert scored_weights(CONFIG) == (
+        "moving average of the weights (EMA, decay 0.998) after the last epoch, 60; no epoch is selected by its score"
+    )
+    plain = replace(CONFIG, optim=OptimConfig(ema_decay=0.0))
+    assert scored_weights(plain) == "weights after the last epoch, 60; no epoch is selected by its score"
