@@ -238,7 +238,8 @@ def print_ensembles(console: Console, versions: Sequence["EnsembleVersion"]) -> 
         honest = manifest.evaluation
         scores = ("" if honest is None else f"{honest.score:.4f}", f"{manifest.score:.4f}")
         folds = len({member.fold for member in manifest.members})
-        count = str(folds) if folds == len(manifest.members) else f"{folds} x {manifest.config.train.snapshots}"
+        snapshots = len({member.snapshot for member in manifest.members})
+        count = f"{folds} x {snapshots}" if snapshots > 1 else str(folds)
         table.add_row(row.name, row.version, count, *scores, str(manifest.postprocess), manifest.run)
     console.print(table)
     for row in versions:

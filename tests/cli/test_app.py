@@ -257,7 +257,7 @@ def test_a_row_stays_whole_in_a_log_file(ensemble: str, tmp_path: Path) -> None:
     name = "a-name-of-many-words-" * 4 + "e"
     Path(ensemble).rename(Path(ensemble).with_name(name))
     done = run(COMMAND, "ensemble", "list", "store", folder=tmp_path)
-    assert re.search(rf"\n│ {name} │ v1      │ 1     │ 0.7000 │ 0.7000 \(0.50\) │ e   │\n", done.stdout)
+    assert re.search(rf"\n│ {name} │ v1 +│ 1 +│ +│ 0.7000 │ [^│]+│ e +│\n", done.stdout)
 
 
 def test_a_home_that_cannot_be_written_is_not_complained_of(tmp_path: Path) -> None:
