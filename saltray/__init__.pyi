@@ -1,3 +1,4 @@
+from . import recipes as recipes
 from .commands.check import check as check
 from .commands.compare import Comparison as Comparison
 from .commands.compare import compare as compare
@@ -16,6 +17,7 @@ from .commands.run import run as run
 from .commands.status import list_runs as list_runs
 from .commands.status import status as status
 from .commands.synth import synth as synth
+from .commands.train import PartialResult as PartialResult
 from .commands.train import TrainResult as TrainResult
 from .commands.train import train as train
 from .commands.tune import SearchResult as SearchResult
@@ -56,6 +58,7 @@ from .errors import SearchFailedError as SearchFailedError
 from .errors import StorageError as StorageError
 from .errors import TrainingError as TrainingError
 from .models.albunet import AlbuNet as AlbuNet
+from .models.parts import DecoderParts as DecoderParts
 from .models.ternausnet import TernausNet as TernausNet
 from .models.unet import UNet as UNet
 from .progress import Event as Event

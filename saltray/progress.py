@@ -103,6 +103,8 @@ class RunPlanned(Event):
     height: int
     width: int
     input_size: int
+    resize: int = 1
+    """Factor by which the tiles are enlarged."""
     epochs: int
     steps: int
     """Steps of an epoch of the largest fold."""
@@ -112,8 +114,9 @@ class RunPlanned(Event):
     split: Sequence[FoldShare]
 
     def __str__(self) -> str:
+        enlarged = f", enlarged {self.resize} times" * (self.resize > 1)
         return (
-            f"run {self.run}: {self.tiles} tiles of {self.height}x{self.width}, padded to {self.input_size}; "
+            f"run {self.run}: {self.tiles} tiles of {self.height}x{self.width}{enlarged}, padded to {self.input_size}; "
             f"{self.epochs} epochs of up to {self.steps} steps of {self.batch_size} tiles "
             f"({self.batch_size // self.ranks} a rank)"
         )
@@ -323,6 +326,19 @@ class FoldFailed(Event):
     def __str__(self) -> str:
         queued = f"  ({self.queued} queued)" if self.queued else ""
         return f"fold {self.fold}  failed; the others continue{queued}: {self.reason}"
+
+
+@dataclass(frozen=True)
+class FoldsMissing(Event):
+    """The folds that were asked for are finished, and others are not: nothing is published."""
+
+    run: str
+    folds: tuple[int, ...]
+    """Those that are missing."""
+
+    def __str__(self) -> str:
+        folds = f"fold{'s' * (len(self.folds) > 1)} {', '.join(map(str, self.folds))}"
+        return f"run {self.run} is not published: {folds} missing; the same command for all folds trains the rest"
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,8 @@ from saltray.config import (
     ClusterConfig,
     Config,
     FoldConfig,
+    LateLossConfig,
+    LossConfig,
     ModelConfig,
     OptimConfig,
     Range,
@@ -28,6 +30,8 @@ from saltray.config import (
 )
 from saltray.errors import ConfigError
 from saltray.records import digest, from_record, to_record
+
+CYCLES = OptimConfig(schedule="cycles", cycles=3)
 
 
 def refusal(make: Any) -> str:
@@ -45,6 +49,23 @@ def refusal(make: Any) -> str:
         (lambda: FoldConfig(seed=-1), "folds.seed is -1"),
         (lambda: ModelConfig(num_filters=0), "model.num_filters is 0"),
         (lambda: ModelConfig(encoder_width=0), "model.encoder_width is 0"),
+        (lambda: ModelConfig(in_channels=2), "model.in_channels is 2; use 1 (grey) or 3 (RGB)"),
+        (
+            lambda: Config(data="d", model=ModelConfig(encoder="vgg16")),
+            "model.encoder is vgg16, but albunet takes one of resnet34, resnet18, resnet50",
+        ),
+        (
+            lambda: Config(data="d", model=ModelConfig(architecture="ternausnet", encoder="resnet18")),
+            "model.encoder is resnet18, but ternausnet takes one of vgg11, vgg11_bn, vgg16, vgg16_bn",
+        ),
+        (
+            lambda: Config(data="d", model=ModelConfig(architecture="unet", encoder="resnet18")),
+            "model.encoder is resnet18, but unet has an encoder of its own; leave it unset",
+        ),
+        (
+            lambda: Config(data="d", model=ModelConfig(architecture="unet", decoder_batchnorm=True)),
+            "the decoder of unet has BatchNorm as it is",
+        ),
         (lambda: OptimConfig(lr=0), "optim.lr is 0"),
         (lambda: OptimConfig(lr=math.nan), "optim.lr is nan"),
         (lambda: OptimConfig(weight_decay=-1.0), "optim.weight_decay is -1.0"),
@@ -57,10 +78,45 @@ def refusal(make: Any) -> str:
         (lambda: AugmentConfig(shift=-0.1), "augment.shift is -0.1"),
         (lambda: TrainConfig(epochs=0), "train.epochs is 0"),
         (lambda: TrainConfig(eval_every=0), "train.eval_every is 0"),
-        (lambda: TrainConfig(bce=-1), "train.bce -1"),
-        (lambda: TrainConfig(bce=0, dice=0), "both 0"),
+        (lambda: LossConfig(bce=-1), "loss.bce is -1"),
+        (lambda: LossConfig(lovasz=math.nan), "loss.lovasz is nan"),
+        (lambda: LossConfig(sides=-0.1), "loss.sides is -0.1"),
+        (lambda: LossConfig(has_salt=math.inf), "loss.has_salt is inf"),
+        (lambda: LossConfig(focal_gamma=-1), "loss.focal_gamma is -1"),
+        (lambda: LossConfig(focal_gamma=101), "loss.focal_gamma is 101"),
+        (lambda: LateLossConfig(focal=-1), "late_loss.focal is -1"),
+        (lambda: LateLossConfig(after=0), "late_loss.after is 0; use 1 or more"),
+        (lambda: LateLossConfig(ramp=-1), "late_loss.ramp is -1"),
+        (
+            lambda: Config(data="d", loss=LossConfig(bce=0, dice=0, sides=1, has_salt=1)),
+            "all weights of loss are 0; give one of bce, dice, lovasz, lovasz_elu, focal a weight",
+        ),
+        (
+            lambda: Config(data="d", late_loss=LateLossConfig(dice=1, lovasz_elu=1)),
+            "late_loss.dice, late_loss.lovasz_elu without late_loss.after has no effect",
+        ),
+        (lambda: Config(data="d", late_loss=LateLossConfig(ramp=1)), "late_loss.ramp without late_loss.after"),
+        (lambda: Config(data="d", late_loss=LateLossConfig(after=9)), "all weights of late_loss are 0"),
+        (
+            lambda: Config(data="d", late_loss=LateLossConfig(after=50, ramp=10, lovasz=1)),
+            "late_loss.after 50 and late_loss.ramp 10 give epoch 61 the late weights first, but train.epochs is 60",
+        ),
         (lambda: TrainConfig(checkpoint_every=-1), "train.checkpoint_every is -1 s"),
         (lambda: TrainConfig(seed=-1), "train.seed is -1"),
+        (lambda: TrainConfig(resize=0), "train.resize is 0"),
+        (lambda: TrainConfig(snapshots=0), "train.snapshots is 0"),
+        (lambda: OptimConfig(cycles=0), "optim.cycles is 0"),
+        (lambda: OptimConfig(cycles=2), "optim.schedule is cosine and optim.cycles is 2"),
+        (lambda: OptimConfig(schedule="cycles"), "optim.schedule is cycles and optim.cycles is 1"),
+        (
+            lambda: Config(data="d", optim=CYCLES, train=TrainConfig(epochs=2)),
+            "optim.cycles is 3, but train.epochs is 2",
+        ),
+        (
+            lambda: Config(data="d", optim=CYCLES, train=TrainConfig(snapshots=4)),
+            "train.snapshots is 4, but the schedule has 3 cycles; use fewer, or --optim.cycles 4",
+        ),
+        (lambda: Config(data="d", train=TrainConfig(snapshots=2)), "the schedule has 1 cycle; use fewer, or"),
         (lambda: ClusterConfig(workers_per_fold=0), "workers_per_fold is 0"),
         (lambda: ClusterConfig(gpus_per_worker=2), "gpus_per_worker is 2"),
         (lambda: ClusterConfig(gpus_per_worker=0.5, workers_per_fold=2), "NCCL refuses"),
@@ -117,9 +173,16 @@ def test_hardware_and_places_are_no_part_of_the_identity() -> None:
     there = Config(data="x", store="y", run="z", cluster=ClusterConfig(workers_per_fold=2))
     other = dataclasses.replace(here, optim=OptimConfig(lr=0.5))
     assert digest(here.identity) == digest(there.identity) != digest(other.identity)
-    assert set(here.identity) == {"folds", "model", "optim", "augment", "train"}
-    # Of saltray 0.1: a run that it started is resumed under the same identity.
-    assert digest(here.identity) == "e28afc29018e0530b3d8cf85881f965efc811b5d391256c7ab07588d5e9a163f"
+    assert set(here.identity) == {"folds", "model", "optim", "augment", "loss", "late_loss", "train"}
+    # A run is resumed under the same identity by every saltray that has the same settings.
+    assert digest(here.identity) == "52f7701c8de5af26537b4ee04ff68e59500dfd80f5b12f472939055cf1cdd6ad"
+
+
+def test_cycles_are_as_equal_as_whole_epochs_allow() -> None:
+    config = Config(data="d", optim=CYCLES, train=TrainConfig(epochs=10, snapshots=2))
+    assert config.cycle_ends == (3, 6, 10)
+    assert config.snapshots == (2, 3)
+    assert (Config(data="d").cycle_ends, Config(data="d").snapshots) == ((60,), (1,))
 
 
 @pytest.mark.parametrize("name", ["", "a/b", "..", ".x", "a b", "x" * 101, "a\n"])
@@ -163,6 +226,8 @@ def test_values_to_search_are_written_as_on_the_command_line() -> None:
     ("make", "message"),
     [
         (lambda: ModelConfig(architecture="resnet"), "model.architecture is 'resnet'; it takes one of albunet, "),  # type: ignore[arg-type]
+        (lambda: ModelConfig(encoder=18), "model.encoder is 18; it takes text or null"),  # type: ignore[arg-type]
+        (lambda: ModelConfig(scse=1), "model.scse is 1; it takes true or false"),  # type: ignore[arg-type]
         (lambda: OptimConfig(optimizer="sgd"), "optim.optimizer is 'sgd'; it takes one of adam, adamw"),  # type: ignore[arg-type]
         (lambda: FoldConfig(scheme="kfold"), "folds.scheme is 'kfold'; it takes one of coverage, blog"),  # type: ignore[arg-type]
         (lambda: TrainConfig(epochs="60"), "train.epochs is '60'; it takes an integer"),  # type: ignore[arg-type]
@@ -194,6 +259,7 @@ def test_an_integer_may_stand_for_any_number() -> None:
         (TrainConfig, "epochs", 10_000),
         (TrainConfig, "batch_size", 2**20),
         (TrainConfig, "input_size", 2**14),
+        (TrainConfig, "resize", 16),
         (TrainConfig, "checkpoint_every", 10**9),
         (TrainConfig, "seed", 2**63 - 1),
         (ClusterConfig, "workers_per_fold", 10_000),
@@ -208,12 +274,39 @@ def test_a_number_has_a_limit(section: Any, name: str, most: float) -> None:
         section(**{name: most + 1})
 
 
-@pytest.mark.parametrize("name", ["bce", "dice", "checkpoint_every"])
-def test_no_setting_is_infinite(name: str) -> None:
+@pytest.mark.parametrize(
+    ("section", "name"),
+    [
+        (TrainConfig, "checkpoint_every"),
+        (LossConfig, "bce"),
+        (LossConfig, "sides"),
+        (LossConfig, "focal_gamma"),
+        (LateLossConfig, "lovasz"),
+    ],
+)
+def test_no_setting_is_infinite(section: Any, name: str) -> None:
     with pytest.raises(ConfigError):
-        TrainConfig(**{name: math.inf})  # a manifest could not be written
+        section(**{name: math.inf})  # a manifest could not be written
+
+
+def test_the_last_epoch_may_be_the_first_of_the_late_loss() -> None:
+    late = LateLossConfig(after=50, ramp=9, lovasz=1)
+    assert Config(data="d", late_loss=late).late_loss.weights["lovasz"] == 1
 
 
 def test_a_choice_of_too_many_values() -> None:
     with pytest.raises(ConfigError, match="a choice has 1001 values; use 1000 or fewer"):
         Choice(tuple(range(1001)))
+
+
+@pytest.mark.parametrize(
+    ("model", "backbone", "title"),
+    [
+        (ModelConfig(), "resnet34", "albunet"),
+        (ModelConfig(encoder="resnet50", scse=True), "resnet50", "albunet (resnet50, scse)"),
+        (ModelConfig(architecture="ternausnet", hypercolumn=True), "vgg11", "ternausnet (hypercolumn)"),
+        (ModelConfig(architecture="unet"), None, "unet"),
+    ],
+)
+def test_a_network_has_an_encoder_and_a_title(model: ModelConfig, backbone: str | None, title: str) -> None:
+    assert (model.backbone, model.title) == (backbone, title)

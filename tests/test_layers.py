@@ -26,7 +26,7 @@ FLOORS = [
     {"errors"},
     {"records", "version"},
     {"config", "progress", "storage"},
-    {"data", "models"},
+    {"data", "models", "recipes"},
     {"training"},
     {"report"},
     {"ensemble"},

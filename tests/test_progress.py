@@ -18,6 +18,7 @@ from saltray.progress import (
     FoldNote,
     FoldResumed,
     FoldsFinishedBefore,
+    FoldsMissing,
     FoldStarted,
     FoldWaiting,
     LockTakenOver,
@@ -93,6 +94,10 @@ TEXTS = [
         "run r1: 24 tiles of 101x99, padded to 128; 60 epochs of up to 5 steps of 8 tiles (4 a rank)",
     ),
     (
+        replace(RUN, input_size=256, resize=2),
+        "run r1: 24 tiles of 101x99, enlarged 2 times, padded to 256; 60 epochs of up to 5 steps of 8 tiles (4 a rank)",
+    ),
+    (
         SEARCH,
         (
             "search s1: 24 tiles, fold 0 held out (12 tiles); up to 4 trials of 9 epochs of 3 steps of 4 tiles\n"
@@ -129,6 +134,10 @@ TEXTS = [
     (replace(FINISHED, queued=2), "fold 1  done  score 0.8125  100 s  (2 queued)"),
     (FAILED, "fold 1  failed; the others continue: CUDA out of memory"),
     (replace(FAILED, queued=2), "fold 1  failed; the others continue  (2 queued): CUDA out of memory"),
+    (
+        FoldsMissing("r1", (2, 4)),
+        "run r1 is not published: folds 2, 4 missing; the same command for all folds trains the rest",
+    ),
     (Published("s3://b/ensembles/r1/v1"), "published s3://b/ensembles/r1/v1"),
     (TrialsRunning((TRIAL,), 4, ("optim.lr",)), "up to 4 trials run"),
     (TrialStarted(TRIAL), "trial-007  optim.lr 0.001235  train.batch_size 16"),

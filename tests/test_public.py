@@ -20,9 +20,13 @@ STUB = ast.parse((Path(saltray.__file__).parent / "__init__.pyi").read_text())
 IMPORTS = [
     (f"saltray.{node.module}", alias.name, alias.asname)
     for node in STUB.body
-    if isinstance(node, ast.ImportFrom)
+    if isinstance(node, ast.ImportFrom) and node.module
     for alias in node.names
 ]
+MODULES = [
+    alias.name for node in STUB.body if isinstance(node, ast.ImportFrom) and not node.module for alias in node.names
+]
+"""Public as a whole."""
 NAMES = [name for _, name, _ in IMPORTS]
 COMMANDS = sorted(
     path.stem for path in (Path(saltray.__file__).parent / "commands").glob("*.py") if path.stem != "__init__"
@@ -33,8 +37,8 @@ def test_the_stub_has_each_name_once_and_nothing_else() -> None:
     assert all(isinstance(node, ast.ImportFrom) and node.level == 1 for node in STUB.body)
     assert all(name == own for _, name, own in IMPORTS)  # `import x as x`: type checkers take it as public
     assert not [name for name, count in Counter(NAMES).items() if count > 1]
-    assert sorted(vars(saltray)["__all__"]) == sorted(NAMES)
-    assert set(NAMES) <= set(dir(saltray))
+    assert sorted(vars(saltray)["__all__"]) == sorted(NAMES + MODULES)
+    assert set(NAMES + MODULES) <= set(dir(saltray))
 
 
 @pytest.mark.parametrize(("module", "name", "_"), IMPORTS, ids=NAMES)
@@ -64,6 +68,12 @@ assert "ray" not in sys.modules
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False, timeout=120)
     assert done.returncode == 0, done.stderr
+
+
+def test_recipes_are_public_as_a_module() -> None:
+    assert MODULES == ["recipes"]
+    script = "import saltray; assert saltray.recipes.best(data='d').data == 'd'"
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=120)
 
 
 def test_another_name_does_not_exist() -> None:

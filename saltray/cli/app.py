@@ -2,6 +2,7 @@
 
 import io
 import os
+import shlex
 import sys
 from collections.abc import Sequence
 from typing import Annotated, Literal
@@ -15,7 +16,7 @@ import saltray
 from saltray.cli import plan as plan_text
 from saltray.cli import status as status_text
 from saltray.cli import tables
-from saltray.cli.flags import REGISTRY, RunFlags, SearchFlags, TrainFlags, refuse_misused, with_file
+from saltray.cli.flags import REGISTRY, RunFlags, SearchFlags, TrainFlags, refuse_misused, with_file, without
 from saltray.cli.observer import TerminalObserver
 from saltray.cli.signals import Interrupted, Interrupter
 from saltray.errors import DataError, EnsembleError, SaltrayError, SearchFailedError
@@ -73,14 +74,25 @@ def check(data: Annotated[Positional[str], arg(metavar="DATA")], /) -> None:
     tables.print_summary(console, saltray.check(data))
 
 
-def train(flags: Annotated[TrainFlags, arg(name="")], *, from_search: str | None = None) -> None:
+def train(
+    flags: Annotated[TrainFlags, arg(name="")],
+    *,
+    from_search: str | None = None,
+    only_folds: tuple[int, ...] | None = None,
+) -> None:
     """Train every fold and publish the ensemble; run it again to resume.
 
     Args:
         flags: The run.
         from_search: searches/NAME: use the values that this search found best.
+        only_folds: Train only these folds now, such as 0,1; the same command without it finishes the run.
     """
-    tables.print_train(console, saltray.train(flags.config(), from_search=from_search, observer=observer))
+    done = saltray.train(flags.config(), from_search=from_search, only_folds=only_folds, observer=observer)
+    if isinstance(done, saltray.PartialResult):
+        rest = shlex.join(["saltray", *without("--only-folds", sys.argv[1:])])
+        tables.print_partial(console, done, rest)
+    else:
+        tables.print_train(console, done)
 
 
 def tune(

@@ -13,6 +13,7 @@ from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, Pri
 
 from saltray.config import ClusterConfig, Config, SearchConfig, Space
 from saltray.errors import ConfigError
+from saltray.recipes import recipe_settings
 
 RENAMED_IN_SEARCH = {
     "--search": "--search.space",
@@ -25,14 +26,18 @@ RENAMED_IN_SEARCH = {
     "--no-prune": "--search.no-prune",
     "--concurrent": "--search.concurrent",
 }
+RENAMED_LOSS = {"--train.bce": "--loss.bce", "--train.dice": "--loss.dice"}
 RENAMED: Mapping[str, Mapping[str, str]] = {
-    "train": {"--lr-from": "--from-search"},
-    "tune": {"--range-test": "the verb range-test", **RENAMED_IN_SEARCH},
-    "run": {"--run": "--name", **RENAMED_IN_SEARCH},
+    "train": {"--lr-from": "--from-search", **RENAMED_LOSS},
+    "tune": {"--range-test": "the verb range-test", **RENAMED_IN_SEARCH, **RENAMED_LOSS},
+    "run": {"--run": "--name", **RENAMED_IN_SEARCH, **RENAMED_LOSS},
+    "plan": RENAMED_LOSS,
+    "range-test": RENAMED_LOSS,
 }
 """Verb -> flag that it once had -> what to use instead."""
 ONCE = {
     "--config": "put all settings into one file",
+    "--recipe": "choose one",
     "--search.space": "give all fields after one, separated by blanks",
 }
 """Flags whose last use would silently replace the others, and what to do instead."""
@@ -74,6 +79,20 @@ def _space(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | None:
     )
 
 
+@REGISTRY.primitive_rule
+def _numbers(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | None:
+    """Whole numbers, separated by commas or blanks."""
+    if info.type != tuple[int, ...]:
+        return None
+    return PrimitiveConstructorSpec(
+        nargs="*",
+        metavar="INT,INT",
+        instance_from_str=lambda words: tuple(map(int, filter(None, ",".join(words).split(",")))),
+        is_instance=lambda value: isinstance(value, tuple) and all(isinstance(number, int) for number in value),
+        str_from_instance=lambda numbers: [",".join(map(str, numbers))],
+    )
+
+
 def _parse_space(words: list[str]) -> Space:
     from saltray.search.space import parse_space
 
@@ -104,7 +123,10 @@ class TrainFlags(FileSettings):
         Raises:
             ConfigError: they are impossible.
         """
-        return Config(**{item.name: getattr(self, item.name) for item in fields(Config)})
+        settings = {item.name: getattr(self, item.name) for item in fields(Config)}
+        if self.recipe is not None:
+            settings["recipe"] = recipe_settings(self.recipe).recipe
+        return Config(**settings)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,7 +144,7 @@ class SearchFlags(SearchConfig):
 
 
 def with_file(function: Callable[..., None], words: Sequence[str], **kinds: type[Any]) -> Callable[..., None]:
-    """A verb's function with the settings of the file that --config names as its defaults, if it names one.
+    """A verb's function with the settings of --config's file and of --recipe as its defaults, where they are given.
 
     Args:
         function: the verb, which may be another than that of the command line.
@@ -130,18 +152,21 @@ def with_file(function: Callable[..., None], words: Sequence[str], **kinds: type
         kinds: parameter of the function -> its class, `TrainFlags` or a subclass, or `SearchFlags`.
 
     Raises:
-        ConfigError: the file cannot be parsed, or a setting is unknown, of the wrong type or impossible.
+        ConfigError: the file cannot be parsed, a setting is unknown, of the wrong type or impossible, or there is no
+            such recipe.
         StorageError: it does not exist, or cannot be read.
     """
-    this_verb = words and words[0].replace("-", "_") == function.__name__
-    uri = _value_of("--config", words) if this_verb else None
-    if uri is None:
+    if not words or words[0].replace("-", "_") != function.__name__:
+        return function
+    uri, recipe = (_value_of(flag, words) for flag in ("--config", "--recipe"))
+    recipe = "fast" if recipe == UNSET else recipe  # what is unset has its default, whatever the file says
+    if uri is None and recipe is None:
         return function
     from saltray.commands.load_config import SettingsFile
 
-    file = SettingsFile.read(uri)
+    file = SettingsFile(uri or "--recipe", {}, {}) if uri is None else SettingsFile.read(uri)
     defaults = {
-        name: kind(**vars(file.as_search() if kind is SearchFlags else file.as_config(FileSettings)))
+        name: kind(**vars(file.as_search() if kind is SearchFlags else file.as_config(FileSettings, recipe)))
         for name, kind in kinds.items()
     }
     return partial(function, **defaults)
@@ -160,6 +185,18 @@ def refuse_misused(words: Sequence[str]) -> None:
     for flag, remedy in ONCE.items():
         if flags.count(flag) > 1:
             raise ConfigError(f"{flag} is given twice; {remedy}")
+
+
+def without(flag: str, words: Sequence[str]) -> list[str]:
+    """The command line without a flag and its values."""
+    kept: list[str] = []
+    dropping = False
+    for word in words:
+        if word.startswith("--"):
+            dropping = word.partition("=")[0].replace("_", "-") == flag
+        if not dropping:
+            kept.append(word)
+    return kept
 
 
 def _value_of(flag: str, words: Sequence[str]) -> str | None:

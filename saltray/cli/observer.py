@@ -10,6 +10,7 @@ from saltray.cli.tables import TRIAL_STYLES, split_table, trials_table
 from saltray.progress import (
     Event,
     FoldFinished,
+    FoldsMissing,
     FoldStarted,
     Published,
     RunPlanned,
@@ -56,7 +57,7 @@ class TerminalObserver:
                 if self._live is not None:
                     self._live.stop()
                     self._live = None
-            case FoldStarted() | Published():  # the next epoch, and the result, tell as much
+            case FoldStarted() | FoldsMissing() | Published():  # the next epoch, and the result, tell as much
                 pass
             case _:
                 style = "red" if event.failure else "green" if isinstance(event, FoldFinished) else None

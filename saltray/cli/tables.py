@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from saltray.commands.compare import Comparison
     from saltray.commands.predict import Prediction
     from saltray.commands.range_test import RangeTestResult
-    from saltray.commands.train import TrainResult
+    from saltray.commands.train import PartialResult, TrainResult
     from saltray.commands.tune import SearchResult
     from saltray.data.summary import DatasetSummary
     from saltray.ensemble.postprocess import Postprocess
@@ -109,7 +109,8 @@ def _price_table(honest: "Evaluation") -> Table:
     title = f"price of choices, on {honest.device}" if honest.device else "price of choices"
     table = Table("models", "mirror images", "score at 0.5", "ms a tile", title=title, title_justify="left")
     for row in honest.prices:
-        score = "not on training tiles" if row.models > 1 else "unknown" if row.score is None else f"{row.score:.4f}"
+        unscored = "not on training tiles" if row.models > 1 else "unknown"
+        score = unscored if row.score is None else f"{row.score:.4f}"
         time = "unknown" if row.seconds is None else f"{1000 * row.seconds:.3g}"
         table.add_row(str(row.models), "yes" if row.tta else "no", score, time)
     return table
@@ -142,6 +143,17 @@ def print_prediction(console: Console, done: "Prediction") -> None:
         console.print(f"score {held.score:.4f}, 95 % interval {held.interval}: no model was trained on these tiles")
     if done.unscored is not None:
         console.print(f"no score: {done.unscored}")
+
+
+def print_partial(console: Console, result: "PartialResult", rest: str) -> None:
+    """Scores of the folds that are finished, and the command that trains the rest."""
+    table = Table("fold", "tiles", "score", "IoU", "epochs", "seconds", title=f"run {result.run}: held-out tiles")
+    for row in result.results:
+        scores = (f"{row.score:.4f}", f"{row.iou:.4f}")
+        table.add_row(str(row.fold), str(row.tiles), *scores, str(row.epochs), f"{row.seconds:.0f}")
+    console.print(table)
+    folds = f"fold{'s' * (len(result.missing) > 1)} {', '.join(map(str, result.missing))}"
+    console.print(f"not published: {folds} missing; to finish the run:  {rest}")
 
 
 def print_search(console: Console, result: "SearchResult") -> None:
@@ -224,8 +236,9 @@ def print_ensembles(console: Console, versions: Sequence["EnsembleVersion"]) -> 
         manifest = row.manifest
         honest = manifest.evaluation
         scores = ("" if honest is None else f"{honest.score:.4f}", f"{manifest.score:.4f}")
-        members = str(len(manifest.members))
-        table.add_row(row.name, row.version, members, *scores, str(manifest.postprocess), manifest.run)
+        folds, snapshots = manifest.config.folds.count, manifest.config.train.snapshots
+        count = f"{folds} x {snapshots}" if snapshots > 1 else str(folds)
+        table.add_row(row.name, row.version, count, *scores, str(manifest.postprocess), manifest.run)
     console.print(table)
     for row in versions:
         if row.fault is not None:

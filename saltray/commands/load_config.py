@@ -9,7 +9,8 @@ from typing import Any, TypeVar
 
 from saltray.config import Choice, ClusterConfig, Config, Range, SearchConfig, Space
 from saltray.errors import ConfigError
-from saltray.records import RecordError, excerpt, field_types, from_record, parse_json
+from saltray.recipes import recipe_settings
+from saltray.records import RecordError, excerpt, field_types, from_record, parse_json, to_record
 from saltray.search.space import list_values, parse_values
 from saltray.storage.uri import open_object
 
@@ -62,13 +63,22 @@ class SettingsFile:
                 cluster[name] = config.pop(name)
         return cls(uri, {**config, "cluster": cluster}, search)
 
-    def as_config(self, kind: type[T]) -> T:
+    def as_config(self, kind: type[T], recipe: str | None = None) -> T:
         """The run's settings as a `Config`, or a subclass of it.
 
+        Args:
+            kind: the class.
+            recipe: what the file leaves out has this recipe's value; by default that of the file's own recipe.
+
         Raises:
-            ConfigError: a setting is unknown, missing, of the wrong type or impossible.
+            ConfigError: a setting is unknown, missing, of the wrong type or impossible, or there is no such recipe.
         """
-        return self._parsed(kind, self.config)
+        name = recipe if recipe is not None else self.config.get("recipe")
+        if not isinstance(name, str):
+            return self._parsed(kind, self.config)
+        settings = recipe_settings(name)
+        base = {key: value for key, value in to_record(settings).items() if key not in ("data", "store", "run")}
+        return self._parsed(kind, _merged(base, self.config) | {"recipe": settings.recipe})
 
     def as_search(self) -> SearchConfig:
         """The search's settings.
@@ -101,7 +111,9 @@ class SettingsFile:
 
 
 def load_config(uri: str) -> Config:
-    """The configuration in a file; what it leaves out has its default, and its `[search]` is ignored.
+    """The configuration in a file; what it leaves out has the value of its recipe, or the default.
+
+    Its `[search]` is ignored.
 
     Args:
         uri: a path or s3://bucket/key of a TOML or JSON file.
@@ -158,6 +170,15 @@ def _table(value: Any, where: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise ConfigError(f"{where} is {excerpt(value)}; make it a table of names and values")
     return value
+
+
+def _merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """`base` with the values of `over`, table by table."""
+    both = {
+        name: _merged(base[name], value) if isinstance(base.get(name), dict) and isinstance(value, dict) else value
+        for name, value in over.items()
+    }
+    return {**base, **both}
 
 
 def _with_underscores(table: Mapping[str, Any], uri: str) -> dict[str, Any]:

@@ -70,8 +70,8 @@ class RunPlan:
 
     @property
     def ensemble_bytes(self) -> int:
-        """Weights of all folds."""
-        return self.config.folds.count * FLOAT_BYTES * self.weights
+        """Weights of all folds and snapshots."""
+        return self.config.folds.count * self.config.train.snapshots * FLOAT_BYTES * self.weights
 
     @property
     def fold_seconds(self) -> float | None:

@@ -97,10 +97,12 @@ def check_inputs(config: Config, store: Store, variants: Iterable[Config] = ()) 
     check_count(config.folds, size.count)
     checked = set()
     for each in (config, *variants):
-        pixels, needed = each.train.input_size, max(size.height, size.width)
+        pixels, factor = each.train.input_size, each.train.resize
+        needed = max(size.height, size.width) * factor
         if needed > pixels:
+            enlarged = f", enlarged {factor} times by train.resize" * (factor > 1)
             raise ConfigError(
-                f"the tiles have {size.height}x{size.width} pixels, but train.input_size is {pixels}; use "
+                f"the tiles have {size.height}x{size.width} pixels{enlarged}, but train.input_size is {pixels}; use "
                 f"--train.input-size {each.model.fitting_size(needed)}, or smaller tiles"
             )
         ranks = each.cluster.workers_per_fold

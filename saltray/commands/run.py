@@ -34,7 +34,7 @@ def run(config: Config, search: SearchConfig | None = None, *, observer: Observe
     check_kept("the store", config.store)
     store = open_store(config.store)
     check_machines_for_search(spec, store.sub(search_folder(spec.name)))
-    check_machines_for_run(config, store.sub(run_folder(config.run)))
+    check_machines_for_run(config, store.sub(run_folder(config.run)), range(config.folds.count))
     try:
         check_inputs(config, store, spec.variants)
     except DataError:  # of one tile; what reads them all tells all faults

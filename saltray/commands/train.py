@@ -1,6 +1,8 @@
 """`saltray train`: tiles in, a published ensemble of cross-validated models out."""
 
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
+from typing import overload
 
 import numpy as np
 import pyarrow as pa
@@ -16,11 +18,12 @@ from saltray.ensemble.layout import version_prefix
 from saltray.ensemble.manifest import SearchProvenance, provenance
 from saltray.ensemble.postprocess import Postprocess
 from saltray.ensemble.publishing import FoldModel, publish
-from saltray.errors import FoldsFailedError, RunLockedError, StorageError
+from saltray.errors import ConfigError, FoldsFailedError, RunLockedError, StorageError
 from saltray.progress import (
     CapacityFound,
     DataNote,
     FoldsFinishedBefore,
+    FoldsMissing,
     LockTakenOver,
     Observer,
     Published,
@@ -32,7 +35,7 @@ from saltray.report.examples import draw_examples
 from saltray.report.page import FoldRow, RunReport, render_run
 from saltray.runs.evaluation import evaluate
 from saltray.runs.history import epochs_of, read_history
-from saltray.runs.layout import ERROR, OOF, REPORT, WEIGHTS, fold_folder, run_folder
+from saltray.runs.layout import ERROR, OOF, REPORT, fold_folder, run_folder
 from saltray.runs.records import FoldResult
 from saltray.runs.run import create_run, fold_result, out_of_fold
 from saltray.search.results import with_best_values
@@ -69,16 +72,44 @@ class TrainResult:
         return self.postprocess.threshold
 
 
-def train(config: Config, *, from_search: str | None = None, observer: Observer = log_event) -> TrainResult:
+@dataclass(frozen=True, kw_only=True)
+class PartialResult:
+    """What a run has so far, some of whose folds were not asked for."""
+
+    run: str
+    results: tuple[FoldResult, ...]
+    """Of the finished folds, in order."""
+    missing: tuple[int, ...]
+    """The folds that are not finished."""
+
+
+@overload
+def train(
+    config: Config, *, from_search: str | None = None, only_folds: None = None, observer: Observer = log_event
+) -> TrainResult: ...
+@overload
+def train(
+    config: Config, *, from_search: str | None = None, only_folds: Sequence[int] | None, observer: Observer = log_event
+) -> TrainResult | PartialResult: ...
+def train(
+    config: Config,
+    *,
+    from_search: str | None = None,
+    only_folds: Sequence[int] | None = None,
+    observer: Observer = log_event,
+) -> TrainResult | PartialResult:
     """Train every fold that is not finished, publish the ensemble, and score it.
 
     The same call again resumes an interrupted run: finished folds are kept, the others resume from their last
-    checkpoint.
+    checkpoint. With more epochs, and a constant learning rate, it trains the same run longer and publishes a new
+    version.
 
     Args:
         config: data, store and recipe.
         from_search: searches/NAME: use the values that this search found best in place of the configuration's, and
             record their provenance in the manifests.
+        only_folds: train only these folds now. Nothing is published, and a `PartialResult` is returned, while others
+            are missing; the same call without it finishes the run.
         observer: receives the events.
 
     Raises:
@@ -90,13 +121,14 @@ def train(config: Config, *, from_search: str | None = None, observer: Observer 
         FoldsFailedError: some folds failed; the others are finished and kept.
         StorageError: the store cannot be reached or written.
     """
+    asked = _asked(config, only_folds)
     store = open_for_writing(config.store)
     found: SearchProvenance | None = None
     if from_search is not None:
         config, found = with_best_values(config, from_search)
         observer(SearchValuesTaken(found.uri, found.trial, found.values))
     home = store.sub(run_folder(config.run))
-    check_machines_for_run(config, home)
+    check_machines_for_run(config, home, asked)
     prepared = prepare(config, store)
     with RunLock(home, f"run {config.run}") as lock:
         if lock.taken_from is not None:
@@ -114,19 +146,41 @@ def train(config: Config, *, from_search: str | None = None, observer: Observer 
             search_provenance=found,
         )
         observer(_planned(config, prepared))
-        results = _train_missing(config, home, prepared, lock, observer)
+        results = _train_missing(config, home, prepared, asked, lock, observer)
+        if missing := set(range(config.folds.count)) - {result.fold for result in results}:
+            observer(FoldsMissing(config.run, tuple(sorted(missing))))
+            return PartialResult(run=config.run, results=tuple(results), missing=tuple(sorted(missing)))
         return _publish(config, store, prepared, results, manifest.search_provenance, observer)
 
 
-def check_machines_for_run(config: Config, home: Store) -> None:
-    """Refuse machines that can never train a fold, unless all folds are finished.
+def _asked(config: Config, only_folds: Sequence[int] | None) -> tuple[int, ...]:
+    """The folds to train, in order.
+
+    Raises:
+        ConfigError: there is no such fold, one is given twice, or none is.
+    """
+    count = config.folds.count
+    if only_folds is None:
+        return tuple(range(count))
+    if not only_folds:
+        raise ConfigError("only_folds names no fold; name one or more, such as 0,1, or leave it out")
+    for fold in only_folds:
+        if fold not in range(count):
+            raise ConfigError(f"only_folds names fold {fold}; the split has folds 0 to {count - 1}")
+    if len(set(only_folds)) != len(only_folds):
+        raise ConfigError(f"only_folds {', '.join(map(str, only_folds))} lists one twice; list each once")
+    return tuple(sorted(only_folds))
+
+
+def check_machines_for_run(config: Config, home: Store, folds: Collection[int]) -> None:
+    """Refuse machines that can never train a fold, unless all of these folds are finished.
 
     Raises:
         as `preflight`.
     """
-    folds = config.folds.count
-    if any(fold_result(home, fold) is None for fold in range(folds)):
-        preflight(config.cluster, jobs=folds, sharing=folds)
+    results = [fold_result(home, fold) for fold in folds]
+    if any(result is None or result.epochs < config.train.epochs for result in results):
+        preflight(config.cluster, jobs=len(folds), sharing=len(folds))
 
 
 def _planned(config: Config, prepared: Prepared) -> RunPlanned:
@@ -139,6 +193,7 @@ def _planned(config: Config, prepared: Prepared) -> RunPlanned:
         height=tiles.height,
         width=tiles.width,
         input_size=settings.input_size,
+        resize=settings.resize,
         epochs=settings.epochs,
         steps=-(-largest // settings.batch_size),
         batch_size=settings.batch_size,
@@ -148,12 +203,12 @@ def _planned(config: Config, prepared: Prepared) -> RunPlanned:
 
 
 def _train_missing(
-    config: Config, home: Store, prepared: Prepared, lock: RunLock, observer: Observer
+    config: Config, home: Store, prepared: Prepared, asked: Collection[int], lock: RunLock, observer: Observer
 ) -> list[FoldResult]:
-    """Results of all folds; those that the store has are not trained again."""
+    """Results of all folds that are finished, those asked for among them; what the store has is not trained again."""
     count = config.folds.count
     done = {fold: result for fold in range(count) if (result := fold_result(home, fold)) is not None}
-    missing = [fold for fold in range(count) if fold not in done]
+    missing = [fold for fold in asked if fold not in done]
     if done:
         observer(FoldsFinishedBefore(tuple(done)))
     for fold in done:  # its controller may have died after its result was written
@@ -163,7 +218,7 @@ def _train_missing(
     with ray_cluster() as where:
         from saltray.distributed.fold_jobs import train_folds
 
-        capacity = check_cluster(config.cluster, home, jobs=len(missing), sharing=count, observer=observer)
+        capacity = check_cluster(config.cluster, home, jobs=len(missing), sharing=len(asked), observer=observer)
         observer(
             CapacityFound(
                 where=where,
@@ -189,9 +244,9 @@ def _train_missing(
             remedy = "fix the cause and run the same command again to train only these"
         else:
             remedy = "as these settings would fail again, change them and choose another run name"
-        kept = "; the others are finished and kept" if len(failures) < count else ""
+        kept = "; the others are finished and kept" if len(failures) < len(asked) else ""
         raise FoldsFailedError(
-            f"{len(failures)} of {count} folds failed ({numbers}){kept}: {remedy}",
+            f"{len(failures)} of {len(asked)} folds failed ({numbers}){kept}: {remedy}",
             failures,
         )
     done |= {outcome.fold: outcome.result for outcome in outcomes if outcome.result is not None}
@@ -221,11 +276,13 @@ def _publish(
         models=[
             FoldModel(
                 fold=result.fold,
-                key=f"{run_folder(config.run)}/{fold_folder(result.fold)}/{WEIGHTS}",
-                sha256=result.weights_sha256,
-                score=result.score,
+                snapshot=model.cycle,
+                key=f"{run_folder(config.run)}/{fold_folder(result.fold)}/{model.key}",
+                sha256=model.sha256,
+                score=model.score,
             )
             for result in results
+            for model in result.models
         ],
         postprocess=choice.postprocess,
         score=score,

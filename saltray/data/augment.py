@@ -12,6 +12,17 @@ from saltray.data.random import random_uniform
 from saltray.errors import ConfigError
 
 
+def enlarge(images: Tensor, factor: int) -> Tensor:
+    """Tiles [N, H, W] as [N, H * factor, W * factor], float32, by bilinear interpolation; themselves for a factor of 1.
+
+    A pixel becomes a block with the same centre, and beyond the outer pixels' centres the tile is constant, as in
+    OpenCV's and torch's resize.
+    """
+    if factor == 1:
+        return images
+    return F.interpolate(images[:, None].float(), scale_factor=factor, mode="bilinear", align_corners=False)[:, 0]
+
+
 def pad_to(images: Tensor, size: int) -> Tensor:
     """Centre tiles [N, H, W] in [N, size, size], padded by reflection about the edge pixels, repeated if necessary.
 
@@ -45,11 +56,13 @@ class Augmenter:
         config: amount of each change.
         size: height and width of the result, in pixels.
         seed: seed of the random numbers.
+        resize: factor by which the tiles are enlarged first, as by `enlarge`.
     """
 
     config: AugmentConfig
     size: int
     seed: int
+    resize: int = 1
 
     def __call__(self, images: Tensor, masks: Tensor, keys: Tensor, epoch: int) -> tuple[Tensor, Tensor]:
         """Augment a batch.
@@ -64,20 +77,21 @@ class Augmenter:
             float32 [B, 1, size, size] images in 0..1, and masks of 0 and 1 with the same geometric change.
 
         Raises:
-            ConfigError: the tiles are larger than `size`.
+            ConfigError: the enlarged tiles are larger than `size`.
         """
+        height, width = images.shape[1] * self.resize, images.shape[2] * self.resize
         draws = random_uniform(keys[:, None], self.seed, epoch, torch.arange(7, device=keys.device))
         flip, rotate, scale, shift_y, shift_x, brightness, contrast = draws.t()[..., None, None]
         y, x = self._source(
-            images.shape[1],
-            images.shape[2],
+            height,
+            width,
             _symmetric(rotate),
             _symmetric(scale),
             _symmetric(shift_y),
             _symmetric(shift_x),
         )
-        x = torch.where(flip < self.config.flip, images.shape[2] - 1 - x, x)
-        moved = _sample(torch.stack([images, masks], dim=1), y, x)
+        x = torch.where(flip < self.config.flip, width - 1 - x, x)
+        moved = _sample(torch.stack([images, masks], dim=1), y, x, self.resize)
         gain = 1 + self.config.contrast * _symmetric(contrast)
         offset = (1 - gain) / 2 + self.config.brightness * _symmetric(brightness)  # contrast keeps mid-grey fixed
         image = moved[:, :1] / 255 * gain[:, None] + offset[:, None]
@@ -86,7 +100,7 @@ class Augmenter:
     def _source(
         self, height: int, width: int, rotate: Tensor, scale: Tensor, shift_y: Tensor, shift_x: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """The position in the tile that each pixel of the result is sampled from: y and x in pixels, [B, size, size].
+        """The position that each pixel of the result is sampled from: y and x in the enlarged tile, [B, size, size].
 
         The four random numbers are [B, 1, 1] in -1..1; rotation and scale keep the centre of the result fixed.
         """
@@ -108,15 +122,27 @@ def _symmetric(draw: Tensor) -> Tensor:
     return 2 * draw - 1
 
 
-def _sample(tiles: Tensor, y: Tensor, x: Tensor) -> Tensor:
-    """Bilinear samples [B, C, S, S] of uint8 [B, C, H, W], extended by reflection, at pixel positions [B, S, S]."""
+def _sample(tiles: Tensor, y: Tensor, x: Tensor, resize: int) -> Tensor:
+    """Bilinear samples [B, C, S, S] of uint8 [B, C, H, W], enlarged and extended by reflection.
+
+    The positions y and x, [B, S, S], are in pixels of the enlarged tile.
+    """
     height, width = tiles.shape[-2:]
+    y, x = (
+        _unresized(_reflect(y, height * resize), height, resize),
+        _unresized(_reflect(x, width * resize), width, resize),
+    )
     # On a canvas of 2**k + 1 pixels grid_sample's normalised coordinates represent whole pixels exactly.
     half = 2 ** max(0, (max(height, width) - 2).bit_length() - 1)
     canvas = F.pad(tiles.float(), (0, 2 * half + 1 - width, 0, 2 * half + 1 - height))
-    grid = torch.stack([_reflect(x, width), _reflect(y, height)], dim=-1) / half - 1
+    grid = torch.stack([x, y], dim=-1) / half - 1
     # No sample is outside the tile; "border" only avoids cuDNN's sampler, which rounds differently.
     return F.grid_sample(canvas, grid, mode="bilinear", padding_mode="border", align_corners=True)
+
+
+def _unresized(position: Tensor, length: int, resize: int) -> Tensor:
+    """The positions in a tile of this length of those in the tile enlarged from it."""
+    return position if resize == 1 else ((position + 0.5) / resize - 0.5).clamp(0, length - 1)
 
 
 def _reflect(position: Tensor, length: int) -> Tensor:

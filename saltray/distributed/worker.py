@@ -1,7 +1,7 @@
 """What each rank of a job runs: set up, resume, train, report, and in the end weights and out-of-fold predictions."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any, TypeVar
@@ -21,7 +21,7 @@ from saltray.distributed import checkpoints
 from saltray.distributed.jobs import Job, LoopConfig, PermanentFailure, TrialHistory
 from saltray.distributed.nodes import nodes_present
 from saltray.errors import ConfigError, DivergedError, ModelError
-from saltray.runs.fold_output import write_fold
+from saltray.runs.fold_output import snapshot_fault, write_fold, write_snapshot
 from saltray.runs.history import EpochRecord, History, Record, epochs_of, read_history
 from saltray.runs.layout import MANIFEST, checkpoint_folder
 from saltray.runs.records import FoldResult, PredictionCost
@@ -100,11 +100,12 @@ def _run(body: Callable[[Job, ProcessGroup], T], loop_config: LoopConfig) -> T |
 
 def _train_fold(job: Job, group: ProcessGroup) -> FoldResult | None:
     fold = set_up_fold(job, job.folds[0], group)
-    epochs = _train(job, [fold], group)
+    cycles = job.config.snapshots
+    epochs = _train(job, [fold], group, snapshots=cycles[:-1])
     probabilities, cost = _predict_out_of_fold(fold.state, fold.valid, job.config, group)
     if probabilities is None:
         return None
-    return write_fold(job.home, job.folds[0], fold.held_out, fold.state.ema, probabilities, epochs, cost)
+    return write_fold(job.home, job.folds[0], fold.held_out, fold.state.ema, probabilities, epochs, cycles, cost)
 
 
 def _train_trial(job: Job, group: ProcessGroup) -> TrialHistory:
@@ -124,10 +125,18 @@ def set_up_fold(job: Job, fold: int, group: ProcessGroup) -> Fold:
     return Fold(held_out, train, TileTensors.create(held_out, group.device), state)
 
 
-def _train(job: Job, folds: list[Fold], group: ProcessGroup) -> tuple[EpochRecord, ...]:
-    """Train to the end from the last checkpoint, and report each epoch; the whole history, on rank 0."""
+def _train(job: Job, folds: list[Fold], group: ProcessGroup, snapshots: Sequence[int] = ()) -> tuple[EpochRecord, ...]:
+    """Train to the end from the last checkpoint, and report each epoch; the whole history, on rank 0.
+
+    Args:
+        job: the job.
+        folds: its folds.
+        group: the process group.
+        snapshots: the cycles at whose ends the weights of the only fold are written.
+    """
     states = [fold.state for fold in folds]
-    records, notes = _resume(states, job.home, group)
+    cycle_after = {job.config.cycle_ends[cycle - 1]: cycle for cycle in snapshots}
+    records, notes = _resume(states, job.home, cycle_after, group)
     if len(nodes := set(_nodes(group))) > 1 or len(nodes_present()) > 1:
         notes.append(f"runs on {', '.join(sorted(nodes))}")
     asked = job.config.train.precision
@@ -144,8 +153,18 @@ def _train(job: Job, folds: list[Fold], group: ProcessGroup) -> tuple[EpochRecor
             metrics = mean_metrics(each)
             if history is not None:
                 history.append(metrics)
+            if (cycle := cycle_after.get(metrics.epoch)) is not None:
+                _write_snapshot(job, folds[0], cycle, history, group)
             reporter.report(metrics, history)
         return history.epochs if history is not None else ()
+
+
+def _write_snapshot(job: Job, fold: Fold, cycle: int, history: History | None, group: ProcessGroup) -> None:
+    """Before the checkpoint of this epoch, so that whoever resumes after it finds the snapshot."""
+    probabilities, _ = _predict_out_of_fold(fold.state, fold.valid, job.config, group)
+    if history is not None and probabilities is not None:
+        state = fold.state
+        write_snapshot(job.home, job.folds[0], fold.held_out, state.ema, probabilities, history.epochs, cycle)
 
 
 def check_store_is_shared(parent: Store, group: ProcessGroup) -> None:
@@ -158,8 +177,16 @@ def check_store_is_shared(parent: Store, group: ProcessGroup) -> None:
         )
 
 
-def _resume(states: list[FitState], home: Store, group: ProcessGroup) -> tuple[tuple[Record, ...], list[str]]:
+def _resume(
+    states: list[FitState], home: Store, cycle_after: Mapping[int, int], group: ProcessGroup
+) -> tuple[tuple[Record, ...], list[str]]:
     """Load the newest complete checkpoint of the job, if there is one; rank 0 says which.
+
+    Args:
+        states: one per fold of the job, which are changed.
+        home: the job's part of the store.
+        cycle_after: epoch -> the cycle that ends with it; a checkpoint needs the snapshots of those before it.
+        group: the process group.
 
     Returns:
         the records up to it, and what to note.
@@ -168,7 +195,11 @@ def _resume(states: list[FitState], home: Store, group: ProcessGroup) -> tuple[t
     def misfit(saved: list[checkpoints.StateDict]) -> str | None:
         if len(saved) != len(states):
             return f"it has {len(saved)} folds instead of {len(states)}"
-        return next((fault for state, one in zip(states, saved, strict=True) if (fault := state.misfit(one))), None)
+        faults = (state.misfit(one) for state, one in zip(states, saved, strict=True))
+        if fault := next(filter(None, faults), None):
+            return fault
+        cycles = [cycle for epoch, cycle in cycle_after.items() if epoch <= saved[0]["epoch"]]
+        return next(filter(None, (snapshot_fault(home, cycle) for cycle in cycles)), None)
 
     found, notes = checkpoints.newest(home, misfit) if group.rank == 0 else (None, [])
     key = _broadcast(None if found is None else found.key, group)
@@ -240,11 +271,12 @@ class _Reporter:
         )
 
     def _due(self) -> bool:
-        # Nothing resumes from the last epoch. A slow store delays the next checkpoint: each
-        # queued upload would hold a copy of the whole state.
-        train = self.job.config.train
-        old = time.monotonic() - self.saved >= train.checkpoint_every
-        return old and self.states[0].epoch < train.epochs and (self.upload is None or self.upload.done.is_set())
+        config = self.job.config
+        if self.states[0].epoch == config.train.epochs:
+            return config.can_be_extended  # otherwise nothing resumes from the last epoch
+        # A slow store delays the next checkpoint: each queued upload would hold a copy of the whole state.
+        old = time.monotonic() - self.saved >= config.train.checkpoint_every
+        return old and (self.upload is None or self.upload.done.is_set())
 
 
 def _predict_out_of_fold(
@@ -256,6 +288,7 @@ def _predict_out_of_fold(
         state.ema,
         valid.images[group.rank :: group.size],
         input_size=config.train.input_size,
+        resize=config.train.resize,
         batch_size=config.train.batch_size,
         precision=config.train.precision,
     )

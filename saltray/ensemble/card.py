@@ -6,25 +6,33 @@ from saltray.training.evaluation import Evaluation
 
 def model_card(manifest: EnsembleManifest) -> str:
     """Input, output, scores, where the models come from, and the digest of each member."""
-    folds = "\n".join(f"| {member.fold} | {member.score:.4f} | `{member.sha256[:12]}` |" for member in manifest.members)
+    several = manifest.config.train.snapshots > 1
+    folds = "\n".join(
+        f"| {member.fold} | {f'{member.snapshot} | ' * several}{member.score:.4f} | `{member.sha256[:12]}` |"
+        for member in manifest.members
+    )
+    heads, rule = "snapshot | " * several, "---|" * several
     libraries = ", ".join(f"{name} {version}" for name, version in manifest.provenance.items() if version)
     search = _search_line(manifest.search_provenance) if manifest.search_provenance else ""
-    architecture, input_size = manifest.config.model.architecture, manifest.config.train.input_size
+    network, train = manifest.config.model.title, manifest.config.train
+    enlarged = f"enlarged {train.resize} times and " * (train.resize > 1)
+    padded = f"{enlarged}padded by reflection to {train.input_size}"
+    recipe = f" Recipe: `{manifest.config.recipe}`." * (manifest.config.recipe is not None)
     return f"""# {manifest.name} {manifest.version}
 
-{len(manifest.members)} {architecture} models, cross-validated; their probabilities are averaged.
+{len(manifest.members)} {network} models, cross-validated; their probabilities are averaged.
 
-- Input: grey tiles of {manifest.height}x{manifest.width} pixels, 8 bit, padded by reflection to {input_size}.
+- Input: grey tiles of {manifest.height}x{manifest.width} pixels, 8 bit, {padded}.
 - Output: probability of salt for each pixel. Masks: {manifest.postprocess}.
 {_score_lines(manifest)}
 - Predicting no salt at all scores {manifest.baseline:.4f} on the same tiles.
 - Every out-of-fold score is of a model that did not see the tile. Tiles cut from one section resemble each other
   across folds.
-- Tiles: content digest `{manifest.dataset}`. Run: `{manifest.run}`.
+- Tiles: content digest `{manifest.dataset}`. Run: `{manifest.run}`.{recipe}
 {search}- Made with {libraries}.
 
-| fold | score at 0.50 | sha256 |
-|---|---|---|
+| fold | {heads}score at 0.50 | sha256 |
+|---|{rule}---|---|
 {folds}
 {_tables(manifest.evaluation) if manifest.evaluation is not None else ""}"""
 

@@ -1,7 +1,8 @@
 """The keys of ensembles in a store.
 
 ensembles/<name>/<version>/claim.json            written first: reserves the version's number
-ensembles/<name>/<version>/fold-k.safetensors    the members: one fold's weights each
+ensembles/<name>/<version>/fold-k.safetensors    the members: one fold's weights each, or, of several snapshots,
+ensembles/<name>/<version>/fold-k-snapshot-c.safetensors
 ensembles/<name>/<version>/model-card.md
 ensembles/<name>/<version>/manifest.json         written last: a version without it is incomplete
 """
@@ -28,9 +29,9 @@ def version_prefix(name: str, version: str) -> str:
     return f"{ensemble_prefix(name)}/{version}"
 
 
-def member_key(fold: int) -> str:
-    """Of a fold's weights, relative to the version's folder."""
-    return f"fold-{fold}.safetensors"
+def member_key(fold: int, snapshot: int | None = None) -> str:
+    """Of a fold's weights, relative to the version's folder; of one snapshot where there are several."""
+    return f"fold-{fold}.safetensors" if snapshot is None else f"fold-{fold}-snapshot-{snapshot}.safetensors"
 
 
 def version_name(number: int) -> str:

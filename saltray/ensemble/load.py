@@ -28,13 +28,13 @@ class MemberCheck:
 
 
 class Ensemble:
-    """The fold models of one published version; their probabilities are averaged.
+    """The models of one published version; their probabilities are averaged.
 
     Only `load` and `predict` need torch; it is imported there, so that the rest answers quickly.
 
     Attributes:
         manifest: what was published.
-        models: one per fold, in the manifest's order.
+        models: one per member, in the manifest's order.
         device: where the models are.
     """
 
@@ -136,7 +136,7 @@ class Ensemble:
         return self.manifest.postprocess.apply(self.predict(images, tta=tta, batch_size=batch_size), images)
 
     def predict(self, images: NDArray[np.uint8], *, tta: bool = True, batch_size: int = 64) -> NDArray[np.float32]:
-        """Mean probability of salt over the folds, before any post-processing.
+        """Mean probability of salt over the members, before any post-processing.
 
         Args:
             images: [N, H, W] grey tiles of 0..255, of any size up to the network's input. Values of 16-bit files are
@@ -166,6 +166,7 @@ class Ensemble:
                 model,
                 tensor,
                 input_size=settings.input_size,
+                resize=settings.resize,
                 batch_size=batch_size,
                 precision=settings.precision,
                 tta=tta,

@@ -16,7 +16,7 @@ from saltray.config import Config, Name, Values
 from saltray.data.pixel_range import PixelRange
 from saltray.ensemble.postprocess import Postprocess
 from saltray.errors import ConfigError, EnsembleError
-from saltray.records import Count, Fold, Fraction, Many, Pixels, RecordError, Sha256, excerpt, from_record
+from saltray.records import MAX_EPOCHS, Count, Fold, Fraction, Many, Pixels, RecordError, Sha256, excerpt, from_record
 from saltray.storage.keys import Key
 from saltray.training.evaluation import Evaluation
 
@@ -27,14 +27,16 @@ READABLE = (1, FORMAT)
 
 @dataclass(frozen=True, kw_only=True)
 class Member:
-    """One fold's model within an ensemble."""
+    """One model within an ensemble: a fold's weights at the end of a cycle of its schedule."""
 
     fold: Fold
+    snapshot: Annotated[int, Field(ge=1, le=MAX_EPOCHS)] = 1
+    """The number of the cycle, from 1."""
     key: Key
     """Key relative to the version's folder."""
     sha256: Sha256
     score: Fraction
-    """Competition score of the fold's held-out tiles at a probability of 0.5."""
+    """Competition score of the fold's held-out tiles at a probability of 0.5, by this model alone."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +70,7 @@ class EnsembleManifest:
     name: Name
     version: Name
     members: Annotated[Many[Member], AfterValidator(_not_empty)]
-    """One per fold, in order."""
+    """One per fold and snapshot, in order."""
     height: Pixels
     """Height of a tile in pixels."""
     width: Pixels

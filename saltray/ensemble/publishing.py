@@ -35,9 +35,11 @@ LONGEST_PAUSE_S = 1.0
 
 @dataclass(frozen=True, kw_only=True)
 class FoldModel:
-    """The trained weights of one fold in the store."""
+    """Trained weights of one fold in the store."""
 
     fold: int
+    snapshot: int = 1
+    """The number of the cycle, from 1, that they end."""
     key: str
     """Key relative to the whole store, such as runs/r1/fold-0/model.safetensors."""
     sha256: str
@@ -66,7 +68,7 @@ def publish(
     Args:
         store: the whole store.
         config: the run's configuration.
-        models: one per fold, in any order.
+        models: one per fold and snapshot, in any order.
         postprocess: how probabilities become masks.
         score: out-of-fold competition score at 0.5.
         score_at_threshold: the same with `postprocess`.
@@ -76,13 +78,20 @@ def publish(
         search_provenance: the search that found the run's values, if there was one.
 
     Raises:
-        EnsembleError: a fold is missing.
+        EnsembleError: a fold or a snapshot is missing.
         NotFoundError, IntegrityError: weights are missing, or are not those of the digest.
     """
     _check_complete(config, models)
+    models = sorted(models, key=lambda model: (model.fold, model.snapshot))
     members = tuple(
-        Member(fold=model.fold, key=member_key(model.fold), sha256=model.sha256, score=model.score)
-        for model in sorted(models, key=lambda model: model.fold)
+        Member(
+            fold=model.fold,
+            snapshot=model.snapshot,
+            key=member_key(model.fold, model.snapshot if config.train.snapshots > 1 else None),
+            sha256=model.sha256,
+            score=model.score,
+        )
+        for model in models
     )
     versions = versions_of(store, config.run)
     for version in versions:
@@ -107,8 +116,8 @@ def publish(
         search_provenance=search_provenance,
     )
     home = store.sub(version_prefix(manifest.name, manifest.version))
-    for model in models:
-        _copy(store, model, home)
+    for model, member in zip(models, members, strict=True):
+        _copy(store, model, home, member.key)
     home.put(MODEL_CARD, model_card(manifest).encode())
     if not home.put_new_record(MANIFEST, manifest):
         raise EnsembleError(f"{home.uri} was published by another process; publish again to get the next version")
@@ -121,6 +130,15 @@ def _check_complete(config: Config, models: Sequence[FoldModel]) -> None:
         raise EnsembleError(
             f"run {config.run} lacks fold {', '.join(map(str, missing))}, so it is not published; "
             "run the same command again to train what is missing"
+        )
+    there = {(model.fold, model.snapshot) for model in models}
+    lacking = [
+        (fold, cycle) for fold in range(config.folds.count) for cycle in config.snapshots if (fold, cycle) not in there
+    ]
+    if lacking:
+        fold, cycle = lacking[0]
+        raise EnsembleError(
+            f"run {config.run} lacks snapshot {cycle} of fold {fold}, so it is not published; choose another run name"
         )
 
 
@@ -135,8 +153,8 @@ def _claim(store: Store, name: str) -> str:
     raise AssertionError("count never ends")
 
 
-def _copy(store: Store, model: FoldModel, home: Store) -> None:
+def _copy(store: Store, model: FoldModel, home: Store, key: str) -> None:
     with scratch_folder() as folder:
-        path = folder / member_key(model.fold)
+        path = folder / key
         store.get_file(model.key, path, sha256=model.sha256)
-        home.put_file(path.name, path)
+        home.put_file(key, path)

@@ -1,8 +1,12 @@
 """Build a network from its configuration."""
 
+from collections.abc import Callable
+from functools import partial
+
 from saltray.config import ModelConfig
 from saltray.models.albunet import AlbuNet
 from saltray.models.network import Network
+from saltray.models.parts import DecoderParts
 from saltray.models.ternausnet import TernausNet
 from saltray.models.unet import UNet
 
@@ -11,14 +15,23 @@ def build_model(config: ModelConfig) -> Network:
     """The network that `config` describes, for one class, initialised from torch's global generator.
 
     `config.weights` is ignored: see `saltray.models.weights.load_weights`.
+
+    Raises:
+        ConfigError: the architecture cannot have the encoder or a part.
     """
-    if config.architecture == "albunet":
-        return AlbuNet(num_filters=config.num_filters, encoder_width=config.encoder_width, is_deconv=config.is_deconv)
-    if config.architecture == "unet":
-        return UNet(num_filters=config.num_filters, encoder_width=config.encoder_width, is_deconv=config.is_deconv)
-    return TernausNet(
-        11 if config.architecture == "ternausnet11" else 16,
+    config.check_fit()
+    build: Callable[..., Network] = {"albunet": AlbuNet, "ternausnet": TernausNet, "unet": UNet}[config.architecture]
+    if config.backbone is not None:
+        build = partial(build, encoder=config.backbone)
+    return build(
         num_filters=config.num_filters,
         encoder_width=config.encoder_width,
+        in_channels=config.in_channels,
         is_deconv=config.is_deconv,
+        parts=DecoderParts(
+            batchnorm=config.decoder_batchnorm,
+            scse=config.scse,
+            hypercolumn=config.hypercolumn,
+            deep_supervision=config.deep_supervision,
+        ),
     )

@@ -53,31 +53,38 @@ def evaluate(
 
 def scored_weights(config: Config) -> str:
     """Which weights of a training are scored and published, in words."""
-    decay, epochs = config.optim.ema_decay, config.train.epochs
+    decay, epochs, snapshots = config.optim.ema_decay, config.train.epochs, config.train.snapshots
     what = f"moving average of the weights (EMA, decay {decay:g})" if decay else "weights"
-    return f"{what} after the last epoch, {epochs}; no epoch is selected by its score"
+    when = f"after the last epoch, {epochs}"
+    if snapshots > 1:
+        when = f"at the ends of the last {snapshots} cycles of {epochs} epochs, whose probabilities are averaged"
+    return f"{what} {when}; no epoch is selected by its score"
 
 
 def _prices(score: float, results: Sequence[FoldResult]) -> tuple[Price, ...]:
-    """One model and all of them, without and with mirror images, which are a second pass.
+    """One model, all snapshots of a fold, and all models, without and with mirror images, which are a second pass.
 
     Args:
-        score: out of fold, of one model with mirror images.
+        score: out of fold, of a fold's snapshots together with mirror images.
         results: of all folds.
     """
-    known = [(row.tiles, row.cost) for row in results if row.cost is not None]
-    single = seconds = None
-    if known and len(known) == len(results):
-        tiles = sum(count for count, _ in known)
-        single = sum(count * cost.score_without_tta for count, cost in known) / tiles
-        seconds = sum(count * cost.seconds for count, cost in known) / tiles
+    tiles = [row.tiles for row in results]
+    costs = [row.cost for row in results if row.cost is not None]
+    plain = seconds = None
+    if len(costs) == len(results):
+        plain = _mean([cost.score_without_tta for cost in costs], tiles)
+        seconds = _mean([cost.seconds for cost in costs], tiles)
+    last = _mean([row.models[-1].score for row in results], tiles)
+    snapshots = len(results[0].models)
+    rows = [(1, False, plain), (1, True, last)]
+    rows += [(snapshots, True, score)] if snapshots > 1 else []
+    rows += [(snapshots * len(results), tta, None) for tta in (False, True)]
     return tuple(
-        Price(
-            models=models,
-            tta=tta,
-            score=None if models > 1 else score if tta else single,
-            seconds=None if seconds is None else models * seconds / (1 if tta else 2),
-        )
-        for models in (1, len(results))
-        for tta in (False, True)
+        Price(models=models, tta=tta, score=own, seconds=None if seconds is None else models * seconds / (2 - tta))
+        for models, tta, own in rows
     )
+
+
+def _mean(values: Sequence[float], tiles: Sequence[int]) -> float:
+    """Weighted by the folds' tiles."""
+    return sum(value * count for value, count in zip(values, tiles, strict=True)) / sum(tiles)

@@ -2,7 +2,8 @@
 
     runs/<run>/{manifest.json, folds.json, fold-k/..., oof.parquet, report.html}
     fold-k/{checkpoints/epoch-00012/{state.pt, manifest.json}, history.jsonl, error.txt,
-            model.safetensors, oof.parquet, result.json}
+            snapshot-3/..., model.safetensors, oof.parquet, result.json}
+    snapshot-3/{model.safetensors, oof.parquet, result.json}    the same at the end of an earlier cycle
 
 A trial of a search has the same `history.jsonl`, `checkpoints` and `error.txt` as a fold.
 """
@@ -21,6 +22,7 @@ HISTORY = "history.jsonl"
 ERROR = "error.txt"
 """Why the last attempt failed; the next one deletes it first."""
 WEIGHTS = "model.safetensors"
+"""Of the end of the last cycle."""
 RESULT = "result.json"
 """Written last, so its presence means 'finished'."""
 CHECKPOINTS = "checkpoints"
@@ -39,6 +41,11 @@ def run_folder(run: str) -> str:
 def fold_folder(fold: int) -> str:
     """A fold's part of its run; also the name of its job."""
     return f"{FOLD_PREFIX}{fold}"
+
+
+def snapshot_folder(cycle: int) -> str:
+    """What a fold left at the end of an earlier cycle, below the fold."""
+    return f"snapshot-{cycle}"
 
 
 def checkpoint_folder(epoch: int) -> str:

@@ -8,8 +8,10 @@ from pydantic import Field, PlainValidator
 from saltray.config import Config, Name
 from saltray.data.folds import FoldBalance
 from saltray.ensemble.manifest import SearchProvenance
-from saltray.records import MAX_FOLDS, Count, Epoch, Fold, Fraction, Many, Seconds, Sha256, excerpt
+from saltray.records import MAX_EPOCHS, MAX_FOLDS, Count, Epoch, Fold, Fraction, Many, Seconds, Sha256, excerpt
 from saltray.runs.history import HISTORY_BYTES, Record
+from saltray.runs.layout import WEIGHTS
+from saltray.storage.keys import Key
 
 
 def _folds_by_tile(value: Any) -> dict[str, int]:
@@ -62,8 +64,25 @@ class PredictionCost:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Snapshot:
+    """One of a fold's models: the weights at the end of a cycle."""
+
+    cycle: Annotated[int, Field(ge=1, le=MAX_EPOCHS)]
+    """Its number, from 1."""
+    key: Key
+    """Of the weights, relative to the fold."""
+    sha256: Sha256
+    """Digest of the weights."""
+    score: Fraction
+    """Competition score of the held-out tiles at a probability of 0.5, by this model alone."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class FoldResult:
-    """`runs/<run>/fold-k/result.json`: what training one fold gave."""
+    """`runs/<run>/fold-k/result.json`: what training one fold gave.
+
+    With several snapshots, the scores are of the mean of their probabilities.
+    """
 
     fold: Fold
     tiles: Count
@@ -85,8 +104,15 @@ class FoldResult:
     """Digest of `fold-k/model.safetensors`."""
     oof_sha256: Sha256
     """Digest of `fold-k/oof.parquet`."""
+    snapshots: tuple[Snapshot, ...] = ()
+    """The models that enter the ensemble, the oldest first. Empty in a result of saltray 0.1; see `models`."""
     cost: PredictionCost | None = None
-    """Of the out-of-fold predictions; None if they were written before there was it."""
+    """Of the predictions of the last model; None if they were written before there was it."""
+
+    @property
+    def models(self) -> tuple[Snapshot, ...]:
+        """The models that enter the ensemble, the oldest first."""
+        return self.snapshots or (Snapshot(cycle=1, key=WEIGHTS, sha256=self.weights_sha256, score=self.score),)
 
 
 @dataclass(frozen=True, kw_only=True)

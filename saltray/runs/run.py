@@ -1,5 +1,6 @@
 """A run: created once, the same for everyone who works on it, and read back when its folds are finished."""
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,6 +18,7 @@ from saltray.runs.layout import (
     FOLD_PREFIX,
     MANIFEST,
     OOF,
+    REPORT,
     RESULT,
     RUNS,
     SPLIT,
@@ -56,6 +58,8 @@ def create_run(
     search_provenance: SearchProvenance | None,
 ) -> RunManifest:
     """Write what the run is; every later command must agree with it, once an epoch was trained.
+
+    Only `train.epochs` may grow then, where the schedule does not depend on it: the results go, the checkpoints stay.
 
     Args:
         home: the run's part of the store; the caller holds its lock.
@@ -98,6 +102,11 @@ def create_run(
         home.delete(SPLIT)
         home.put_record(MANIFEST, manifest)
         before = manifest
+    if before.identity != identity and _is_longer(before, manifest, initial_weights):
+        _extend(home, folds, before.config.train.epochs)
+        manifest = replace(manifest, search_provenance=before.search_provenance)
+        home.put_record(MANIFEST, manifest)
+        before = manifest
     if before.identity != identity:
         changed = ["tiles"] if before.dataset != dataset.digest else []
         changed += changed_settings(before.config, config)
@@ -111,6 +120,52 @@ def create_run(
     )
     home.put_new_record(SPLIT, split)
     return before
+
+
+def _is_longer(before: RunManifest, now: RunManifest, initial_weights: str | None) -> bool:
+    """Whether the run only gets more epochs.
+
+    Raises:
+        ConfigError: only the number of epochs differs, and they cannot be added.
+    """
+    run, epochs, wanted = now.run, before.config.train.epochs, now.config.train.epochs
+    if changed_settings(before.config, now.config) != [f"train.epochs ({epochs})"]:
+        return False
+    # Tiles and initial weights decide the results, too. Not the stored settings: a 1 is read back as 1.0.
+    as_before = replace(now.config, train=replace(now.config.train, epochs=epochs))
+    if digest({"config": as_before.identity, "dataset": now.dataset, "initial": initial_weights}) != before.identity:
+        return False
+    if wanted < epochs:
+        raise ConfigError(
+            f"run {run} has train.epochs {epochs}, and {wanted} would be fewer; use {epochs} or more, or choose "
+            "another run name"
+        )
+    if not before.config.can_be_extended:
+        raise ConfigError(
+            f"run {run} cannot be trained to train.epochs {wanted}: its learning rate falls to zero at epoch {epochs} "
+            f"(optim.schedule {before.config.optim.schedule}); choose another run name, and start from the published "
+            f"models with --model.weights {now.config.store}/ensembles/{run}"
+        )
+    return True
+
+
+def _extend(home: Store, folds: list[str], epochs: int) -> None:
+    """Make the finished folds unfinished ones, which resume from their last checkpoints.
+
+    The results go before the manifest changes: whoever resumes in between finishes the run as it was.
+
+    Raises:
+        ConfigError: a fold has no checkpoint.
+    """
+    finished = [fold for fold in folds if home.exists(f"{fold}/{RESULT}")]
+    for fold in finished:
+        if not any(checkpoint_epoch(entry.key) for entry in home.sub(fold).list(CHECKPOINTS)):
+            raise ConfigError(
+                f"{fold} left no checkpoint to resume from after its {epochs} epochs; choose another run name"
+            )
+    home.delete(REPORT)
+    for fold in finished:
+        home.delete(f"{fold}/{RESULT}")
 
 
 def has_epochs(home: Store) -> bool:

@@ -208,7 +208,7 @@ def _last_line(home: Store) -> str:
 
 
 def _published(root: Store, run: str, results: list[FoldResult | None]) -> EnsembleManifest | None:
-    models = [result.weights_sha256 for result in results if result is not None]
+    models = [model.sha256 for result in results if result is not None for model in result.models]
     for version in reversed(versions_of(root, run)):
         if version.manifest is not None and [member.sha256 for member in version.manifest.members] == models:
             return version.manifest

@@ -24,7 +24,7 @@ class WeightAverager:
 
     @torch.no_grad()
     def update(self, step: int) -> None:
-        """Add the weights after step number `step` (from 0) to the average."""
+        """Add the weights after step number `step` (from 0) to the average; from 0 again, the average starts anew."""
         decay = min(self.decay, (1 + step) / (10 + step))
         torch._foreach_lerp_(*self._floats, 1 - decay)
         if self._counters[0]:

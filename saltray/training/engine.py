@@ -9,18 +9,18 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import clip_grad_norm_
 
-from saltray.config import Config
+from saltray.config import Config, LossConfig
 from saltray.data.augment import Augmenter
 from saltray.errors import ConfigError, DivergedError
 from saltray.training.ema import WeightAverager
 from saltray.training.epoch_metrics import EpochMetrics
 from saltray.training.inference import evaluating, tile_logits
-from saltray.training.losses import tile_losses
+from saltray.training.losses import batch_loss, tile_losses
 from saltray.training.metrics import Counts
 from saltray.training.norm import average_buffers
 from saltray.training.precision import autocast
 from saltray.training.process_group import ProcessGroup
-from saltray.training.schedule import lr_at
+from saltray.training.schedule import cycle_of, cycle_start, loss_at, lr_at
 from saltray.training.state import FitState
 from saltray.training.tile_tensors import TileTensors
 
@@ -49,19 +49,23 @@ def fit(
     settings, device = config.train, group.device
     share = rank_slice(settings.batch_size, group)
     steps = train.steps(settings.batch_size)
-    augment = Augmenter(config.augment, settings.input_size, settings.seed)
+    ends = [end * steps for end in config.cycle_ends]
+    augment = Augmenter(config.augment, settings.input_size, settings.seed, settings.resize)
     averager = WeightAverager(state.ema, state.model, config.optim.ema_decay)
     network = wrap_ddp(state.model, group)
 
     for epoch in range(state.epoch, settings.epochs):
         started = time.perf_counter()
         network.train()
+        loss_config = loss_at(epoch, config)
         losses = torch.zeros(steps, device=device)
         for step, index in enumerate(train.epoch_order(settings.seed, epoch, settings.batch_size)[:, share]):
             images, masks = augment(train.images[index], train.masks[index], train.keys[index], epoch)
             # Kept on the device: reading it here would synchronise CPU and GPU at every step.
-            losses[step] = train_step(network, state.optimizer, images, masks, config, _lr(state.step, steps, config))
-            averager.update(state.step)
+            lr = _lr(state.step, steps, config)
+            losses[step] = train_step(network, state.optimizer, images, masks, config, loss_config, lr)
+            # A new cycle leaves the weights that the last one found, so the average starts anew.
+            averager.update(state.step - cycle_start(cycle_of(state.step, ends), ends))
             state.step += 1
         mean_loss = _checked_mean(losses, epoch, config, group)
         trained = time.perf_counter()
@@ -69,8 +73,8 @@ def fit(
             average_buffers(state.model, group)
             average_buffers(state.ema, group)
         state.epoch = epoch + 1
-        due = state.epoch % settings.eval_every == 0 or state.epoch == settings.epochs
-        validation = evaluate(state.ema, valid, config, group) if due else {}
+        due = state.epoch % settings.eval_every == 0 or state.epoch in config.cycle_ends
+        validation = evaluate(state.ema, valid, config, loss_config, group) if due else {}
         if not math.isfinite(validation.get("valid_loss", 0.0)):
             raise DivergedError(
                 f"the validation loss became NaN or infinite after epoch {state.epoch}; "
@@ -87,7 +91,13 @@ def fit(
 
 
 def train_step(
-    network: nn.Module, optimizer: torch.optim.Optimizer, images: Tensor, masks: Tensor, config: Config, lr: float
+    network: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    images: Tensor,
+    masks: Tensor,
+    config: Config,
+    loss_config: LossConfig,
+    lr: float,
 ) -> Tensor:
     """One optimizer step on one batch.
 
@@ -96,7 +106,8 @@ def train_step(
         optimizer: the optimizer of its parameters.
         images: float32 [B, 1, S, S] in 0..1, augmented, on the network's device.
         masks: float32 [B, 1, S, S] of 0 and 1.
-        config: the configuration of the run: loss, precision and gradient clipping.
+        config: the configuration of the run: precision and gradient clipping.
+        loss_config: the loss of this epoch.
         lr: learning rate of this step.
 
     Returns:
@@ -104,8 +115,8 @@ def train_step(
         finite.
     """
     with autocast(config.train.precision, images.device):
-        logits = network(images)
-    loss = tile_losses(logits, masks, config.train).mean()
+        output = network(images)
+    loss = batch_loss(output, masks, loss_config)
     loss.backward()  # type: ignore[no-untyped-call]  # untyped in torch
     parameters = [parameter for param_group in optimizer.param_groups for parameter in param_group["params"]]
     norm = clip_grad_norm_(parameters, config.optim.clip_norm or math.inf)
@@ -116,13 +127,19 @@ def train_step(
     return torch.where(norm.isfinite(), loss.detach(), math.nan)
 
 
-def evaluate(model: nn.Module, tiles: TileTensors, config: Config, group: ProcessGroup) -> dict[str, float]:
+def evaluate(
+    model: nn.Module, tiles: TileTensors, config: Config, loss_config: LossConfig, group: ProcessGroup
+) -> dict[str, float]:
     """The validation's part of `EpochMetrics`, by field name; computed on the tiles without padding.
+
+    The validation loss has the weights of the epoch that was just trained, like the training loss beside it; both
+    change their meaning where `late_loss` begins. Side outputs have no part in it.
 
     Args:
         model: the network to evaluate; its training mode is restored.
         tiles: the tiles; each rank evaluates every `group.size`-th of them.
         config: the configuration of the run.
+        loss_config: the loss of this epoch.
         group: the process group of this fold.
     """
     settings, size = config.train, group.size
@@ -133,9 +150,11 @@ def evaluate(model: nn.Module, tiles: TileTensors, config: Config, group: Proces
     with evaluating(model):
         for start in range(0, len(images), batch):
             truth = masks[start : start + batch]
-            logits = tile_logits(model, images[start : start + batch], settings.input_size, settings.precision)
+            logits = tile_logits(
+                model, images[start : start + batch], settings.input_size, settings.precision, settings.resize
+            )
             counts += Counts.of(logits.sigmoid(), truth, 0.5)
-            loss += tile_losses(logits[:, None], truth[:, None], settings).double().sum()
+            loss += tile_losses(logits[:, None], truth[:, None], loss_config).double().sum()
         counts, valid_loss = counts.all_reduce(group), float(group.sum(loss)) / len(tiles)
     return {"score": counts.score, "iou": counts.iou, "dice": counts.dice, "valid_loss": valid_loss}
 
@@ -175,7 +194,7 @@ def wrap_ddp(model: nn.Module, group: ProcessGroup) -> nn.Module:
 
 def _lr(step: int, steps: int, config: Config) -> float:
     warmup = config.optim.warmup_epochs * steps
-    return lr_at(step, total=config.train.epochs * steps, warmup=warmup, config=config.optim)
+    return lr_at(step, ends=[end * steps for end in config.cycle_ends], warmup=warmup, config=config.optim)
 
 
 def _checked_mean(losses: Tensor, epoch: int, config: Config, group: ProcessGroup) -> float:

@@ -4,9 +4,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from saltray.data.augment import crop_from, pad_to
+from saltray.data.augment import crop_from, enlarge, pad_to
 from saltray.training.precision import Precision, autocast
 
 
@@ -22,20 +23,38 @@ def evaluating(model: nn.Module) -> Iterator[None]:
         model.train(training)
 
 
-def tile_logits(model: nn.Module, images: Tensor, input_size: int, precision: Precision) -> Tensor:
-    """Logits, float32 [B, H, W], of tiles, uint8 [B, H, W], which are padded to `input_size` for the model.
+def tile_logits(model: nn.Module, images: Tensor, input_size: int, precision: Precision, resize: int) -> Tensor:
+    """Logits, float32 [B, H, W], of tiles, uint8 [B, H, W].
+
+    For the model they are enlarged `resize` times and padded to `input_size`.
 
     Raises:
-        ConfigError: the tiles are larger than `input_size`.
+        ConfigError: the enlarged tiles are larger than `input_size`.
     """
-    inputs = pad_to(images, input_size)[:, None].float() / 255
+    inputs = pad_to(enlarge(images, resize), input_size)[:, None].float() / 255
     with autocast(precision, images.device):
         logits = model(inputs)
-    return crop_from(logits[:, 0].float(), images.shape[1], images.shape[2])
+    return reduce_logits(crop_from(logits[:, 0].float(), images.shape[1] * resize, images.shape[2] * resize), resize)
+
+
+def reduce_logits(logits: Tensor, factor: int) -> Tensor:
+    """[B, H, W] from [B, H * factor, W * factor]: the logit of the mean probability of each block."""
+    if factor == 1:
+        return logits
+    blocks = F.pixel_unshuffle(logits[:, None], factor)
+    # log(mean p) - log(mean (1 - p)) from the logits alone: where p rounds to 1, its own logit would be infinite.
+    return F.logsigmoid(blocks).logsumexp(dim=1) - F.logsigmoid(-blocks).logsumexp(dim=1)
 
 
 def predict_probabilities(
-    model: nn.Module, images: Tensor, *, input_size: int, batch_size: int, precision: Precision, tta: bool = True
+    model: nn.Module,
+    images: Tensor,
+    *,
+    input_size: int,
+    resize: int = 1,
+    batch_size: int,
+    precision: Precision,
+    tta: bool = True,
 ) -> Tensor:
     """Probability of salt at each pixel.
 
@@ -43,6 +62,7 @@ def predict_probabilities(
         model: a network for one class; its training mode is restored.
         images: uint8 [N, H, W], 0..255, on any device.
         input_size: height and width of the network's input, in pixels; tiles are padded to it by reflection.
+        resize: factor by which the tiles are enlarged before; the probabilities are reduced by it.
         batch_size: number of tiles per forward pass.
         precision: arithmetic of the forward pass.
         tta: test-time augmentation: the mean of the probabilities for the tile and for its left-right mirror image.
@@ -54,13 +74,13 @@ def predict_probabilities(
         ConfigError: the tiles are larger than `input_size`.
     """
     result = torch.empty(images.shape, dtype=torch.float32)
-    for part, alone, mirrored in _batches(model, images, input_size, batch_size, precision, tta=tta):
+    for part, alone, mirrored in _batches(model, images, input_size, resize, batch_size, precision, tta=tta):
         result[part] = (alone + mirrored) / 2 if mirrored is not None else alone
     return result
 
 
 def predict_both_ways(
-    model: nn.Module, images: Tensor, *, input_size: int, batch_size: int, precision: Precision
+    model: nn.Module, images: Tensor, *, input_size: int, resize: int = 1, batch_size: int, precision: Precision
 ) -> tuple[Tensor, Tensor]:
     """`predict_probabilities` with test-time augmentation and without it, at the price of the first.
 
@@ -71,14 +91,14 @@ def predict_both_ways(
         two of its results: with, and without.
     """
     both, single = (torch.empty(images.shape, dtype=torch.float32) for _ in range(2))
-    for part, alone, mirrored in _batches(model, images, input_size, batch_size, precision, tta=True):
+    for part, alone, mirrored in _batches(model, images, input_size, resize, batch_size, precision, tta=True):
         assert mirrored is not None
         single[part], both[part] = alone, (alone + mirrored) / 2
     return both, single
 
 
 def _batches(
-    model: nn.Module, images: Tensor, input_size: int, batch_size: int, precision: Precision, *, tta: bool
+    model: nn.Module, images: Tensor, input_size: int, resize: int, batch_size: int, precision: Precision, *, tta: bool
 ) -> Iterator[tuple[slice, Tensor, Tensor | None]]:
     """The place of each batch, its probabilities, and those of its mirror image, mirrored back, where `tta` is set."""
     device = next(model.parameters()).device
@@ -86,6 +106,7 @@ def _batches(
         part = slice(start, start + batch_size)
         batch = images[part].to(device)
         with evaluating(model):  # not over the yield, which would leave the caller in inference mode
-            alone = tile_logits(model, batch, input_size, precision).sigmoid()
-            mirrored = tile_logits(model, batch.flip(-1), input_size, precision).sigmoid().flip(-1) if tta else None
+            alone, mirrored = tile_logits(model, batch, input_size, precision, resize).sigmoid(), None
+            if tta:
+                mirrored = tile_logits(model, batch.flip(-1), input_size, precision, resize).sigmoid().flip(-1)
         yield part, alone, mirrored

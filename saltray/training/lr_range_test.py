@@ -10,7 +10,7 @@ import torch
 from saltray.config import Config
 from saltray.data.augment import Augmenter
 from saltray.training.engine import rank_slice, train_step, wrap_ddp
-from saltray.training.losses import tile_losses
+from saltray.training.losses import batch_loss
 from saltray.training.precision import autocast
 from saltray.training.process_group import ProcessGroup
 from saltray.training.state import FitState
@@ -62,7 +62,7 @@ def lr_range_test(
     Args:
         state: the initial state; it cannot be used afterwards.
         train: the tiles to train on.
-        config: the configuration of the run; its schedule is ignored.
+        config: the configuration of the run; its schedules, `late_loss` among them, are ignored.
         group: the process group of this fold.
         low: first learning rate.
         high: last learning rate.
@@ -73,7 +73,7 @@ def lr_range_test(
     """
     batch_size, seed = config.train.batch_size, config.train.seed
     share = rank_slice(batch_size, group)
-    augment = Augmenter(config.augment, config.train.input_size, seed)
+    augment = Augmenter(config.augment, config.train.input_size, seed, config.train.resize)
     network = wrap_ddp(state.model, group).train()
     steps_per_epoch = train.steps(batch_size)
     rates = [low * (high / low) ** (step / (steps - 1)) for step in range(steps)]
@@ -86,8 +86,8 @@ def lr_range_test(
         index = train.epoch_order(seed, epoch, batch_size)[step % steps_per_epoch, share]
         images, masks = augment(train.images[index], train.masks[index], train.keys[index], epoch)
         with torch.no_grad(), autocast(config.train.precision, images.device):
-            reference = tile_losses(untrained(images), masks, config.train).mean()
-        loss = train_step(network, state.optimizer, images, masks, config, rate)
+            reference = batch_loss(untrained(images), masks, config.loss)
+        loss = train_step(network, state.optimizer, images, masks, config, config.loss, rate)
         loss_mean, reference_mean = (group.sum(torch.stack([loss, reference])) / group.size).tolist()
         if not math.isfinite(loss_mean):
             break

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 from command import Saltray, check_refusal
 
-from saltray.cli.flags import RENAMED
+from saltray import recipes
+from saltray.cli.flags import RENAMED, without
 from saltray.config import (
     ClusterConfig,
     Config,
@@ -34,7 +35,7 @@ def test_a_verb_without_flags_has_the_defaults_of_the_settings(saltray: Saltray,
     for call in calls[1:3]:
         assert settings(call.args[1]) == settings(SearchConfig())
     assert [call.rest for call in calls] == [
-        {"from_search": None},
+        {"from_search": None, "only_folds": None},
         {},
         {},
         {"name": "s1", "fold": 0, "low": 1e-5, "high": 1.0, "steps": 100},
@@ -72,7 +73,8 @@ def test_the_hardware_has_flags_without_a_prefix(saltray: Saltray, calls: list[C
     flags = "--workers-per-fold 2 --gpus-per-worker 0 --cpus-per-worker .5 --max-failures 0"
     assert saltray("train", "--data", "d", *flags.split(), "--from-search", "searches/s1").code == 0
     cluster = ClusterConfig(workers_per_fold=2, gpus_per_worker=0, cpus_per_worker=0.5, max_failures=0)
-    assert calls == [Call("train", (Config(data="d", cluster=cluster),), {"from_search": "searches/s1"})]
+    rest = {"from_search": "searches/s1", "only_folds": None}
+    assert calls == [Call("train", (Config(data="d", cluster=cluster),), rest)]
 
 
 def test_the_verbs_hand_over_their_own_flags(saltray: Saltray, calls: list[Call]) -> None:
@@ -128,18 +130,58 @@ def test_every_old_flag_is_there() -> None:
     """By hand, as the test above follows the table that it checks."""
     old = "--search --search-name --search-seed --search-epochs --folds --sampler --prune --no-prune --concurrent"
     search = set(old.split())
+    loss = {"--train.bce", "--train.dice"}
     assert {verb: set(names) for verb, names in RENAMED.items()} == {
-        "train": {"--lr-from"},
-        "tune": search | {"--range-test"},
-        "run": search | {"--run"},
+        "train": loss | {"--lr-from"},
+        "tune": loss | search | {"--range-test"},
+        "run": loss | search | {"--run"},
+        "plan": loss,
+        "range-test": loss,
     }
 
 
 @pytest.mark.parametrize("verb", ["tune", "run"])
 @pytest.mark.parametrize("first", ["--search.space optim.lr=1,2", "--search.space=optim.lr=1,2"])
 def test_a_second_space_would_replace_the_first(saltray: Saltray, calls: list[Call], verb: str, first: str) -> None:
-    answer = saltray(verb, "--data", "d", *first.split(), "--search.space", "train.bce=0,1")
+    answer = saltray(verb, "--data", "d", *first.split(), "--search.space", "loss.bce=0,1")
     check_refusal(answer, "--search.space is given twice", "separated by blanks")
+    assert calls == []
+
+
+@pytest.mark.parametrize("verb", ["train", "tune", "range-test", "run", "plan"])
+def test_flags_and_a_file_win_over_a_recipe(saltray: Saltray, tmp_path: Path, calls: list[Call], verb: str) -> None:
+    (tmp_path / "job.toml").write_text("recipe = 'blog'\n[train]\nepochs = 40\nbatch_size = 16")
+    best, blog = recipes.best(data="d"), recipes.blog(data="d")
+    assert saltray(verb, "--data", "d", "--recipe", "best").code == 0
+    assert saltray(verb, "--data", "d", "--recipe=best", "--train.seed", 5).code == 0
+    assert saltray(verb, "--data", "d", "--config", "job.toml", "--train.epochs", 5).code == 0
+    assert saltray(verb, "--data", "d", "--config", "job.toml", "--recipe", "fast").code == 0
+    assert saltray(verb, "--data", "d", "--config", "job.toml", "--recipe", "unset").code == 0
+    file = {"epochs": 40, "batch_size": 16}
+    assert [call.args[0] for call in calls] == [
+        best,
+        dataclasses.replace(best, train=dataclasses.replace(best.train, seed=5)),
+        dataclasses.replace(blog, train=dataclasses.replace(blog.train, epochs=5, batch_size=16)),
+        dataclasses.replace(recipes.fast(data="d"), train=TrainConfig(**file)),
+        Config(data="d", train=TrainConfig(**file)),
+    ]
+    check_refusal(saltray(verb, "--data", "d", "--recipe", "bset"), "no recipe 'bset'; there are blog, fast, best")
+    check_refusal(saltray(verb, "--data", "d", "--recipe", "best", "--recipe=blog"), "--recipe is given twice")
+
+
+@pytest.mark.parametrize("words", ["--only-folds 0,2", "--only-folds=0,2", "--only-folds 0 2", "--only-folds 0, 2"])
+def test_folds_are_separated_by_commas_or_blanks(saltray: Saltray, calls: list[Call], words: str) -> None:
+    assert saltray("train", "--data", "d", *words.split(), "--run", "r7").code == 0
+    assert saltray("tune", "--data", "d", *words.replace("only", "search").replace("-f", ".f").split()).code == 0
+    assert calls[0].rest["only_folds"] == calls[1].args[1].folds == (0, 2)
+    for typed in (words, words.replace("-f", "_f")):  # tyro takes both
+        assert without("--only-folds", ["train", *typed.split(), "--run", "r7"]) == ["train", "--run", "r7"]
+
+
+def test_a_fold_is_a_number(saltray: Saltray, calls: list[Call]) -> None:
+    answer = saltray("train", "--data", "d", "--only-folds", "0,first")
+    assert answer.code == 2
+    assert "'first'" in answer.err
     assert calls == []
 
 
@@ -205,8 +247,14 @@ def test_a_file_may_leave_data_to_the_command_line(saltray: Saltray, tmp_path: P
         ("workers_per_fold = 3", "--train.batch-size", 33, "is not divisible by the number of workers, 3"),
         ("[train]\nbatch_size = 33", "--workers-per-fold", 3, None),
         ("[train]\nbatch_size = 33\n[cluster]\nworkers_per_fold = 2", "--workers-per-fold", 3, "number of workers, 2"),
-        ("[model]\narchitecture = 'ternausnet11'\n[train]\ninput_size = 96", "--folds.count", 2, None),
-        ("[train]\ninput_size = 96", "--model.architecture", "ternausnet11", "needs a multiple of 64"),
+        ("[model]\narchitecture = 'ternausnet'\n[train]\ninput_size = 96", "--folds.count", 2, None),
+        (
+            "[model]\nencoder = 'vgg11'",
+            "--model.architecture",
+            "ternausnet",
+            "vgg11, but albunet takes one of resnet34",
+        ),
+        ("[train]\ninput_size = 96", "--model.architecture", "ternausnet", "needs a multiple of 64"),
     ],
 )
 def test_settings_are_checked_once_file_and_flags_are_together(

@@ -18,6 +18,7 @@ from saltray.progress import (
     FoldNote,
     FoldResumed,
     FoldsFinishedBefore,
+    FoldsMissing,
     FoldStarted,
     FoldWaiting,
     LockTakenOver,
@@ -108,6 +109,7 @@ LINES: list[Event] = [
 ]
 SILENT: list[Event] = [
     FoldStarted(3),  # its first epoch tells as much
+    FoldsMissing("r1", (1,)),  # so does the result
     Published("s/ensembles/r1/v1"),  # and so does the result
     TrialsRunning(known=(state(1),), limit=16, fields=("optim.lr",)),
     TrialsEnded(),

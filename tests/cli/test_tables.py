@@ -12,7 +12,7 @@ from saltray.cli import tables
 from saltray.commands.compare import Comparison
 from saltray.commands.predict import Prediction
 from saltray.commands.range_test import RangeTestResult
-from saltray.commands.train import TrainResult
+from saltray.commands.train import PartialResult, TrainResult
 from saltray.commands.tune import SearchResult
 from saltray.config import Config, SearchConfig, TrainConfig, Values, choice, loguniform
 from saltray.data.folds import FoldBalance
@@ -65,14 +65,14 @@ def test_trials() -> None:
 @pytest.mark.parametrize("width", [80, 100, 1000])
 def test_nothing_is_cut_off_a_narrow_terminal(width: int) -> None:
     console = make_console(width=width, terminal=True)
-    values = {"model.architecture": "ternausnet11", "optim.weight_decay": 1.234e-05, "train.batch_size": 32}
+    values = {"model.architecture": "ternausnet", "optim.weight_decay": 1.234e-05, "train.batch_size": 32}
     console.print(tables.trials_table([state(**values)], tuple(values), "title"))
     text = console.export_text(clear=False)
     assert max(map(len, text.splitlines())) <= width
     _, *rows = rows_of(console)
     columns = ["".join(cells).replace(" ", "") for cells in zip(*rows, strict=True)]
     heads = ("trial", *values, "epochs", "score", "inepoch", "")
-    cells = ("trial-007", "ternausnet11", "1.234e-05", "32", "3/60", "0.7124", "2", "finished")
+    cells = ("trial-007", "ternausnet", "1.234e-05", "32", "3/60", "0.7124", "2", "finished")
     assert columns == [head + cell for head, cell in zip(heads, cells, strict=True)]
 
 
@@ -183,6 +183,18 @@ def test_a_prediction() -> None:
         "score 0.7124, 95 % interval 0.6000 to 0.8000: no model was trained on these tiles",
         "wrote x.csv: 12 tiles, 3 of them without salt",
         "no score: it has no mask",
+    ]
+
+
+def test_a_run_of_some_folds_says_what_is_missing_and_how_to_train_it() -> None:
+    console = make_console()
+    partial = PartialResult(run="r1", results=(fold_result(1, 0.3417),), missing=(0, 2))
+    tables.print_partial(console, partial, "saltray train --data d")
+    assert rows_of(console) == [
+        ["run r1: held-out tiles"],
+        ["fold", "tiles", "score", "IoU", "epochs", "seconds"],
+        ["1", "13", "0.3417", "0.5000", "8", "20"],
+        ["not published: folds 0, 2 missing; to finish the run:  saltray train --data d"],
     ]
 
 
@@ -326,7 +338,7 @@ def test_a_member_that_is_missing(saltray: Saltray, ensemble: str) -> None:
     assert answer.out.startswith("fold-0.safetensors  ")
     shown = saltray("ensemble", "list", "store")
     assert (shown.code, shown.err) == (0, "")
-    assert re.search(r"e +│ v1 +│ 1 +│ +│ 0\.7000 │ threshold 0\.50", shown.out)
+    assert re.search(r"e +│ v1 +│ 5 +│ +│ 0\.7000 │ threshold 0\.50", shown.out)
     assert "0.7000" in saltray("ensemble", "show", ensemble).out
 
 

@@ -102,6 +102,17 @@ def test_what_a_file_leaves_out_has_its_default() -> None:
     assert saltray.load_search_config(write("")) == SearchConfig()
 
 
+def test_what_a_file_leaves_out_has_the_value_of_its_recipe() -> None:
+    given = saltray.load_config(write("recipe = 'blog'\ndata = 'd'\n[train]\nepochs = 3"))
+    blog = saltray.recipes.blog(data="d")
+    assert given == replace(blog, train=replace(blog.train, epochs=3))
+    assert saltray.load_config(write(json.dumps(to_record(given)), "job.json")) == given
+    with pytest.raises(ConfigError, match="there is no recipe 'blogg'; there are blog, fast, best"):
+        saltray.load_config(write("recipe = 'blogg'\ndata = 'd'"))
+    with pytest.raises(ConfigError, match="recipe is 3"):
+        saltray.load_config(write("recipe = 3\ndata = 'd'"))
+
+
 @pytest.mark.parametrize("kind", ["toml", "json"])
 def test_a_file_in_s3(s3_server: str, kind: str) -> None:
     folder = f"s3://{BUCKET}/{uuid.uuid4().hex}"

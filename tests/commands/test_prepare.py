@@ -71,6 +71,15 @@ def test_tiles_larger_than_the_input_are_refused_before_anything_is_written(
     prepare(replace(config, train=replace(config.train, input_size=fits)), store)
 
 
+def test_tiles_are_enlarged_before_they_must_fit(config: Config, store: Store) -> None:
+    with pytest.raises(ConfigError) as caught:
+        prepare(replace(config, train=replace(config.train, resize=2)), store)
+    assert str(caught.value) == (
+        "the tiles have 101x101 pixels, enlarged 2 times by train.resize, but train.input_size is 128; use "
+        "--train.input-size 256, or smaller tiles"
+    )
+
+
 def test_a_trial_that_the_tiles_do_not_fit_is_refused(config: Config, store: Store) -> None:
     variants = [replace(config, train=replace(config.train, input_size=size)) for size in (128, 64)]
     with pytest.raises(ConfigError, match="train.input_size is 64; use --train.input-size 128"):

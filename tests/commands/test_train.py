@@ -26,6 +26,7 @@ from saltray.progress import (
     FoldFinished,
     FoldResumed,
     FoldsFinishedBefore,
+    FoldsMissing,
     FoldStarted,
     LockTakenOver,
     Published,
@@ -106,7 +107,7 @@ def test_the_ensemble_predicts_the_mean_of_its_members_and_out_of_fold_each_its_
     assert result.evaluation.score + result.evaluation.optimism == pytest.approx(result.score_at_threshold)
     alone, mirrored, *_ = result.evaluation.prices
     assert alone.score is not None
-    assert mirrored.score == result.score
+    assert mirrored.score == pytest.approx(result.score)
     masks = result.postprocess.apply(probabilities(result).reshape(tiles.images.shape), tiles.images)
     counts = Counts.of(torch.from_numpy(masks).float(), torch.from_numpy(tiles.masks), 0.5)
     assert counts.score == pytest.approx(result.score_at_threshold)
@@ -185,6 +186,52 @@ def test_a_broken_fold_leaves_the_other_and_is_mended_alone(small: Small, tiles_
     assert run.get("fold-1/result.json") == kept
     assert not any(run.exists(f"fold-{fold}/error.txt") for fold in range(2))
     assert [row.fold for row in mended.result.results] == [0, 1]
+
+
+def test_some_folds_are_trained_now_and_the_rest_later(small: Small, tiles_folder: Path, tmp_path: Path) -> None:
+    config = small(tiles_folder, tmp_path, epochs=1)
+    config = replace(config, optim=replace(config.optim, schedule="constant"))
+    store = open_store(str(tmp_path))
+    some = record(saltray.train, config, only_folds=[1])
+    assert some.of(FoldStarted) == [FoldStarted(1)]
+    assert some.events[-1] == FoldsMissing("r1", (0,))
+    result = store.get_record("runs/r1/fold-1/result.json", FoldResult)
+    assert some.result == saltray.PartialResult(run="r1", results=(result,), missing=(0,))
+    assert store.folders() == ["datasets", "runs"]
+    assert not store.exists("runs/r1/oof.parquet")
+    assert record(saltray.train, config, only_folds=[1]).kinds == ["RunPlanned", "FoldsFinishedBefore", "FoldsMissing"]
+
+    rest = record(saltray.train, config, only_folds=[0])  # now all are there
+    assert rest.of(FoldStarted) == [FoldStarted(0)]
+    assert isinstance(rest.result, saltray.TrainResult)
+    assert rest.result.results[1] == result
+    assert rest.result.ensemble == f"{tmp_path}/ensembles/r1/v1"
+
+    # And longer: from the last epoch, as another version.
+    longer = record(saltray.train, replace(config, train=replace(config.train, epochs=2)))
+    assert {event.epoch for event in longer.of(FoldEpoch)} == {2}
+    assert sorted(event.fold for event in longer.of(FoldResumed)) == [0, 1]
+    assert longer.result.ensemble == f"{tmp_path}/ensembles/r1/v2"
+    assert [row.epochs for row in longer.result.results] == [2, 2]
+    first = saltray.Ensemble.load(rest.result.ensemble)
+    assert first.manifest.config.train.epochs == 1
+
+
+@pytest.mark.parametrize(
+    ("folds", "told"),
+    [
+        ((2,), "only_folds names fold 2; the split has folds 0 to 1"),
+        ((-1,), "only_folds names fold -1; "),
+        ((), "only_folds names no fold; "),
+        ((1, 0, 1), "only_folds 1, 0, 1 lists one twice; "),
+    ],
+)
+def test_folds_that_are_not_there_are_refused(
+    small: Small, tiles_folder: Path, tmp_path: Path, folds: tuple[int, ...], told: str
+) -> None:
+    with pytest.raises(ConfigError, match=told):
+        saltray.train(small(tiles_folder, tmp_path), only_folds=folds)
+    assert not [*tmp_path.iterdir()]
 
 
 def test_a_fold_that_would_fail_again_asks_for_another_run(

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from saltray.config import AugmentConfig
-from saltray.data.augment import Augmenter, crop_from, pad_to
+from saltray.data.augment import Augmenter, crop_from, enlarge, pad_to
 from saltray.data.random import random_uniform, tile_keys
 from saltray.errors import ConfigError
 
@@ -58,6 +58,30 @@ def test_no_augmentation_is_exact_padding(height: int, width: int, size: int, fl
         images, masks = images.flip(2), masks.flip(2)
     assert torch.equal(changed, pad_to(images, size)[:, None].float() / 255)
     assert torch.equal(moved, pad_to(masks, size)[:, None].float())
+
+
+def test_an_enlarged_tile_keeps_its_place_and_its_mean() -> None:
+    images, _, _ = batch(2, 5, 7)
+    assert enlarge(images, 1) is images
+    doubled = enlarge(images, 2)
+    assert doubled.shape == (2, 10, 14)
+    # Between two pixels by a quarter and three quarters, constant beyond the outer ones: as cv2.resize does it.
+    first, second = images[0, 0, :2].tolist()
+    expected = [first, 0.75 * first + 0.25 * second, 0.25 * first + 0.75 * second]
+    assert doubled[0, 0, :3].tolist() == pytest.approx(expected)
+    assert torch.equal(enlarge(images.flip(2), 2), doubled.flip(2))
+
+
+@pytest.mark.parametrize("flip", [0.0, 1.0])
+@pytest.mark.parametrize("factor", [2, 3])
+def test_an_enlarged_tile_without_augmentation_is_enlarged_and_padded(factor: int, flip: float) -> None:
+    images, masks, keys = batch(3, 21, 18)
+    config = AugmentConfig(flip=flip, rotate=0, scale=0, shift=0, brightness=0, contrast=0)
+    changed, moved = Augmenter(config, 80, 0, factor)(images, masks, keys, 5)
+    if flip:
+        images, masks = images.flip(2), masks.flip(2)
+    torch.testing.assert_close(changed, pad_to(enlarge(images, factor), 80)[:, None] / 255, rtol=0, atol=1e-5)
+    assert torch.equal(moved, (pad_to(enlarge(masks, factor), 80)[:, None] > 0.5).float())
 
 
 def test_image_and_mask_get_the_same_change() -> None:
@@ -152,3 +176,5 @@ def test_a_tile_larger_than_the_input_is_refused() -> None:
         pad_to(images, 64)
     with pytest.raises(ConfigError, match=message):
         Augmenter(UNCHANGED, 64, 0)(images, masks, keys, 0)
+    with pytest.raises(ConfigError, match="tiles of 202x80 pixels are larger than train.input_size 128"):
+        Augmenter(UNCHANGED, 128, 0, 2)(images, masks, keys, 0)

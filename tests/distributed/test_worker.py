@@ -190,6 +190,88 @@ def test_a_corrupted_checkpoint_is_noted_and_the_one_before_used(fake: FakeTrain
     assert [record.epoch for record in epochs_of(rest)] == [2, 3]
 
 
+@pytest.fixture
+def cycles(job: Job) -> Job:
+    """Six epochs in three cycles, of which the last two enter the ensemble."""
+    optim = replace(job.config.optim, schedule="cycles", cycles=3)
+    train = replace(job.config.train, epochs=6, snapshots=2)
+    return replace(job, config=replace(job.config, optim=optim, train=train))
+
+
+def test_a_fold_of_cycles_leaves_a_model_of_each_of_the_last(fake: FakeTrain, cycles: Job) -> None:
+    result = run_fold(cycles)
+    assert [(model.cycle, model.key) for model in result.models] == [
+        (2, "snapshot-2/model.safetensors"),
+        (3, "model.safetensors"),
+    ]
+    assert len({model.sha256 for model in result.models}) == 2
+    part = cycles.home.get_record("snapshot-2/result.json", FoldResult)
+    assert (part.epochs, part.weights_sha256) == (4, result.models[0].sha256)
+    assert not cycles.home.exists("snapshot-1/result.json")
+    assert [record.lr for record in epochs_of(read_history(cycles.home))][1::2] == pytest.approx([0, 0, 0], abs=1e-9)
+    # The same weights as of a training that ends there, and the mean of both predictions.
+    only_last = run_fold(with_train(elsewhere(cycles), snapshots=1))
+    assert only_last.weights_sha256 == result.weights_sha256
+    assert only_last.models[0].score == result.models[1].score
+    tables = [
+        cycles.home.get_table("snapshot-2/oof.parquet"),
+        elsewhere(cycles).home.get_table("oof.parquet"),
+        cycles.home.get_table("oof.parquet"),
+    ]
+    first, second, mean = (
+        np.stack([np.frombuffer(row, np.float16) for row in table["probability"].to_pylist()]).astype(np.float32)
+        for table in tables
+    )
+    np.testing.assert_allclose(mean, (first + second) / 2, rtol=0, atol=3e-4)
+    assert np.abs(first - second).max() > 1e-3
+
+
+def test_a_resumed_fold_keeps_its_earlier_snapshots(fake: FakeTrain, cycles: Job) -> None:
+    whole = run_fold(elsewhere(cycles))
+    fake.dies_in = 6
+    with pytest.raises(Died):
+        run_fold(cycles)
+    written = cycles.home.entry("snapshot-2/result.json").tag
+    fake.dies_in = None
+    result = run_fold(cycles)
+    assert cycles.home.entry("snapshot-2/result.json").tag == written
+    assert [model.sha256 for model in result.models] == [model.sha256 for model in whole.models]
+    assert result.oof_sha256 == whole.oof_sha256
+
+
+def test_a_checkpoint_after_a_snapshot_that_is_lost_is_not_used(fake: FakeTrain, cycles: Job) -> None:
+    whole = run_fold(elsewhere(cycles))
+    fake.dies_in = 5
+    with pytest.raises(Died):
+        run_fold(cycles)
+    cycles.home.put("snapshot-2/model.safetensors", b"not what was written")
+    fake.dies_in = None
+    result = run_fold(cycles)
+    notes = [record for record in read_history(cycles.home) if isinstance(record, NoteRecord)]
+    assert notes[0].note.startswith("checkpoint epoch-00004 is skipped: ")
+    assert "snapshot-2/model.safetensors" in notes[0].note
+    assert [model.sha256 for model in result.models] == [model.sha256 for model in whole.models]
+
+
+def test_more_epochs_of_a_constant_rate_are_those_of_a_longer_run(fake: FakeTrain, job: Job) -> None:
+    job = replace(job, config=replace(job.config, optim=replace(job.config.optim, schedule="constant")))
+    job = with_train(job, checkpoint_every=3600)
+    whole = run_fold(with_train(elsewhere(job), epochs=5))
+    short = run_fold(job)
+    # Whatever is trained afterwards resumes from the last epoch.
+    assert fake.uploaded == ["checkpoints/epoch-00005", "checkpoints/epoch-00003"]
+    kept = read_history(job.home)
+    longer = run_fold(with_train(job, epochs=5))
+    assert (longer.weights_sha256, longer.oof_sha256) == (whole.weights_sha256, whole.oof_sha256)
+    assert longer.weights_sha256 != short.weights_sha256
+    records = read_history(job.home)
+    assert records[:3] == kept
+    assert isinstance(records[3], ResumeRecord)
+    assert [record.epoch for record in epochs_of(records)] == [1, 2, 3, 4, 5]
+    job.home.delete("result.json")
+    assert run_fold(with_train(job, epochs=5)).weights_sha256 == whole.weights_sha256  # without an epoch more
+
+
 def test_a_restart_without_a_checkpoint_is_noted(fake: FakeTrain, job: Job) -> None:
     fake.dies_in, fake.uploads = 2, False
     with pytest.raises(Died):

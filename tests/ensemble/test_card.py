@@ -4,6 +4,7 @@ import dataclasses
 
 from saltray.ensemble.card import model_card
 from saltray.ensemble.manifest import EnsembleManifest, SearchProvenance
+from saltray.recipes import blog
 
 
 def test_the_card_shows_input_scores_and_digests(manifest: EnsembleManifest) -> None:
@@ -46,3 +47,9 @@ def test_the_card_names_the_search_that_found_the_values(manifest: EnsembleManif
     card = model_card(dataclasses.replace(manifest, search_provenance=found))
     assert "\n- Found by search `s1`, trial-003: optim.lr 0.0012, train.sync_batchnorm False.\n" in card
     assert "Found by search" not in model_card(manifest)
+
+
+def test_the_card_tells_the_recipe_and_how_tiles_are_enlarged(manifest: EnsembleManifest) -> None:
+    card = model_card(dataclasses.replace(manifest, config=blog(data="tiles")))
+    assert "8 bit, enlarged 2 times and padded by reflection to 256.\n" in card
+    assert "Run: `r1`. Recipe: `blog-1`.\n" in card

@@ -9,6 +9,7 @@ def test_keys() -> None:
     assert ensemble_prefix("r1") == "ensembles/r1"
     assert version_prefix("r1", "v3") == "ensembles/r1/v3"
     assert member_key(4) == "fold-4.safetensors"
+    assert member_key(4, 2) == "fold-4-snapshot-2.safetensors"
 
 
 @pytest.mark.parametrize("number", [1, 9, 10, 123])

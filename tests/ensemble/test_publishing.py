@@ -5,10 +5,11 @@ import hashlib
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
 import pytest
 from samples import EVALUATION
 
-from saltray.config import Config
+from saltray.config import Config, OptimConfig
 from saltray.data.packing import DatasetManifest
 from saltray.ensemble import publishing
 from saltray.ensemble.card import model_card
@@ -90,6 +91,55 @@ def test_a_missing_fold_is_named_and_nothing_is_written(
     with pytest.raises(EnsembleError, match=r"lacks fold 0, 1,"):
         publish_run([])
     assert list(store.list("ensembles")) == []
+
+
+def test_the_members_of_several_snapshots_are_fold_by_snapshot(
+    store: Store, config: Config, models: list[FoldModel], weights: list[bytes], dataset: DatasetManifest
+) -> None:
+    several = dataclasses.replace(
+        config,
+        optim=OptimConfig(schedule="cycles", cycles=3),
+        train=dataclasses.replace(config.train, snapshots=2),
+    )
+    # The two folds' weights stand for two snapshots, crosswise.
+    parts = [
+        dataclasses.replace(model, fold=fold, snapshot=2 + (fold + at) % 2)
+        for at, model in enumerate(models)
+        for fold in (1, 0)
+    ]
+
+    def publish_parts(parts: list[FoldModel]) -> EnsembleManifest:
+        return publish(
+            store,
+            config=several,
+            models=parts,
+            postprocess=Postprocess(),
+            score=0.7,
+            score_at_threshold=0.72,
+            baseline=0.39,
+            evaluation=None,
+            dataset=dataset,
+        )
+
+    with pytest.raises(EnsembleError, match=r"run r1 lacks snapshot 3 of fold 0, so it is not published"):
+        publish_parts([part for part in parts if (part.fold, part.snapshot) != (0, 3)])
+    assert list(store.list("ensembles")) == []
+    manifest = publish_parts(parts)
+    found = [(member.fold, member.snapshot, member.key) for member in manifest.members]
+    assert found == [(fold, cycle, f"fold-{fold}-snapshot-{cycle}.safetensors") for fold in (0, 1) for cycle in (2, 3)]
+    stored = [store.get(f"ensembles/r1/v1/{member.key}") for member in manifest.members]
+    assert stored == [weights[0], weights[1], weights[1], weights[0]]
+    assert all(check.fault is None for check in Ensemble.verify(f"{store.uri}/ensembles/r1"))
+    card = store.get("ensembles/r1/v1/model-card.md").decode()
+    assert "| fold | snapshot | score at 0.50 | sha256 |\n|---|---|---|---|\n" in card
+    assert f"\n| 1 | 3 | 0.7000 | `{models[0].sha256[:12]}` |\n" in card
+
+    images = np.random.default_rng(0).integers(0, 256, (2, 64, 48), dtype=np.uint8)
+    ensemble = Ensemble.load(f"{store.uri}/ensembles/r1", device="cpu")
+    singles = [Ensemble(manifest, [model], ensemble.device).predict(images) for model in ensemble.models]
+    np.testing.assert_allclose(ensemble.predict(images), np.mean(singles, axis=0), atol=1e-6)
+    assert len(singles) == 4
+    assert publish_parts(parts) == manifest
 
 
 def test_the_same_models_are_published_once(store: Store, models: list[FoldModel], publish_run: Publisher) -> None:

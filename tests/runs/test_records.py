@@ -43,6 +43,7 @@ RESULT: dict[str, Any] = {
     "oof_sha256": "0" * 64,
     "score": 0.4166666666666667,
     "seconds": 2.8457090900000708,
+    "snapshots": [],
     "started": 1795712814.6935291,
     "tiles": 12,
     "weights_sha256": "f" * 64,

@@ -58,7 +58,7 @@ def test_a_run_has_a_manifest_and_a_split(store: Store, tiles: LabelledTiles) ->
     assert store.get_record("manifest.json", RunManifest) == manifest
     assert store.get_json("manifest.json") == {
         "run": "r1",
-        "identity": "9cf67090e325e09b3643a2881f7513c37a071d4187985fe848c391f42d7e864f",  # of saltray 0.1
+        "identity": "f805c88f5302160d7c1b5acefa15e91c79b0cd594dd014770306eb0175711822",
         "config": to_record(CONFIG),
         "dataset": DIGEST,
         "origin": to_record(SEARCH),
@@ -126,6 +126,58 @@ def test_another_run_of_the_same_name_is_refused(
         f"run r1 was started with other {named}; use those again to finish it, or choose another run name"
     )
     assert contents(store) == written
+
+
+CONSTANT = replace(CONFIG, optim=OptimConfig(schedule="constant", warmup_epochs=0))  # 0 is read back as 0.0
+
+
+def longer(config: Config, epochs: int) -> Config:
+    return replace(config, train=replace(config.train, epochs=epochs))
+
+
+def test_a_run_of_a_constant_rate_gets_more_epochs(store: Store, tiles: LabelledTiles) -> None:
+    first = create(store, tiles, CONSTANT, search=SEARCH)
+    store.put("fold-0/history.jsonl", EPOCH)
+    store.put("fold-1/result.json", b"{}")
+    store.put("report.html", b"of 60 epochs")
+    with pytest.raises(ConfigError, match="fold-1 left no checkpoint to resume from after its 60 epochs"):
+        create(store, tiles, longer(CONSTANT, 80))
+    store.put("fold-1/checkpoints/epoch-00060/manifest.json", b"{}")
+    store.put("fold-1/model.safetensors", b"weights")
+    before = contents(store)
+    for weights, digest in (("b" * 64, DIGEST), (None, "e" * 64)):
+        with pytest.raises(ConfigError, match="was started with other"):
+            create(store, tiles, longer(CONSTANT, 80), initial_weights=weights, digest=digest)
+    assert contents(store) == before
+
+    manifest = create(store, tiles, longer(CONSTANT, 80))
+    assert manifest.config == longer(CONSTANT, 80)
+    assert manifest.search_provenance == first.search_provenance
+    assert store.get_record("manifest.json", RunManifest) == manifest
+    after = contents(store)
+    assert before.keys() - after.keys() == {"fold-1/result.json", "report.html"}
+    assert {key for key in after if after[key] != before[key]} == {"manifest.json"}
+    assert create(store, tiles, longer(CONSTANT, 80)) == manifest
+    with pytest.raises(ConfigError, match="run r1 has train.epochs 80, and 60 would be fewer; use 80 or more"):
+        create(store, tiles, CONSTANT)
+
+
+@pytest.mark.parametrize("optim", [OptimConfig(), OptimConfig(schedule="cycles", cycles=2)])
+def test_a_schedule_that_ends_is_not_extended(store: Store, tiles: LabelledTiles, optim: OptimConfig) -> None:
+    config = replace(CONFIG, optim=optim)
+    create(store, tiles, config)
+    store.put("fold-1/history.jsonl", EPOCH)
+    before = contents(store)
+    with pytest.raises(ConfigError) as caught:
+        create(store, tiles, longer(config, 80))
+    assert str(caught.value) == (
+        "run r1 cannot be trained to train.epochs 80: its learning rate falls to zero at epoch 60 (optim.schedule "
+        f"{optim.schedule}); choose another run name, and start from the published models with --model.weights "
+        "there/ensembles/r1"
+    )
+    with pytest.raises(ConfigError, match="run r1 has train.epochs 60, and 40 would be fewer"):
+        create(store, tiles, longer(config, 40))
+    assert contents(store) == before
 
 
 def test_other_initial_weights_are_refused(store: Store, tiles: LabelledTiles) -> None:

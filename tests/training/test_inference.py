@@ -4,12 +4,14 @@ from collections.abc import Callable
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from saltray.config import Config
+from saltray.data.augment import enlarge, pad_to
 from saltray.errors import ConfigError
 from saltray.models.build import build_model
-from saltray.training.inference import evaluating, predict_both_ways, predict_probabilities
+from saltray.training.inference import evaluating, predict_both_ways, predict_probabilities, reduce_logits
 from saltray.training.tile_tensors import TileTensors
 
 ConfigMaker = Callable[..., Config]
@@ -39,6 +41,33 @@ def test_each_pixel_keeps_its_place() -> None:
         result = predict_probabilities(Echo(), images, input_size=32, batch_size=2, precision="fp32", tta=tta)
         assert result.dtype == torch.float32
         torch.testing.assert_close(result, (images / 255).sigmoid())
+
+
+@pytest.mark.parametrize("factor", [2, 3])
+def test_enlarged_tiles_are_predicted_at_their_own_size(factor: int) -> None:
+    images = torch.randint(0, 256, (3, 13, 10), dtype=torch.uint8)
+    shown: list[Tensor] = []
+
+    class Watched(Echo):
+        def forward(self, images: Tensor) -> Tensor:
+            shown.append(images)
+            return 9 * super().forward(images) - 4
+
+    result = predict_probabilities(
+        Watched(), images, input_size=48, resize=factor, batch_size=3, precision="fp32", tta=False
+    )
+    large = enlarge(images, factor) / 255
+    torch.testing.assert_close(shown[0], pad_to(large, 48)[:, None])
+    means = F.avg_pool2d((9 * large - 4).sigmoid()[:, None], factor)[:, 0]
+    torch.testing.assert_close(result, means)
+
+
+def test_a_reduced_logit_is_that_of_the_mean_probability() -> None:
+    logits = torch.tensor([[[0.0, 2.0], [-3.0, 1.0]]])
+    torch.testing.assert_close(reduce_logits(logits, 2), logits.sigmoid().mean(dim=(1, 2), keepdim=True).logit())
+    certain = torch.full((1, 2, 2), 90.0)  # its probability rounds to 1
+    torch.testing.assert_close(reduce_logits(certain, 2), torch.tensor([[[90.0]]]))
+    assert reduce_logits(logits, 1) is logits
 
 
 def test_tta_averages_probabilities_with_the_mirror_image() -> None:

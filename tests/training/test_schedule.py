@@ -1,15 +1,15 @@
-"""The learning-rate schedule, by hand."""
+"""The schedules of learning rate and loss, by hand."""
 
 import math
 
 import pytest
 
-from saltray.config import OptimConfig
-from saltray.training.schedule import lr_at
+from saltray.config import Config, LateLossConfig, LossConfig, OptimConfig
+from saltray.training.schedule import cycle_of, cycle_start, loss_at, lr_at
 
 
 def rates(total: int, warmup: float, config: OptimConfig) -> list[float]:
-    return [lr_at(step, total=total, warmup=warmup, config=config) for step in range(total)]
+    return [lr_at(step, ends=(total,), warmup=warmup, config=config) for step in range(total)]
 
 
 def test_cosine_after_warm_up() -> None:
@@ -34,3 +34,44 @@ def test_run_shorter_than_its_warm_up_only_rises() -> None:
     config = OptimConfig(lr=1.0, schedule="cosine")
     assert rates(3, 6, config) == pytest.approx([1 / 6, 2 / 6, 3 / 6])
     assert rates(3, 3, config) == pytest.approx([1 / 3, 2 / 3, 1])
+
+
+def test_each_cycle_starts_at_the_peak_and_ends_at_zero() -> None:
+    config = OptimConfig(lr=8.0, schedule="cycles", cycles=3)
+    half = math.sqrt(0.5)
+    slow = [4 * (1 + half), 4, 4 * (1 - half), 0]
+    rates = [lr_at(step, ends=(6, 10, 12), warmup=2, config=config) for step in range(12)]
+    assert rates == pytest.approx([4, 8, *slow, *slow, 4, 0], abs=1e-12)
+
+
+def test_a_warm_up_longer_than_a_cycle_goes_on_in_the_next() -> None:
+    config = OptimConfig(lr=6.0, schedule="cycles", cycles=2)
+    rates = [lr_at(step, ends=(2, 5), warmup=3, config=config) for step in range(5)]
+    assert rates == pytest.approx([2, 4, 6, 3, 0], abs=1e-12)
+
+
+def test_each_step_is_in_one_cycle() -> None:
+    ends = (6, 10, 12)
+    assert [cycle_of(step, ends) for step in range(12)] == [0] * 6 + [1] * 4 + [2] * 2
+    assert [cycle_start(cycle, ends) for cycle in range(3)] == [0, 6, 10]
+
+
+def test_the_loss_stays_as_it_is_unless_another_follows() -> None:
+    config = Config(data="d")
+    assert all(loss_at(epoch, config) == LossConfig(bce=1, dice=1) for epoch in (0, 59))
+
+
+def test_the_loss_changes_at_once() -> None:
+    early = LossConfig(bce=1, dice=0.5, focal_gamma=3, sides=0.2)
+    config = Config(data="d", loss=early, late_loss=LateLossConfig(after=2, dice=0.25, lovasz=2))
+    late = LossConfig(bce=0, dice=0.25, lovasz=2, focal_gamma=3, sides=0.2)
+    assert [loss_at(epoch, config) for epoch in range(5)] == [early, early, late, late, late]
+
+
+def test_the_loss_changes_in_equal_steps() -> None:
+    config = Config(data="d", late_loss=LateLossConfig(after=1, ramp=3, dice=3, lovasz_elu=1))
+    weights = [loss_at(epoch, config).weights for epoch in range(6)]
+    assert [each["bce"] for each in weights] == [1, 0.75, 0.5, 0.25, 0, 0]
+    assert [each["dice"] for each in weights] == [1, 1.5, 2, 2.5, 3, 3]
+    assert [each["lovasz_elu"] for each in weights] == [0, 0.25, 0.5, 0.75, 1, 1]
+    assert {each["lovasz"] + each["focal"] for each in weights} == {0}

@@ -1,0 +1,87 @@
+"""Recipes: functions that return a configuration for some tiles.
+
+Each has a version, which rises with any change of its settings; name and version are in the manifests of what was made
+by it. Other settings are a matter of `dataclasses.replace`:
+
+    config = saltray.recipes.best(data="tiles", store="s3://bucket/salt")
+"""
+
+from collections.abc import Callable
+
+from saltray.config import (
+    AugmentConfig,
+    Config,
+    FoldConfig,
+    LateLossConfig,
+    LossConfig,
+    ModelConfig,
+    OptimConfig,
+    TrainConfig,
+)
+from saltray.errors import ConfigError
+
+
+def fast(*, data: str, store: str = Config.store, run: str = Config.run) -> Config:
+    """A good score soon: the defaults of all settings."""
+    return Config(data=data, store=store, run=run, recipe="fast-1")
+
+
+def best(*, data: str, store: str = Config.store, run: str = Config.run) -> Config:
+    """A better score for several times the time: what the best salt systems of 2018 share.
+
+    A decoder with attention, all of its stages as input of the last convolution, and trained at each of them; the
+    Lovasz hinge after the cross-entropy; cosine cycles, of which the last three, all of that loss, enter the ensemble.
+    """
+    return Config(
+        data=data,
+        store=store,
+        run=run,
+        recipe="best-1",
+        model=ModelConfig(scse=True, hypercolumn=True, deep_supervision=True),
+        loss=LossConfig(bce=1, dice=1),
+        late_loss=LateLossConfig(after=100, lovasz_elu=1),
+        optim=OptimConfig(schedule="cycles", cycles=5),
+        train=TrainConfig(epochs=250, snapshots=3),
+    )
+
+
+def blog(*, data: str, store: str = Config.store, run: str = Config.run) -> Config:
+    """The 2018 script, without its faults: the folds are stratified, and no weights are chosen by the score reported.
+
+    The script started from torchvision's weights: `--model.weights IMAGENET1K_V1`, or a file of them.
+    """
+    return Config(
+        data=data,
+        store=store,
+        run=run,
+        recipe="blog-1",
+        folds=FoldConfig(scheme="blog"),
+        optim=OptimConfig(
+            optimizer="adam", lr=1e-3, weight_decay=0, schedule="constant", warmup_epochs=0, clip_norm=0, ema_decay=0
+        ),
+        augment=AugmentConfig(flip=0, rotate=0, scale=0, shift=0, brightness=0, contrast=0),
+        loss=LossConfig(bce=1, dice=0),
+        train=TrainConfig(epochs=500, batch_size=8, input_size=256, resize=2, precision="fp32"),
+    )
+
+
+RECIPES: dict[str, Callable[..., Config]] = {"blog": blog, "fast": fast, "best": best}
+"""Recipe by name."""
+
+
+def recipe_settings(name: str) -> Config:
+    """The settings of a recipe by its name, or by its name and version as a manifest has it; without data.
+
+    Raises:
+        ConfigError: there is no such recipe, or this saltray has another version of it.
+    """
+    plain = name.partition("-")[0]
+    if plain not in RECIPES:
+        raise ConfigError(f"there is no recipe {name!r}; there are {', '.join(RECIPES)}")
+    settings = RECIPES[plain](data="-")
+    if name not in (plain, settings.recipe):
+        raise ConfigError(
+            f"there is no recipe {name!r}: this saltray has {settings.recipe}; use {plain}, or leave the recipe out "
+            "where all settings are given"
+        )
+    return settings
