@@ -34,9 +34,10 @@ def _run_rows(plan: "RunPlan") -> list[tuple[str, str]]:
     config, resources, ranks = plan.config, plan.resources, plan.resources.ranks
     folds, train = config.folds.count, config.train
     jobs = f"{folds} folds x {ranks} rank{'s' * (ranks > 1)}"
+    size = f"{plan.tiles.height}x{plan.tiles.width}" + f", enlarged {train.resize} times" * (train.resize > 1)
     return [
         ("run", f"{config.run}: {jobs}, {train.epochs} epochs of {config.model.title}"),
-        ("tiles", f"{plan.tiles.count} of {plan.tiles.height}x{plan.tiles.width}, padded to {train.input_size}"),
+        ("tiles", f"{plan.tiles.count} of {size}, padded to {train.input_size}"),
         ("an epoch", f"up to {plan.steps} steps of {train.batch_size} tiles, {train.batch_size // ranks} a rank"),
         ("needed", f"{_devices(resources, folds)} for all folds at once, {_devices(resources, 1)} a fold"),
         ("present", f"{plan.present}: {_at_once(min(folds, plan.capacity.ready), folds)}"),

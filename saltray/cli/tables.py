@@ -236,7 +236,8 @@ def print_ensembles(console: Console, versions: Sequence["EnsembleVersion"]) -> 
         manifest = row.manifest
         honest = manifest.evaluation
         scores = ("" if honest is None else f"{honest.score:.4f}", f"{manifest.score:.4f}")
-        folds, snapshots = manifest.config.folds.count, manifest.config.train.snapshots
+        folds = len({member.fold for member in manifest.members})
+        snapshots = len({member.snapshot for member in manifest.members})
         count = f"{folds} x {snapshots}" if snapshots > 1 else str(folds)
         table.add_row(row.name, row.version, count, *scores, str(manifest.postprocess), manifest.run)
     console.print(table)

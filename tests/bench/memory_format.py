@@ -19,17 +19,41 @@ import sys
 import tempfile
 import time
 from collections import defaultdict
+from dataclasses import replace
 from pathlib import Path
 from statistics import median
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from saltray.config import ModelConfig
+from saltray.config import MULTIPLES, ModelConfig
 from saltray.models.build import build_model
+from saltray.models.network import Output
 
-ARCHITECTURES = ("albunet", "ternausnet11", "ternausnet16", "unet")
+NETWORKS = {
+    "albunet": ModelConfig(),
+    "albunet, all parts": ModelConfig(
+        in_channels=1, decoder_batchnorm=True, scse=True, hypercolumn=True, deep_supervision=True
+    ),
+    "resnet18": ModelConfig(encoder="resnet18"),
+    "resnet50": ModelConfig(encoder="resnet50"),
+    "vgg11": ModelConfig(architecture="ternausnet"),
+    "vgg16": ModelConfig(architecture="ternausnet", encoder="vgg16"),
+    "vgg16_bn, all parts": ModelConfig(
+        architecture="ternausnet",
+        encoder="vgg16_bn",
+        in_channels=1,
+        decoder_batchnorm=True,
+        scse=True,
+        hypercolumn=True,
+        deep_supervision=True,
+    ),
+    "unet": ModelConfig(architecture="unet"),
+    "unet, all parts": ModelConfig(
+        architecture="unet", in_channels=1, scse=True, hypercolumn=True, deep_supervision=True
+    ),
+}
 WIDTHS = ((4, 8), (8, 16), (16, 32), (32, 64))
 """num_filters and encoder_width: of the demo and the tests, and the published ones."""
 FORMATS = (torch.channels_last, torch.contiguous_format)
@@ -42,7 +66,7 @@ FP32_ERROR = 0.01
 class Case(NamedTuple):
     """One network on one input."""
 
-    architecture: Any
+    name: str
     width: tuple[int, int]
     size: int
     batch: int
@@ -52,7 +76,10 @@ class Case(NamedTuple):
     @property
     def wanted(self) -> bool:
         """Whether the network takes this size, and a step ends within a minute; two threads are for one batch size."""
-        fits = self.size >= (64 if self.architecture == "albunet" else 32)
+        config = NETWORKS[self.name]
+        fits = self.size >= (64 if config.architecture == "albunet" else 32)
+        if config.decoder_batchnorm:  # needs two values at the bottom
+            fits = fits and self.batch * (self.size // MULTIPLES[config.architecture]) ** 2 > 1
         return fits and self.size**2 * self.batch * self.width[1] <= LARGEST and (self.threads == 1 or self.batch == 2)
 
 
@@ -60,7 +87,7 @@ def cases() -> list[Case]:
     """All cases, in a random order that is always the same."""
     sizes = (32, 64, 128, 192, 256, 512)
     every = itertools.starmap(
-        Case, itertools.product(ARCHITECTURES, WIDTHS, sizes, (1, 2, 4, 8, 16), ("fp32", "bf16"), (1, 2))
+        Case, itertools.product(NETWORKS, WIDTHS, sizes, (1, 2, 4, 8, 16), ("fp32", "bf16"), (1, 2))
     )
     wanted = [case for case in every if case.wanted]
     random.Random(0).shuffle(wanted)
@@ -71,7 +98,7 @@ def network_of(case: Case, memory_format: torch.memory_format) -> nn.Module:
     """The case's network, with the same weights in each format."""
     torch.manual_seed(0)
     filters, encoder = case.width
-    config = ModelConfig(architecture=case.architecture, num_filters=filters, encoder_width=encoder)
+    config = replace(NETWORKS[case.name], num_filters=filters, encoder_width=encoder)
     return build_model(config).to(memory_format=memory_format).train()
 
 
@@ -79,8 +106,9 @@ def step(network: nn.Module, images: Tensor, *, bf16: bool) -> Tensor:
     """All gradients of a training step, float64, one after the other."""
     network.zero_grad()
     with torch.autocast("cpu", dtype=torch.bfloat16, enabled=bf16):
-        scores = network(images)
-    scores.float().square().mean().backward()  # type: ignore[no-untyped-call]  # untyped in torch
+        output = network(images)
+    tensors = (output.logits, *output.sides, output.has_salt) if isinstance(output, Output) else (output,)
+    torch.stack([tensor.float().square().mean() for tensor in tensors]).sum().backward()  # type: ignore[no-untyped-call]
     return torch.cat([p.grad.flatten().double() for p in network.parameters() if p.grad is not None])
 
 
@@ -127,17 +155,17 @@ def check_all(minutes: float) -> bool:
     everything = cases()
     for case in everything:
         if time.monotonic() < ends:
-            found[case.architecture, case.width, case.precision].append((case, *verdict(case)))
+            found[case.name, case.width, case.precision].append((case, *verdict(case)))
     print("| network | width | precision | cases | largest size | largest batch | error | contiguous | faults |")
     print("|---|---|---|---|---|---|---|---|---|")
     faults = 0
-    for (architecture, width, precision), rows in sorted(found.items()):
+    for (name, width, precision), rows in sorted(found.items()):
         bad = [f"{c.batch}x{c.size} {c.threads}t {how} {error:.2g}" for c, how, error, _ in rows if how != "right"]
         faults += len(bad)
-        size, batch = (max(getattr(row[0], name) for row in rows) for name in ("size", "batch"))
+        size, batch = (max(getattr(row[0], field) for row in rows) for field in ("size", "batch"))
         ours, contiguous = (max(row[place] for row in rows) for place in (2, 3))
         print(
-            f"| {architecture} | {width[0]}/{width[1]} | {precision} | {len(rows)} | {size} | {batch} | {ours:.1e} "
+            f"| {name} | {width[0]}/{width[1]} | {precision} | {len(rows)} | {size} | {batch} | {ours:.1e} "
             f"| {contiguous:.1e} | {'; '.join(bad) or 'none'} |"
         )
     print(f"\n{sum(map(len, found.values()))} of {len(everything)} cases, {faults} faults\n", flush=True)
@@ -148,10 +176,10 @@ def print_speed() -> None:
     """Time of a training step in the contiguous format as a multiple of that in channels_last."""
     torch.set_num_threads(1)
     print("| network | width | precision | size | contiguous / channels_last |\n|---|---|---|---|---|")
-    for architecture, width, precision, size in itertools.product(
-        ARCHITECTURES, (WIDTHS[0], WIDTHS[-1]), ("fp32", "bf16"), (128, 256)
+    for name, width, precision, size in itertools.product(
+        NETWORKS, (WIDTHS[0], WIDTHS[-1]), ("fp32", "bf16"), (128, 256)
     ):
-        case = Case(architecture, width, size, 2, precision, 1)
+        case = Case(name, width, size, 2, precision, 1)
         images = torch.rand(case.batch, 1, size, size)
         networks = [network_of(case, memory_format) for memory_format in FORMATS]
         ratios = []
@@ -163,7 +191,7 @@ def print_speed() -> None:
                 times.append(time.process_time() - started)
             ratios.append(times[1] / times[0])
         ratio = median(ratios[1:])
-        print(f"| {architecture} | {width[0]}/{width[1]} | {precision} | {size} | {ratio:.2f} |", flush=True)
+        print(f"| {name} | {width[0]}/{width[1]} | {precision} | {size} | {ratio:.2f} |", flush=True)
 
 
 def main() -> None:

@@ -12,6 +12,7 @@ from saltray.config import Config, TrainConfig
 from saltray.data.packing import DatasetSize
 from saltray.distributed.capacity import Capacity, JobResources
 from saltray.errors import ConfigError
+from saltray.recipes import best, blog
 
 from .conftest import make_console
 
@@ -52,6 +53,12 @@ def test_a_plan() -> None:
         "time": "6 min with 2 of 5 folds at once, without start-up",
         "cost": "1200.00 at 3600 a GPU-hour, without start-up, idle nodes and the head node",
     }
+
+
+def test_tiles_that_are_enlarged_and_models_of_several_snapshots() -> None:
+    assert rows(replace(PLAN, config=blog(data="d")))["tiles"] == "4000 of 101x101, enlarged 2 times, padded to 256"
+    several = best(data="d")
+    assert rows(replace(PLAN, config=several))["the ensemble"] == f"{20 * several.train.snapshots} MB"
 
 
 def test_without_a_price_or_a_speed() -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from command import Saltray, check_refusal
-from samples import EVALUATION
+from samples import EVALUATION, ensemble_manifest
 
 from saltray.cli import tables
 from saltray.commands.compare import Comparison
@@ -18,7 +18,9 @@ from saltray.config import Config, SearchConfig, TrainConfig, Values, choice, lo
 from saltray.data.folds import FoldBalance
 from saltray.data.pixel_range import PixelRange
 from saltray.data.summary import DatasetSummary
+from saltray.ensemble.manifest import Member
 from saltray.ensemble.postprocess import Postprocess
+from saltray.ensemble.versions import EnsembleVersion
 from saltray.progress import TrialState, TrialStatus
 from saltray.runs.held_out import HeldOutScore
 from saltray.runs.records import FoldResult
@@ -313,6 +315,18 @@ def test_a_data_set_that_is_read_in_another_way() -> None:
 # Ensembles
 
 
+def test_an_ensemble_of_several_snapshots() -> None:
+    console = make_console()
+    key, digest = "fold-0.safetensors", "d" * 64
+    members = [Member(fold=at // 2, snapshot=4 + at % 2, key=key, sha256=digest, score=0.5) for at in range(10)]
+    versions = [
+        EnsembleVersion("r1", "v1", ensemble_manifest()),
+        EnsembleVersion("r1", "v2", ensemble_manifest(members=tuple(members))),
+    ]
+    tables.print_ensembles(console, versions)
+    assert [row[2] for row in rows_of(console)] == ["folds", "1", "5 x 2"]
+
+
 def test_an_ensemble_that_does_not_exist(saltray: Saltray, data: Path, ensemble: str) -> None:
     for uri in ("store/ensembles/none", f"{ensemble}/v2", "nowhere"):
         for verb in ("show", "verify"):
@@ -338,7 +352,7 @@ def test_a_member_that_is_missing(saltray: Saltray, ensemble: str) -> None:
     assert answer.out.startswith("fold-0.safetensors  ")
     shown = saltray("ensemble", "list", "store")
     assert (shown.code, shown.err) == (0, "")
-    assert re.search(r"e +│ v1 +│ 5 +│ +│ 0\.7000 │ threshold 0\.50", shown.out)
+    assert re.search(r"e +│ v1 +│ 1 +│ +│ 0\.7000 │ threshold 0\.50", shown.out)
     assert "0.7000" in saltray("ensemble", "show", ensemble).out
 
 

@@ -22,6 +22,7 @@ from saltray.data.tiles import LabelledTiles
 from saltray.distributed import worker
 from saltray.distributed.jobs import Job, PermanentFailure, TrialHistory
 from saltray.distributed.worker import RangeTestLoop, process_group_of, train_fold, train_trial
+from saltray.recipes import RECIPES
 from saltray.runs.history import EpochRecord, NoteRecord, ResumeRecord, epochs_of, read_history
 from saltray.runs.records import CheckpointManifest, FoldResult
 from saltray.storage.base import Store
@@ -188,6 +189,18 @@ def test_a_corrupted_checkpoint_is_noted_and_the_one_before_used(fake: FakeTrain
     assert isinstance(resumed, ResumeRecord)
     assert resumed.resumed_after == 1
     assert [record.epoch for record in epochs_of(rest)] == [2, 3]
+
+
+@pytest.mark.parametrize("make", RECIPES.values(), ids=RECIPES)
+def test_a_fold_of_each_recipe(fake: FakeTrain, job: Job, make: Callable[..., Config]) -> None:
+    config = make(data="tiles")
+    train = replace(config.train, epochs=5, batch_size=3, input_size=64 * config.train.resize, precision="fp32")
+    late = config.late_loss if config.late_loss.after is None else replace(config.late_loss, after=2)
+    model = replace(config.model, num_filters=4, encoder_width=8)
+    result = run_fold(replace(job, config=replace(config, train=train, late_loss=late, model=model)))
+    assert [model.cycle for model in result.models] == list(config.snapshots)
+    table = job.home.get_table("oof.parquet")
+    assert {len(row) for row in table["probability"].to_pylist()} == {2 * 40 * 40}
 
 
 @pytest.fixture

@@ -10,15 +10,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from samples import dataset, foreign_object, metrics
+from samples import dataset, ensemble_manifest, foreign_object, metrics
 
 from saltray.config import Config, FoldConfig, TrainConfig
 from saltray.data.tiles import LabelledTiles
+from saltray.ensemble.manifest import Member
 from saltray.ensemble.postprocess import Postprocess
 from saltray.ensemble.publishing import FoldModel, publish
 from saltray.errors import ConfigError, IntegrityError, NotFoundError
 from saltray.runs.history import History
-from saltray.runs.records import CheckpointManifest, FoldResult
+from saltray.runs.records import CheckpointManifest, FoldResult, Snapshot
 from saltray.runs.run import create_run
 from saltray.runs.status import FoldStatus, RunStatus, run_status, run_summaries
 from saltray.storage.base import Store
@@ -155,6 +156,27 @@ def publish_run(store: Store, results: list[FoldResult]) -> None:
         evaluation=None,
         dataset=dataset(),
     )
+
+
+def test_the_ensemble_of_several_snapshots_is_that_of_all_of_them(store: Store) -> None:
+    run = create(store)
+    results = []
+    for fold in range(2):
+        last = finish(run, fold, weights=b"last of %d" % fold)
+        earlier = Snapshot(cycle=1, key="snapshot-1/model.safetensors", sha256="1" * 64, score=0.7)
+        results.append(replace(last, snapshots=(earlier, replace(last.models[0], cycle=2))))
+        run.put_record(f"fold-{fold}/result.json", results[-1])
+    members = [
+        Member(
+            fold=result.fold, snapshot=model.cycle, key=f"{result.fold}-{model.cycle}", sha256=model.sha256, score=0.5
+        )
+        for result in results
+        for model in result.models
+    ]
+    for version, some in (("v1", members), ("v2", members[1::2])):
+        manifest = ensemble_manifest(version=version, members=tuple(some))
+        store.put_record(f"ensembles/r1/{version}/manifest.json", manifest)
+    assert run_status(store, "r1").ensemble == f"{store.uri}/ensembles/r1/v1"
 
 
 def test_a_finished_run_names_the_ensemble_of_its_own_models(store: Store) -> None:

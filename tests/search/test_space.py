@@ -75,6 +75,7 @@ def test_text_and_functions_make_the_same_space() -> None:
         ("train.input_size=64,100", "needs a multiple of 64"),
         ("train.epochs=5,10", "cannot be searched: trials of unequal length"),
         ("train.eval_every=1,2", "cannot be searched: it changes only how often"),
+        ("train.snapshots=1,2", "cannot be searched: a trial is scored by its last weights"),
         ("train.checkpoint_every=0,60", "cannot be searched: it changes no score"),
         ("model.architecture=albunet,vgg", "one of albunet"),
         ("model.is_deconv=yes", "'yes' is not true or false"),

@@ -17,6 +17,7 @@ from saltray.config import AugmentConfig, Config, LateLossConfig, LossConfig, Op
 from saltray.data.tiles import LabelledTiles
 from saltray.errors import ConfigError, DivergedError
 from saltray.models.network import Output
+from saltray.training.ema import WeightAverager
 from saltray.training.engine import evaluate, fit, rank_slice, train_step, wrap_ddp
 from saltray.training.epoch_metrics import EpochMetrics
 from saltray.training.process_group import ProcessGroup
@@ -110,6 +111,26 @@ def test_metrics_of_each_epoch(make_config: ConfigMaker, tensors: TileTensors, s
     assert all(metrics.images_per_second > 0 and metrics.seconds > 0 for metrics in history)
     assert not state.ema.training
     assert not any(p.requires_grad or p.grad is not None for p in state.ema.parameters())
+
+
+def test_a_cycle_restarts_the_rate_and_the_average_and_ends_with_a_validation(
+    make_config: ConfigMaker, tensors: TileTensors, single: ProcessGroup, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    averaged: list[int] = []
+    update = WeightAverager.update
+
+    def watched(self: WeightAverager, step: int) -> None:
+        averaged.append(step)
+        update(self, step)
+
+    monkeypatch.setattr(WeightAverager, "update", watched)
+    optim = OptimConfig(lr=1e-3, warmup_epochs=0, schedule="cycles", cycles=2)
+    config = make_config(epochs=5, eval_every=3, optim=optim)
+    state = FitState.create(config, single)
+    history = list(fit(state, tensors, tensors, config, single))
+    assert averaged == [*range(6), *range(9)]
+    assert [metrics.score is None for metrics in history] == [True, False, False, True, False]
+    assert [metrics.lr for metrics in history] == pytest.approx([5e-4, 0, 7.5e-4, 2.5e-4, 0], abs=1e-12)
 
 
 def test_diverging_training_is_stopped_with_its_step_and_learning_rate(

@@ -215,6 +215,7 @@ def test_no_value_is_read_from_the_device(term: str) -> None:
 
 
 @pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @every_term
 def test_a_gpu_gives_the_loss_and_gradient_of_the_cpu(term: str) -> None:
     logits, masks = draw()
