@@ -80,17 +80,6 @@ def print_train(console: Console, result: "TrainResult") -> None:
     console.print(f"report    {result.report}")
 
 
-def print_partial(console: Console, result: "PartialResult", rest: str) -> None:
-    """Scores of the folds that are finished, and the command that trains the rest."""
-    table = Table("fold", "tiles", "score", "IoU", "epochs", "seconds", title=f"run {result.run}: held-out tiles")
-    for row in result.results:
-        scores = (f"{row.score:.4f}", f"{row.iou:.4f}")
-        table.add_row(str(row.fold), str(row.tiles), *scores, str(row.epochs), f"{row.seconds:.0f}")
-    console.print(table)
-    folds = f"fold{'s' * (len(result.missing) > 1)} {', '.join(map(str, result.missing))}"
-    console.print(f"not published: {folds} missing; to finish the run:  {rest}")
-
-
 def score_lines(honest: "Evaluation", score: float, baseline: float, postprocess: "Postprocess") -> Iterator[str]:
     """What the score is worth, in words: a line each."""
     spread = "" if honest.spread is None else f", standard deviation over folds {honest.spread:.4f}"
@@ -119,10 +108,9 @@ def _price_table(honest: "Evaluation") -> Table:
     """A row per way to predict."""
     title = f"price of choices, on {honest.device}" if honest.device else "price of choices"
     table = Table("models", "mirror images", "score at 0.5", "ms a tile", title=title, title_justify="left")
-    most = max(row.models for row in honest.prices)
     for row in honest.prices:
-        missing = "not on training tiles" if row.models == most else "unknown"
-        score = missing if row.score is None else f"{row.score:.4f}"
+        unscored = "not on training tiles" if row.models > 1 else "unknown"
+        score = unscored if row.score is None else f"{row.score:.4f}"
         time = "unknown" if row.seconds is None else f"{1000 * row.seconds:.3g}"
         table.add_row(str(row.models), "yes" if row.tta else "no", score, time)
     return table
@@ -155,6 +143,17 @@ def print_prediction(console: Console, done: "Prediction") -> None:
         console.print(f"score {held.score:.4f}, 95 % interval {held.interval}: no model was trained on these tiles")
     if done.unscored is not None:
         console.print(f"no score: {done.unscored}")
+
+
+def print_partial(console: Console, result: "PartialResult", rest: str) -> None:
+    """Scores of the folds that are finished, and the command that trains the rest."""
+    table = Table("fold", "tiles", "score", "IoU", "epochs", "seconds", title=f"run {result.run}: held-out tiles")
+    for row in result.results:
+        scores = (f"{row.score:.4f}", f"{row.iou:.4f}")
+        table.add_row(str(row.fold), str(row.tiles), *scores, str(row.epochs), f"{row.seconds:.0f}")
+    console.print(table)
+    folds = f"fold{'s' * (len(result.missing) > 1)} {', '.join(map(str, result.missing))}"
+    console.print(f"not published: {folds} missing; to finish the run:  {rest}")
 
 
 def print_search(console: Console, result: "SearchResult") -> None:

@@ -53,35 +53,38 @@ def evaluate(
 
 def scored_weights(config: Config) -> str:
     """Which weights of a training are scored and published, in words."""
-    decay, epochs = config.optim.ema_decay, config.train.epochs
+    decay, epochs, snapshots = config.optim.ema_decay, config.train.epochs, config.train.snapshots
     what = f"moving average of the weights (EMA, decay {decay:g})" if decay else "weights"
-    return f"{what} after the last epoch, {epochs}; no epoch is selected by its score"
+    when = f"after the last epoch, {epochs}"
+    if snapshots > 1:
+        when = f"at the ends of the last {snapshots} cycles of {epochs} epochs, whose probabilities are averaged"
+    return f"{what} {when}; no epoch is selected by its score"
 
 
 def _prices(score: float, results: Sequence[FoldResult]) -> tuple[Price, ...]:
-    """One model, the snapshots of one fold, and all models, without and with mirror images, which are a second pass.
+    """One model, all snapshots of a fold, and all models, without and with mirror images, which are a second pass.
 
     Args:
-        score: out of fold, of the snapshots of one fold with mirror images.
+        score: out of fold, of a fold's snapshots together with mirror images.
         results: of all folds.
     """
-    tiles = sum(row.tiles for row in results)
-    costs = [(row.tiles, row.cost) for row in results if row.cost is not None]
-    alone = seconds = None
+    tiles = [row.tiles for row in results]
+    costs = [row.cost for row in results if row.cost is not None]
+    plain = seconds = None
     if len(costs) == len(results):
-        alone = sum(count * cost.score_without_tta for count, cost in costs) / tiles
-        seconds = sum(count * cost.seconds for count, cost in costs) / tiles
-    last = sum(row.tiles * row.models[-1].score for row in results) / tiles
+        plain = _mean([cost.score_without_tta for cost in costs], tiles)
+        seconds = _mean([cost.seconds for cost in costs], tiles)
+    last = _mean([row.models[-1].score for row in results], tiles)
     snapshots = len(results[0].models)
-    # Of several folds' models, each but one has trained on a tile.
-    scores = {(1, False): alone, (1, True): last, (snapshots, True): score}
+    rows = [(1, False, plain), (1, True, last)]
+    rows += [(snapshots, True, score)] if snapshots > 1 else []
+    rows += [(snapshots * len(results), tta, None) for tta in (False, True)]
     return tuple(
-        Price(
-            models=models,
-            tta=tta,
-            score=scores.get((models, tta)),
-            seconds=None if seconds is None else models * seconds / (1 if tta else 2),
-        )
-        for models in dict.fromkeys((1, snapshots, snapshots * len(results)))
-        for tta in (False, True)
+        Price(models=models, tta=tta, score=own, seconds=None if seconds is None else models * seconds / (2 - tta))
+        for models, tta, own in rows
     )
+
+
+def _mean(values: Sequence[float], tiles: Sequence[int]) -> float:
+    """Weighted by the folds' tiles."""
+    return sum(value * count for value, count in zip(values, tiles, strict=True)) / sum(tiles)

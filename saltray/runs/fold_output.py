@@ -41,7 +41,7 @@ def write_fold(
         probabilities: [N, H, W] of the held-out tiles.
         epochs: its whole history.
         cycles: those whose ends enter the ensemble. The network is of the last one; `write_snapshot` wrote the others.
-        cost: of the predictions, where it was measured.
+        cost: of the predictions of this network, where it was measured.
 
     Raises:
         NotFoundError, IntegrityError: an earlier snapshot is missing or corrupted.

@@ -52,6 +52,18 @@ class Split:
 
 
 @dataclass(frozen=True, kw_only=True)
+class PredictionCost:
+    """What predicting the held-out tiles gave and cost, once with their mirror images and once without."""
+
+    score_without_tta: Fraction
+    """Competition score without the mirror images, at a probability of 0.5."""
+    seconds: Seconds
+    """Time of one device for a tile and its mirror image."""
+    device: str
+    """Its name."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Snapshot:
     """One of a fold's models: the weights at the end of a cycle."""
 
@@ -63,18 +75,6 @@ class Snapshot:
     """Digest of the weights."""
     score: Fraction
     """Competition score of the held-out tiles at a probability of 0.5, by this model alone."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class PredictionCost:
-    """What predicting the held-out tiles gave and cost, once with their mirror images and once without."""
-
-    score_without_tta: Fraction
-    """Competition score without the mirror images, at a probability of 0.5."""
-    seconds: Seconds
-    """Time of one device for a tile and its mirror image."""
-    device: str
-    """Its name."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,10 +104,10 @@ class FoldResult:
     """Digest of `fold-k/model.safetensors`."""
     oof_sha256: Sha256
     """Digest of `fold-k/oof.parquet`."""
-    cost: PredictionCost | None = None
-    """Of the out-of-fold predictions; None if they were written before there was it."""
     snapshots: tuple[Snapshot, ...] = ()
     """The models that enter the ensemble, the oldest first. Empty in a result of saltray 0.1; see `models`."""
+    cost: PredictionCost | None = None
+    """Of the predictions of the last model; None if they were written before there was it."""
 
     @property
     def models(self) -> tuple[Snapshot, ...]:

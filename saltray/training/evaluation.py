@@ -64,8 +64,8 @@ class Price:
     tta: bool
     """Whether each tile's mirror image is predicted, too."""
     score: Fraction | None
-    """Out-of-fold score at a probability of 0.5. None where it was not measured, as for the models of several folds: of
-    these, each but one has trained on a tile."""
+    """Out-of-fold score at a probability of 0.5. None for models of several folds, all but one of which have trained on
+    the tile."""
     seconds: Seconds | None
     """Time of one device for a tile; None where it was not measured."""
 

@@ -98,14 +98,7 @@ def predict_both_ways(
 
 
 def _batches(
-    model: nn.Module,
-    images: Tensor,
-    input_size: int,
-    resize: int,
-    batch_size: int,
-    precision: Precision,
-    *,
-    tta: bool,
+    model: nn.Module, images: Tensor, input_size: int, resize: int, batch_size: int, precision: Precision, *, tta: bool
 ) -> Iterator[tuple[slice, Tensor, Tensor | None]]:
     """The place of each batch, its probabilities, and those of its mirror image, mirrored back, where `tta` is set."""
     device = next(model.parameters()).device
@@ -113,8 +106,7 @@ def _batches(
         part = slice(start, start + batch_size)
         batch = images[part].to(device)
         with evaluating(model):  # not over the yield, which would leave the caller in inference mode
-            alone = tile_logits(model, batch, input_size, precision, resize).sigmoid()
-            mirrored = (
-                tile_logits(model, batch.flip(-1), input_size, precision, resize).sigmoid().flip(-1) if tta else None
-            )
+            alone, mirrored = tile_logits(model, batch, input_size, precision, resize).sigmoid(), None
+            if tta:
+                mirrored = tile_logits(model, batch.flip(-1), input_size, precision, resize).sigmoid().flip(-1)
         yield part, alone, mirrored

@@ -144,18 +144,6 @@ def test_a_run() -> None:
     ]
 
 
-def test_a_run_of_some_folds_says_what_is_missing_and_how_to_train_it() -> None:
-    console = make_console()
-    partial = PartialResult(run="r1", results=(fold_result(1, 0.3417),), missing=(0, 2))
-    tables.print_partial(console, partial, "saltray train --data d")
-    assert rows_of(console) == [
-        ["run r1: held-out tiles"],
-        ["fold", "tiles", "score", "IoU", "epochs", "seconds"],
-        ["1", "13", "0.3417", "0.5000", "8", "20"],
-        ["not published: folds 0, 2 missing; to finish the run:  saltray train --data d"],
-    ]
-
-
 def test_a_comparison() -> None:
     console = make_console(terminal=True)
     first, second = np.array([10, 0, 5]), np.array([10, 5, 6])
@@ -197,6 +185,18 @@ def test_a_prediction() -> None:
         "score 0.7124, 95 % interval 0.6000 to 0.8000: no model was trained on these tiles",
         "wrote x.csv: 12 tiles, 3 of them without salt",
         "no score: it has no mask",
+    ]
+
+
+def test_a_run_of_some_folds_says_what_is_missing_and_how_to_train_it() -> None:
+    console = make_console()
+    partial = PartialResult(run="r1", results=(fold_result(1, 0.3417),), missing=(0, 2))
+    tables.print_partial(console, partial, "saltray train --data d")
+    assert rows_of(console) == [
+        ["run r1: held-out tiles"],
+        ["fold", "tiles", "score", "IoU", "epochs", "seconds"],
+        ["1", "13", "0.3417", "0.5000", "8", "20"],
+        ["not published: folds 0, 2 missing; to finish the run:  saltray train --data d"],
     ]
 
 

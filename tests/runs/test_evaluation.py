@@ -20,11 +20,14 @@ COSTS = (
 )
 
 
-def fold_result(fold: int, cost: PredictionCost | None, tiles: int = 2) -> FoldResult:
+def fold_result(
+    fold: int, cost: PredictionCost | None, tiles: int = 2, snapshots: tuple[float, ...] = ()
+) -> FoldResult:
+    """A fold with a score of 0.6, or with snapshots of these scores."""
     return FoldResult(
         fold=fold,
         tiles=tiles,
-        score=0.5,
+        score=0.6,
         iou=0.5,
         dice=0.5,
         epochs=1,
@@ -33,6 +36,10 @@ def fold_result(fold: int, cost: PredictionCost | None, tiles: int = 2) -> FoldR
         finished=1.0,
         weights_sha256="0" * 64,
         oof_sha256="0" * 64,
+        snapshots=tuple(
+            Snapshot(cycle=cycle, key=f"{cycle}.safetensors", sha256="0" * 64, score=score)
+            for cycle, score in enumerate(snapshots, start=1)
+        ),
         cost=cost,
     )
 
@@ -68,7 +75,7 @@ def test_what_choices_cost(tiles: LabelledTiles) -> None:
     single, seconds = pytest.approx(0.55), (3 * 0.010 + 0.016) / 4  # weighted by tiles
     assert evaluation_of(tiles, first, second).prices == (
         Price(models=1, tta=False, score=single, seconds=pytest.approx(seconds / 2)),
-        Price(models=1, tta=True, score=0.75, seconds=pytest.approx(seconds)),
+        Price(models=1, tta=True, score=pytest.approx(0.6), seconds=pytest.approx(seconds)),
         Price(models=2, tta=False, score=None, seconds=pytest.approx(seconds)),
         Price(models=2, tta=True, score=None, seconds=pytest.approx(2 * seconds)),
     )
@@ -76,28 +83,22 @@ def test_what_choices_cost(tiles: LabelledTiles) -> None:
     assert evaluation_of(tiles, first, mixed).device == "CPU and NVIDIA H100"
 
 
-def test_snapshots_have_a_price_of_their_own(tiles: LabelledTiles) -> None:
-    def with_snapshots(fold: int, score: float) -> FoldResult:
-        cycles = [Snapshot(cycle=cycle, key=f"{cycle}", sha256="0" * 64, score=score * cycle / 3) for cycle in (2, 3)]
-        return replace(fold_result(fold, COSTS[fold]), snapshots=tuple(cycles))
-
-    prices = evaluation_of(tiles, with_snapshots(0, 0.6), with_snapshots(1, 0.9)).prices
-    assert [(row.models, row.tta, row.score) for row in prices] == [
-        (1, False, pytest.approx(0.6)),
-        (1, True, pytest.approx(0.75)),  # of the last snapshots
-        (2, False, None),
-        (2, True, 0.75),  # of the predictions
-        (4, False, None),
-        (4, True, None),
-    ]
-    assert prices[-1].seconds == pytest.approx(4 * 0.013)
+def test_snapshots_of_a_fold_have_an_out_of_fold_score_of_their_own(tiles: LabelledTiles) -> None:
+    folds = [fold_result(fold, COSTS[0], snapshots=(0.3, 0.4 + 0.2 * fold)) for fold in range(2)]
+    assert evaluation_of(tiles, *folds).prices == (
+        Price(models=1, tta=False, score=0.5, seconds=pytest.approx(0.005)),
+        Price(models=1, tta=True, score=pytest.approx(0.5), seconds=pytest.approx(0.010)),  # of the last ones
+        Price(models=2, tta=True, score=0.75, seconds=pytest.approx(0.020)),  # of the predictions, at 0.5
+        Price(models=4, tta=False, score=None, seconds=pytest.approx(0.020)),
+        Price(models=4, tta=True, score=None, seconds=pytest.approx(0.040)),
+    )
 
 
 def test_a_fold_of_an_earlier_version_has_no_cost(tiles: LabelledTiles) -> None:
     found = evaluation_of(tiles, fold_result(0, None), fold_result(1, COSTS[1]))
     assert [(row.score, row.seconds) for row in found.prices] == [
         (None, None),
-        (0.75, None),
+        (pytest.approx(0.6), None),
         (None, None),
         (None, None),
     ]
@@ -106,6 +107,12 @@ def test_a_fold_of_an_earlier_version_has_no_cost(tiles: LabelledTiles) -> None:
 def test_the_scored_weights_are_named() -> None:
     assert scored_weights(CONFIG) == (
         "moving average of the weights (EMA, decay 0.998) after the last epoch, 60; no epoch is selected by its score"
+    )
+    cycles = OptimConfig(ema_decay=0.0, schedule="cycles", cycles=4)
+    several = replace(CONFIG, optim=cycles, train=TrainConfig(epochs=60, snapshots=3))
+    assert scored_weights(several) == (
+        "weights at the ends of the last 3 cycles of 60 epochs, whose probabilities are averaged; no epoch is selected "
+        "by its score"
     )
     plain = replace(CONFIG, optim=OptimConfig(ema_decay=0.0))
     assert scored_weights(plain) == "weights after the last epoch, 60; no epoch is selected by its score"

@@ -25,7 +25,7 @@ def test_weights_predictions_and_result_agree(store: Store, tiles: LabelledTiles
     probabilities = tiles.masks.astype(np.float16)
     probabilities[3] = 0  # the last tile, all salt, is missed; the others are right
     cost = PredictionCost(score_without_tta=0.7, seconds=0.01, device="CPU")
-    result = write_fold(store, 1, tiles, model, probabilities, [FIRST, SECOND], cost)
+    result = write_fold(store, 1, tiles, model, probabilities, [FIRST, SECOND], cost=cost)
     assert store.get_record("result.json", FoldResult) == result
     assert (result.fold, result.tiles, result.epochs, result.cost) == (1, 4, 2, cost)
     assert result.score == 0.75
