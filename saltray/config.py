@@ -357,6 +357,29 @@ def choice(values: Iterable[str | float | bool]) -> Choice:
 
 
 @dataclass(frozen=True, kw_only=True)
+class PretrainConfig:
+    """A self-supervised pretraining: patches of each tile are hidden, and the network learns to fill them in."""
+
+    name: str = "p1"
+    """Name of the pretraining; its weights are in STORE/pretrained/NAME."""
+    hidden: float = 0.6
+    """Share of a tile's patches that are hidden, drawn anew for each tile and epoch."""
+    patch: int = 16
+    """Height and width of a patch, in pixels of the tile."""
+
+    def __post_init__(self) -> None:
+        _check_types(self, "pretrain.")
+        check_name(self.name, "pretraining")
+        _require(0 < self.hidden < 1, f"pretrain.hidden is {self.hidden}; use a share between 0 and 1, such as 0.6")
+        _between("pretrain.patch", self.patch, 1, MAX_INPUT)
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """The settings that a resumed pretraining must share with the first."""
+        return {"hidden": self.hidden, "patch": self.patch}
+
+
+@dataclass(frozen=True, kw_only=True)
 class SearchConfig:
     """A hyperparameter search. `trials` and `concurrent` may change when it is resumed; the rest may not."""
 

@@ -18,6 +18,7 @@ from saltray.cli import tables
 from saltray.cli.flags import REGISTRY, RunFlags, SearchFlags, TrainFlags, refuse_misused, with_file
 from saltray.cli.observer import TerminalObserver
 from saltray.cli.signals import Interrupted, Interrupter
+from saltray.config import PretrainConfig
 from saltray.errors import DataError, EnsembleError, SaltrayError, SearchFailedError
 
 LOG_WIDTH = 1000
@@ -27,6 +28,7 @@ console = Console(highlight=False, markup=False, soft_wrap=True, width=None if s
 observer = TerminalObserver(console)
 PROBLEMS_SHOWN = 50
 SEARCH_DEFAULTS = SearchFlags()
+PRETRAIN_DEFAULTS = PretrainConfig()
 
 
 def demo(*, tiles: int = 240) -> None:
@@ -81,6 +83,19 @@ def train(flags: Annotated[TrainFlags, arg(name="")], *, from_search: str | None
         from_search: searches/NAME: use the values that this search found best.
     """
     tables.print_train(console, saltray.train(flags.config(), from_search=from_search, observer=observer))
+
+
+def pretrain(
+    flags: Annotated[TrainFlags, arg(name="")],
+    settings: Annotated[PretrainConfig, arg(name="pretrain")] = PRETRAIN_DEFAULTS,
+) -> None:
+    """Train the network to fill in hidden patches of all images, without masks; run it again to resume.
+
+    Args:
+        flags: Data, store, network and how it is trained; split, run and loss do not count.
+        settings: The pretraining.
+    """
+    tables.print_pretrain(console, saltray.pretrain(flags.config(), settings, observer=observer))
 
 
 def tune(
@@ -248,6 +263,7 @@ def make_app(words: Sequence[str]) -> SubcommandApp:
     app.command(synth)
     app.command(check)
     app.command(name="train")(with_file(train, words, flags=TrainFlags))
+    app.command(name="pretrain")(with_file(pretrain, words, flags=TrainFlags, settings=PretrainConfig))
     app.command(name="tune")(with_file(tune, words, flags=TrainFlags, search=SearchFlags))
     app.command(name="range-test")(with_file(range_test, words, flags=TrainFlags))
     app.command(name="run")(with_file(run, words, flags=RunFlags, search=SearchFlags))
@@ -283,7 +299,7 @@ def main() -> None:
         errors.print(Text(f"saltray: {error}", style="red"))
         sys.exit(error.exit_code)
     except KeyboardInterrupt as interrupt:
-        resumes = bool(words) and words[0] in ("demo", "train", "tune", "run")
+        resumes = bool(words) and words[0] in ("demo", "train", "pretrain", "tune", "run")
         errors.print("\nsaltray: interrupted" + "; run the same command again to resume" * resumes)
         sys.exit(interrupt.exit_code if isinstance(interrupt, Interrupted) else 130)
     except BrokenPipeError:  # `saltray ... | head`

@@ -18,6 +18,7 @@ from saltray.search.layout import (
 )
 
 if TYPE_CHECKING:
+    from saltray.commands.pretrain import PretrainResult
     from saltray.commands.range_test import RangeTestResult
     from saltray.commands.train import TrainResult
     from saltray.commands.tune import SearchResult
@@ -71,6 +72,16 @@ def print_train(console: Console, result: "TrainResult") -> None:
     console.print(f"threshold {result.threshold:.2f}, chosen on the same predictions: {result.score_at_threshold:.4f}")
     console.print(f"ensemble  {result.ensemble}")
     console.print(f"report    {result.report}")
+
+
+def print_pretrain(console: Console, result: "PretrainResult") -> None:
+    """The weights, and how to use them."""
+    console.print(
+        f"pretraining {result.name}: {result.tiles} images, {result.epochs} epochs in {result.seconds:.0f} s; mean error "
+        f"of the hidden pixels {result.loss:.4f}"
+    )
+    console.print(f"weights   {result.weights}")
+    console.print(f"use them  saltray train ... --model.weights {result.weights}")
 
 
 def print_search(console: Console, result: "SearchResult") -> None:

@@ -30,8 +30,9 @@ from saltray.progress import (
 from saltray.report.examples import draw_examples
 from saltray.report.page import FoldRow, RunReport, render_run
 from saltray.runs.history import epochs_of, read_history
+from saltray.runs.initial_weights import weights_before
 from saltray.runs.layout import ERROR, OOF, REPORT, WEIGHTS, fold_folder, run_folder
-from saltray.runs.records import FoldResult
+from saltray.runs.records import FoldResult, RunManifest
 from saltray.runs.run import create_run, fold_result, out_of_fold
 from saltray.search.results import with_best_values
 from saltray.storage.base import Store
@@ -89,7 +90,7 @@ def train(config: Config, *, from_search: str | None = None, observer: Observer 
         observer(SearchValuesTaken(found.uri, found.trial, found.values))
     home = store.sub(run_folder(config.run))
     check_machines_for_run(config, home)
-    prepared = prepare(config, store)
+    prepared = prepare(config, store, before=weights_before(home, RunManifest, config))
     with RunLock(home, f"run {config.run}") as lock:
         if lock.taken_from is not None:
             observer(LockTakenOver(lock.taken_from))
@@ -104,6 +105,7 @@ def train(config: Config, *, from_search: str | None = None, observer: Observer 
             dataset=prepared.dataset,
             initial_weights=prepared.initial_digest,
             search_provenance=found,
+            weights_provenance=prepared.weights_provenance,
         )
         observer(_planned(config, prepared))
         results = _train_missing(config, home, prepared, lock, observer)
@@ -223,6 +225,7 @@ def _publish(
         baseline=baseline,
         dataset=prepared.dataset,
         search_provenance=found,
+        weights_provenance=prepared.weights_provenance,
     )
     result = TrainResult(
         run=config.run,

@@ -22,12 +22,21 @@ from saltray.progress import (
     log_event,
 )
 from saltray.report.search_figures import TrialCurve, draw_search
+from saltray.runs.initial_weights import weights_before
 from saltray.search.layout import FIGURE, search_folder
 from saltray.search.results import trials_frame, write_best, write_table
 from saltray.search.samplers import import_optuna
 from saltray.search.space import apply_values
 from saltray.search.spec import SearchSpec
-from saltray.search.trials import Trial, check_values, clear_checkpoints, create_search, is_complete, load_trials
+from saltray.search.trials import (
+    SearchManifest,
+    Trial,
+    check_values,
+    clear_checkpoints,
+    create_search,
+    is_complete,
+    load_trials,
+)
 from saltray.storage.base import Store
 from saltray.storage.lock import RunLock
 
@@ -90,12 +99,13 @@ def tune(config: Config, search: SearchConfig | None = None, *, observer: Observ
     store = open_for_writing(config.store)
     home = store.sub(search_folder(spec.name))
     check_machines_for_search(spec, home)
-    prepared = prepare(spec.config, store, spec.variants)
+    before = weights_before(home, SearchManifest, spec.config)
+    prepared = prepare(spec.config, store, spec.variants, before=before)
     with RunLock(home, f"search {spec.name}") as lock:
         if lock.taken_from is not None:
             observer(LockTakenOver(lock.taken_from))
         home = lock.guard(home)
-        create_search(home, spec, prepared.dataset, prepared.initial_digest)
+        create_search(home, spec, prepared.dataset, prepared.initial_digest, prepared.weights_provenance)
         for note in prepared.dataset.notes:
             observer(DataNote(note))
         observer(_planned(spec, prepared))

@@ -15,6 +15,7 @@ CLAIM = "claim.json"
 MODEL_CARD = "model-card.md"
 MANIFEST = "manifest.json"
 
+_ENSEMBLE = re.compile(rf"(?:^|/){ENSEMBLES}/[^/]+(?:/latest|/v[1-9][0-9]*)?$")
 _VERSION = re.compile(r"v([1-9][0-9]*)")
 
 
@@ -26,6 +27,11 @@ def ensemble_prefix(name: str) -> str:
 def version_prefix(name: str, version: str) -> str:
     """The folder of one version of an ensemble, relative to the store."""
     return f"{ensemble_prefix(name)}/{version}"
+
+
+def is_ensemble_uri(uri: str) -> bool:
+    """Whether a URI has the form of an ensemble in a store, or of one of its versions."""
+    return _ENSEMBLE.search(uri.rstrip("/")) is not None
 
 
 def member_key(fold: int) -> str:

@@ -51,6 +51,18 @@ class SearchProvenance:
     """Number of trials."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class WeightsProvenance:
+    """The weights that training started from, where some were given."""
+
+    uri: str
+    """The file, torchvision's name, or the version of an ensemble."""
+    sha256: tuple[Sha256, ...]
+    """Of the file; of an ensemble, of the member that each fold started from. Empty for a name of torchvision's."""
+    members: tuple[Fold, ...] = ()
+    """Of an ensemble: the fold of the member that each fold started from. Else empty."""
+
+
 def _not_empty(members: tuple[Member, ...]) -> tuple[Member, ...]:
     if not members:
         raise ValueError("it should have one member or more")
@@ -88,6 +100,8 @@ class EnsembleManifest:
     """Versions of the libraries and the git commit; see `provenance`."""
     search_provenance: Annotated[SearchProvenance | None, Field(alias="origin")] = None
     """The search that found the run's values, if there was one."""
+    initial_weights: WeightsProvenance | None = None
+    """The weights that training started from, if some were given and the version is of a saltray that records them."""
     format: int = FORMAT
 
     @classmethod

@@ -20,7 +20,7 @@ from saltray.ensemble.layout import (
     version_name,
     version_prefix,
 )
-from saltray.ensemble.manifest import EnsembleManifest, Member, SearchProvenance, provenance
+from saltray.ensemble.manifest import EnsembleManifest, Member, SearchProvenance, WeightsProvenance, provenance
 from saltray.ensemble.threshold import ThresholdChoice
 from saltray.ensemble.versions import last_number, versions_of
 from saltray.errors import EnsembleError
@@ -55,6 +55,7 @@ def publish(
     baseline: float,
     dataset: DatasetManifest,
     search_provenance: SearchProvenance | None = None,
+    weights_provenance: WeightsProvenance | None = None,
 ) -> EnsembleManifest:
     """Publish the models of a run as the next version of the ensemble that has the run's name.
 
@@ -69,6 +70,7 @@ def publish(
         baseline: score of predicting no salt at all: the share of empty tiles.
         dataset: the manifest of the packed tiles.
         search_provenance: the search that found the run's values, if there was one.
+        weights_provenance: where the weights before training came from, if some were given.
 
     Raises:
         EnsembleError: a fold is missing.
@@ -99,6 +101,7 @@ def publish(
         config=config,
         provenance=provenance(),
         search_provenance=search_provenance,
+        initial_weights=weights_provenance,
     )
     home = store.sub(version_prefix(manifest.name, manifest.version))
     for model in models:

@@ -12,6 +12,8 @@ from saltray.errors import ModelError
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+LAST_LAYER = "final."
+"""Prefix of the tensors of every network's last layer, a convolution of 1x1."""
 
 
 class Network(nn.Module, ABC):

@@ -1,8 +1,10 @@
-"""The keys of a run in a store, each written once.
+"""The keys of a run and of a pretraining in a store, each written once.
 
     runs/<run>/{manifest.json, folds.json, fold-k/..., oof.parquet, report.html}
     fold-k/{checkpoints/epoch-00012/{state.pt, manifest.json}, history.jsonl, error.txt,
             model.safetensors, oof.parquet, result.json}
+
+    pretrained/<name>/{manifest.json, checkpoints/..., history.jsonl, error.txt, model.safetensors, result.json}
 
 A trial of a search has the same `history.jsonl`, `checkpoints` and `error.txt` as a fold.
 """
@@ -10,6 +12,8 @@ A trial of a search has the same `history.jsonl`, `checkpoints` and `error.txt` 
 import re
 
 RUNS = "runs"
+PRETRAINED = "pretrained"
+"""The folder of all pretrainings."""
 MANIFEST = "manifest.json"
 SPLIT = "folds.json"
 FOLD_PREFIX = "fold-"
@@ -34,6 +38,11 @@ _CHECKPOINT = re.compile(rf"{CHECKPOINTS}/epoch-(\d+)/{re.escape(CHECKPOINT_MANI
 def run_folder(run: str) -> str:
     """A run's part of the store."""
     return f"{RUNS}/{run}"
+
+
+def pretrained_folder(name: str) -> str:
+    """A pretraining's part of the store."""
+    return f"{PRETRAINED}/{name}"
 
 
 def fold_folder(fold: int) -> str:

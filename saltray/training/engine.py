@@ -1,4 +1,4 @@
-"""The training loop of one fold, and its validation."""
+"""The training loop of one job, and its validation."""
 
 import math
 import time
@@ -10,7 +10,6 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import clip_grad_norm_
 
 from saltray.config import Config
-from saltray.data.augment import Augmenter
 from saltray.errors import ConfigError, DivergedError
 from saltray.training.ema import WeightAverager
 from saltray.training.epoch_metrics import EpochMetrics
@@ -22,11 +21,17 @@ from saltray.training.precision import autocast
 from saltray.training.process_group import ProcessGroup
 from saltray.training.schedule import lr_at
 from saltray.training.state import FitState
+from saltray.training.tasks import Segmentation, Task
 from saltray.training.tile_tensors import TileTensors
 
 
 def fit(
-    state: FitState, train: TileTensors, valid: TileTensors, config: Config, group: ProcessGroup
+    state: FitState,
+    train: TileTensors,
+    valid: TileTensors | None,
+    config: Config,
+    group: ProcessGroup,
+    task: Task | None = None,
 ) -> Iterator[EpochMetrics]:
     """Train from `state.epoch` to `config.train.epochs`, and yield after each epoch.
 
@@ -37,9 +42,10 @@ def fit(
     Args:
         state: the initial or resumed state, trained in place.
         train: the tiles to train on.
-        valid: the tiles to evaluate the averaged weights on.
+        valid: the tiles to evaluate the averaged weights on; None to evaluate nothing.
         config: the configuration of the run.
         group: the process group of this fold.
+        task: what is learnt; segmentation by default.
 
     Raises:
         ConfigError: the batch size is not divisible by the number of ranks, or tiles are larger than the input size.
@@ -49,7 +55,7 @@ def fit(
     settings, device = config.train, group.device
     share = rank_slice(settings.batch_size, group)
     steps = train.steps(settings.batch_size)
-    augment = Augmenter(config.augment, settings.input_size, settings.seed)
+    task = task or Segmentation(config)
     averager = WeightAverager(state.ema, state.model, config.optim.ema_decay)
     network = wrap_ddp(state.model, group)
 
@@ -58,9 +64,10 @@ def fit(
         network.train()
         losses = torch.zeros(steps, device=device)
         for step, index in enumerate(train.epoch_order(settings.seed, epoch, settings.batch_size)[:, share]):
-            images, masks = augment(train.images[index], train.masks[index], train.keys[index], epoch)
+            inputs, targets = task.batch(train.images[index], train.masks[index], train.keys[index], epoch)
             # Kept on the device: reading it here would synchronise CPU and GPU at every step.
-            losses[step] = train_step(network, state.optimizer, images, masks, config, _lr(state.step, steps, config))
+            lr = _lr(state.step, steps, config)
+            losses[step] = train_step(network, state.optimizer, inputs, targets, config, task, lr)
             averager.update(state.step)
             state.step += 1
         mean_loss = _checked_mean(losses, epoch, config, group)
@@ -70,7 +77,7 @@ def fit(
             average_buffers(state.ema, group)
         state.epoch = epoch + 1
         due = state.epoch % settings.eval_every == 0 or state.epoch == settings.epochs
-        validation = evaluate(state.ema, valid, config, group) if due else {}
+        validation = evaluate(state.ema, valid, config, group) if due and valid is not None else {}
         if not math.isfinite(validation.get("valid_loss", 0.0)):
             raise DivergedError(
                 f"the validation loss became NaN or infinite after epoch {state.epoch}; "
@@ -87,25 +94,32 @@ def fit(
 
 
 def train_step(
-    network: nn.Module, optimizer: torch.optim.Optimizer, images: Tensor, masks: Tensor, config: Config, lr: float
+    network: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    inputs: Tensor,
+    targets: Tensor,
+    config: Config,
+    task: Task,
+    lr: float,
 ) -> Tensor:
     """One optimizer step on one batch.
 
     Args:
         network: the network in training mode, as returned by `wrap_ddp`.
         optimizer: the optimizer of its parameters.
-        images: float32 [B, 1, S, S] in 0..1, augmented, on the network's device.
-        masks: float32 [B, 1, S, S] of 0 and 1.
-        config: the configuration of the run: loss, precision and gradient clipping.
+        inputs: float32 [B, 1, S, S] in 0..1, of the task, on the network's device.
+        targets: of the task.
+        config: the configuration of the run: precision and gradient clipping.
+        task: what is learnt.
         lr: learning rate of this step.
 
     Returns:
         the loss of this rank's part of the batch before the step, a scalar on its device; NaN if the gradient is not
         finite.
     """
-    with autocast(config.train.precision, images.device):
-        logits = network(images)
-    loss = tile_losses(logits, masks, config.train).mean()
+    with autocast(config.train.precision, inputs.device):
+        outputs = network(inputs)
+    loss = task.loss(outputs, targets)
     loss.backward()  # type: ignore[no-untyped-call]  # untyped in torch
     parameters = [parameter for param_group in optimizer.param_groups for parameter in param_group["params"]]
     norm = clip_grad_norm_(parameters, config.optim.clip_norm or math.inf)
