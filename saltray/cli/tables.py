@@ -77,8 +77,8 @@ def print_train(console: Console, result: "TrainResult") -> None:
 def print_pretrain(console: Console, result: "PretrainResult") -> None:
     """The weights, and how to use them."""
     console.print(
-        f"pretraining {result.name}: {result.tiles} images, {result.epochs} epochs in {result.seconds:.0f} s; mean error "
-        f"of the hidden pixels {result.loss:.4f}"
+        f"pretraining {result.name}: {result.tiles} images, {result.epochs} epochs in {result.seconds:.0f} s; mean "
+        f"error of the hidden pixels {result.loss:.4f}"
     )
     console.print(f"weights   {result.weights}")
     console.print(f"use them  saltray train ... --model.weights {result.weights}")

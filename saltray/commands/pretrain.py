@@ -10,7 +10,6 @@ from saltray.data.hiding import PatchHider
 from saltray.data.packing import AllImages, load_all_images
 from saltray.distributed.cluster import ray_cluster
 from saltray.distributed.preflight import check_cluster, preflight
-from saltray.ensemble.layout import is_ensemble_uri
 from saltray.errors import ConfigError
 from saltray.progress import (
     CapacityFound,
@@ -72,16 +71,16 @@ def pretrain(
         StorageError: the store cannot be reached or written.
     """
     settings = settings or PretrainConfig()
-    if config.model.weights is not None and is_ensemble_uri(config.model.weights):
-        raise ConfigError(
-            f"model.weights {config.model.weights} is an ensemble, which has learnt from masks: no fold could be scored "
-            "honestly after the pretraining; fine-tune it with `saltray train` instead"
-        )
     store = open_for_writing(config.store)
     home = store.sub(pretrained_folder(settings.name))
     if pretraining_result(home) is None:
         preflight(config.cluster, jobs=1, sharing=1)
     initial = read_initial_weights(config)
+    if initial is not None and initial.provenance.members:
+        raise ConfigError(
+            f"model.weights {config.model.weights} is of an ensemble or a run, which has learnt from masks: no fold "
+            "could be scored honestly after the pretraining; fine-tune it with `saltray train` instead"
+        )
     images = load_all_images(config.data, store)
     planned = _planned(config, settings, images)
     with RunLock(home, f"pretraining {settings.name}") as lock:

@@ -56,11 +56,11 @@ class WeightsProvenance:
     """The weights that training started from, where some were given."""
 
     uri: str
-    """The file, torchvision's name, or the version of an ensemble."""
+    """The file, torchvision's name, or the ensemble's version or the run that the models are of."""
     sha256: tuple[Sha256, ...]
-    """Of the file; of an ensemble, of the member that each fold started from. Empty for a name of torchvision's."""
+    """Of the file; of an ensemble or a run, of each fold's model. Empty for a name of torchvision's."""
     members: tuple[Fold, ...] = ()
-    """Of an ensemble: the fold of the member that each fold started from. Else empty."""
+    """Of an ensemble or a run: the fold there of the model that each fold starts from. Else empty."""
 
 
 def _not_empty(members: tuple[Member, ...]) -> tuple[Member, ...]:

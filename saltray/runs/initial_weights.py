@@ -13,13 +13,13 @@ from saltray.data.folds import assign_folds
 from saltray.data.packing import DatasetManifest
 from saltray.data.problems import and_more
 from saltray.data.tiles import LabelledTiles
-from saltray.ensemble.layout import is_ensemble_uri, version_prefix
+from saltray.ensemble.layout import is_ensemble_uri, member_of_uri, version_prefix
 from saltray.ensemble.load import read_member
 from saltray.ensemble.manifest import EnsembleManifest, WeightsProvenance
 from saltray.ensemble.versions import read_manifest, resolve
 from saltray.errors import ConfigError, ModelError, NotFoundError
 from saltray.records import to_record
-from saltray.runs.layout import MANIFEST, SPLIT, run_folder
+from saltray.runs.layout import MANIFEST, SPLIT, fold_of_uri, run_folder
 from saltray.runs.records import RunManifest, Split
 from saltray.storage.base import Store
 from saltray.storage.uri import open_store
@@ -71,9 +71,14 @@ def read_initial_weights(config: Config, before: WeightsProvenance | None = None
     from saltray.training.state import initial_model
 
     model = initial_model(config)
-    digest = load_weights(model, weights)
-    provenance = WeightsProvenance(uri=weights, sha256=() if digest is None else (digest,))
-    return InitialWeights((_arrays(model),) * config.folds.count, provenance)
+    sha256 = load_weights(model, weights)
+    folds = config.folds.count
+    found = member_of_uri(weights) or fold_of_uri(weights)
+    if found is not None and sha256 is not None and open_store(found[0]).exists(MANIFEST):
+        provenance = WeightsProvenance(uri=found[0], sha256=(sha256,) * folds, members=(found[1],) * folds)
+    else:
+        provenance = WeightsProvenance(uri=weights, sha256=() if sha256 is None else (sha256,))
+    return InitialWeights((_arrays(model),) * folds, provenance)
 
 
 class Started(Protocol):
@@ -138,19 +143,19 @@ def _misfit(home: Store, manifest: EnsembleManifest, now: ModelConfig, error: Mo
 def check_unseen(
     provenance: WeightsProvenance, tiles: LabelledTiles, fold_of: NDArray[np.int64], dataset: DatasetManifest
 ) -> None:
-    """Refuse the members of an ensemble where one was trained on a tile that its fold now holds out.
+    """Refuse models of an ensemble or a run where one was trained on a tile that its fold now holds out.
 
-    The fold's score would be that of a tile it has seen. What the ensemble itself started from counts as well.
+    The fold's score would be that of tiles it has seen. What the ensemble itself started from counts as well.
 
     Args:
-        provenance: of the run's initial weights; those of a file are taken as they are.
+        provenance: of the run's initial weights; those of a file that is of no run or ensemble are taken as they are.
         tiles: all of them.
         fold_of: [N] fold of each tile.
         dataset: the packed tiles.
 
     Raises:
         ConfigError: there is such a tile, or nothing tells what the ensemble was trained on.
-        EnsembleError: there is no such ensemble.
+        EnsembleError, NotFoundError: the ensemble or the run is gone.
     """
     origin: WeightsProvenance | None = provenance
     members = provenance.members
@@ -161,26 +166,37 @@ def check_unseen(
         for fold, member in enumerate(members):
             held_out = [tiles.ids[at] for at in np.flatnonzero(fold_of == fold)]
             if seen := [tile for tile in held_out if split.get(tile, member) != member]:
-                raise ConfigError(_seen_text(fold, seen, member, origin.uri, manifest))
+                raise ConfigError(_seen_text(fold, seen, member, origin, manifest))
         origin = manifest.initial_weights
         if origin is not None and origin.members:
             members = tuple(origin.members[member % len(origin.members)] for member in members)
 
 
-def _seen_text(fold: int, seen: list[str], member: int, uri: str, manifest: EnsembleManifest) -> str:
+def _seen_text(
+    fold: int, seen: list[str], member: int, origin: WeightsProvenance, manifest: EnsembleManifest | RunManifest
+) -> str:
     tiles, folds = f"{len(seen)} tile{'s' * (len(seen) > 1)}", manifest.config.folds
+    if len(set(origin.members)) == 1:
+        remedy = "start each fold from its own model, by --model.weights STORE/ensembles/NAME"
+    else:
+        remedy = (
+            f"use its tiles and its split (folds.count {folds.count}, folds.scheme {folds.scheme}, folds.seed "
+            f"{folds.seed})"
+        )
     return (
-        f"fold {fold} holds out {tiles} that the model of fold {member} in {uri} was trained on ({and_more(seen)}), so "
-        f"its score would be too good; use the tiles and the split of that ensemble (folds.count {folds.count}, "
-        f"folds.scheme {folds.scheme}, folds.seed {folds.seed}), or weights that have seen no masks, such as those of "
-        "`saltray pretrain`"
+        f"fold {fold} holds out {tiles} that the model of fold {member} in {origin.uri} was trained on "
+        f"({and_more(seen)}), so its score would be too good; {remedy}, or weights that have seen no masks, such as "
+        "those of `saltray pretrain`"
     )
 
 
 def _trained_with(
     uri: str, tiles: LabelledTiles, dataset: DatasetManifest
-) -> tuple[EnsembleManifest, Mapping[str, int]]:
-    """The manifest of an ensemble's version, and the fold of each tile that it was trained with."""
+) -> tuple[EnsembleManifest | RunManifest, Mapping[str, int]]:
+    """The manifest of an ensemble's version or of a run, and the fold of each tile that it was trained with."""
+    if not is_ensemble_uri(uri):
+        run = open_store(uri)
+        return run.get_record(MANIFEST, RunManifest), run.get_record(SPLIT, Split).fold_of
     home = resolve(uri)
     manifest = read_manifest(home)
     if manifest.dataset == dataset.digest:  # the split is a function of the tiles
@@ -188,19 +204,14 @@ def _trained_with(
         return manifest, dict(zip(tiles.ids, folds.tolist(), strict=True))
     store = open_store(home.uri.removesuffix(f"/{version_prefix(manifest.name, manifest.version)}"))
     run = store.sub(run_folder(manifest.run))
+    unknown = f"nothing tells which tiles {home.uri} was trained on"
+    remedy = "use the very tiles that it was trained on, or other weights"
     try:
-        before = run.get_record(MANIFEST, RunManifest)
-        split = run.get_record(SPLIT, Split)
+        before, split = run.get_record(MANIFEST, RunManifest), run.get_record(SPLIT, Split)
     except NotFoundError as error:
-        raise ConfigError(
-            f"nothing tells which tiles {home.uri} was trained on, as its run is gone ({error}); restore the run, use "
-            "the very tiles that it was trained on, or other weights"
-        ) from error
+        raise ConfigError(f"{unknown}, as its run is gone ({error}); restore that, {remedy}") from error
     if (before.dataset, before.config.folds) != (manifest.dataset, manifest.config.folds):
-        raise ConfigError(
-            f"nothing tells which tiles {home.uri} was trained on, as {run.uri} is another run of the same name; use "
-            "the very tiles that it was trained on, or other weights"
-        )
+        raise ConfigError(f"{unknown}, as {run.uri} is another run of the same name; {remedy}")
     return manifest, split.fold_of
 
 

@@ -34,6 +34,8 @@ CHECKPOINT_MANIFEST = "manifest.json"
 
 _CHECKPOINT = re.compile(rf"{CHECKPOINTS}/epoch-(\d+)/{re.escape(CHECKPOINT_MANIFEST)}")
 
+_WEIGHTS = re.compile(rf"((?:|.*/){RUNS}/[^/]+)/{FOLD_PREFIX}([0-9]+)/[^/]+\.safetensors")
+
 
 def run_folder(run: str) -> str:
     """A run's part of the store."""
@@ -48,6 +50,12 @@ def pretrained_folder(name: str) -> str:
 def fold_folder(fold: int) -> str:
     """A fold's part of its run; also the name of its job."""
     return f"{FOLD_PREFIX}{fold}"
+
+
+def fold_of_uri(uri: str) -> tuple[str, int] | None:
+    """The URI of the run, and the fold, whose weights a URI names; None if it does not have that form."""
+    match = _WEIGHTS.fullmatch(uri)
+    return (match[1], int(match[2])) if match else None
 
 
 def checkpoint_folder(epoch: int) -> str:

@@ -20,6 +20,7 @@ from saltray.training.engine import evaluate, fit, rank_slice, train_step, wrap_
 from saltray.training.epoch_metrics import EpochMetrics
 from saltray.training.process_group import ProcessGroup
 from saltray.training.state import FitState
+from saltray.training.tasks import Segmentation
 from saltray.training.tile_tensors import TileTensors
 
 ConfigMaker = Callable[..., Config]
@@ -185,7 +186,7 @@ def test_train_step_uses_the_given_learning_rate_and_leaves_no_gradient(make_con
     optimizer = torch.optim.SGD(model.parameters(), lr=99)
     images = torch.ones(2, 1, 4, 4)
     config = make_config(dice=0, optim=OptimConfig(clip_norm=0))
-    loss = train_step(model, optimizer, images, torch.zeros_like(images), config, lr=0.5)
+    loss = train_step(model, optimizer, images, torch.zeros_like(images), config, Segmentation(config), lr=0.5)
     assert float(loss) == pytest.approx(math.log1p(math.exp(2)))
     assert float(model.gain.detach()) == pytest.approx(2 - 0.5 / (1 + math.exp(-2)))
     assert model.gain.grad is None
