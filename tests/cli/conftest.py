@@ -72,7 +72,20 @@ SEARCH = SearchConfig(
     space={"optim.lr": loguniform(1e-5, 1e-2), "train.batch_size": choice([16, 32])},
 )
 """What `JOB` means, to a run and to a search."""
-VERBS = ("demo", "synth", "check", "train", "tune", "range_test", "run", "plan", "status", "list_runs", "predict")
+VERBS = (
+    "demo",
+    "synth",
+    "check",
+    "train",
+    "pretrain",
+    "tune",
+    "range_test",
+    "run",
+    "plan",
+    "status",
+    "list_runs",
+    "predict",
+)
 
 
 def make_console(*, width: int = 1000, terminal: bool = False) -> Console:

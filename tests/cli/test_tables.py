@@ -7,6 +7,7 @@ import pytest
 from command import Saltray, check_refusal
 
 from saltray.cli import tables
+from saltray.commands.pretrain import PretrainResult
 from saltray.commands.range_test import RangeTestResult
 from saltray.commands.train import TrainResult
 from saltray.commands.tune import SearchResult
@@ -108,6 +109,18 @@ def test_a_run() -> None:
         ["threshold 0.36, chosen on the same predictions: 0.4750"],
         ["ensemble  s3://b/ensembles/r1/v1"],
         ["report    s3://b/runs/r1/report.html"],
+    ]
+
+
+def test_a_pretraining_says_how_to_use_its_weights() -> None:
+    console = make_console()
+    uri = "s3://b/pretrained/p1/model.safetensors"
+    result = PretrainResult(name="p1", weights=uri, sha256="d" * 64, tiles=24, epochs=8, loss=0.12345, seconds=19.6)
+    tables.print_pretrain(console, result)
+    assert rows_of(console) == [
+        ["pretraining p1: 24 images, 8 epochs in 20 s; mean error of the hidden pixels 0.1235"],
+        [f"weights   {uri}"],
+        [f"use them  saltray train ... --model.weights {uri}"],
     ]
 
 

@@ -309,9 +309,7 @@ def test_a_loss_that_is_infinite_is_a_permanent_failure(fake: FakeTrain, job: Jo
     assert not job.home.exists("result.json")
 
 
-@pytest.mark.parametrize(
-    "loop", [train_fold, train_trial, RangeTestLoop(1e-5, 1.0, 3), PretrainLoop(PretrainConfig())]
-)
+@pytest.mark.parametrize("loop", [train_fold, train_trial, RangeTestLoop(1e-5, 1.0, 3), PretrainLoop(PretrainConfig())])
 def test_a_rank_that_does_not_see_the_store_is_a_permanent_failure(
     fake: FakeTrain, job: Job, loop: Any, home: Store
 ) -> None:

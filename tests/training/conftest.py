@@ -95,6 +95,7 @@ def two_ranks(make_config: ConfigMaker, tiles: LabelledTiles, tmp_path_factory: 
         "unsynchronised": make_config(**quick, sync_batchnorm=False),
         "albunet": make_config(),
         "nan": make_config(),
+        "inpainting": make_config(),
     }
     (folder / "cases.json").write_text(json.dumps({name: to_record(config) for name, config in cases.items()}))
     np.savez(folder / "tiles.npz", ids=np.array(tiles.ids), images=tiles.images, masks=tiles.masks)
