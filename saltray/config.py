@@ -7,7 +7,7 @@ help text. A recipe is a function that returns a `Config`.
 import math
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Annotated, Any, Literal, cast
 
 from pydantic import Field
@@ -16,8 +16,14 @@ from saltray.errors import ConfigError
 from saltray.records import MAX_EPOCHS, MAX_FOLDS, fits, own_field_types, to_record, type_text
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
-MULTIPLES = {"albunet": 64, "ternausnet11": 32, "ternausnet16": 32, "unet": 16}
+MULTIPLES = {"albunet": 64, "ternausnet": 32, "unet": 16}
 """Of how many pixels the input of each network must be a multiple."""
+ENCODERS = {
+    "albunet": ("resnet34", "resnet18", "resnet50"),
+    "ternausnet": ("vgg11", "vgg11_bn", "vgg16", "vgg16_bn"),
+    "unet": (),
+}
+"""The encoders that each network can have, its own first."""
 Name = Annotated[str, Field(pattern=f"^{NAME.pattern}$")]
 """A name in a stored record; see `check_name`."""
 
@@ -38,6 +44,10 @@ def _require(condition: bool, message: str) -> None:
 def _between(name: str, value: float, low: float, high: float) -> None:
     _require(not value < low, f"{name} is {value}; use {low:g} or more")
     _require(value <= high, f"{name} is {value}; use {high} or less")
+
+
+def _check_weight(name: str, value: float) -> None:
+    _require(0 <= value < math.inf, f"{name} is {value}; use 0 or a positive number such as 1")
 
 
 def _check_types(settings: Any, section: str) -> None:
@@ -82,21 +92,49 @@ class FoldConfig:
 class ModelConfig:
     """The network."""
 
-    architecture: Literal["albunet", "ternausnet11", "ternausnet16", "unet"] = "albunet"
-    """albunet: U-Net on ResNet-34. ternausnet11 and ternausnet16: on VGG. unet: the plain one, with BatchNorm."""
+    architecture: Literal["albunet", "ternausnet", "unet"] = "albunet"
+    """albunet: U-Net on a ResNet. ternausnet: U-Net on a VGG. unet: the plain one, with BatchNorm."""
+    encoder: Literal["resnet18", "resnet34", "resnet50", "vgg11", "vgg11_bn", "vgg16", "vgg16_bn"] | None = None
+    """Encoder of albunet (a resnet) or ternausnet (a vgg). Unset: resnet34 or vgg11; unet has one of its own."""
     weights: str | None = None
     """Pretrained weights: a path or URI of a torchvision encoder or a whole network, or torchvision's IMAGENET1K_V1."""
     num_filters: int = 32
     """Width of the decoder in channels; 32 is the published one."""
     encoder_width: int = 64
     """Channels of the encoder's first stage; 64 is the published one and what torchvision's weights fit."""
+    in_channels: int = 3
+    """1: a grey tile goes in as one channel. 3: as three equal ones, as published."""
     is_deconv: bool = True
     """Upsample by transposed convolution; otherwise bilinear and a convolution."""
+    decoder_batchnorm: bool = False
+    """BatchNorm in the decoder of albunet or ternausnet; unet always has it."""
+    scse: bool = False
+    """Spatial and channel squeeze-and-excitation after each block of the decoder (Roy et al., 2018)."""
+    hypercolumn: bool = False
+    """All stages of the decoder, upsampled, as input of the last convolution (Hariharan et al., 2015)."""
+    deep_supervision: bool = False
+    """Train scores of each stage of the decoder too, and whether a tile has any salt."""
 
     def __post_init__(self) -> None:
         _check_types(self, "model.")
         _between("model.num_filters", self.num_filters, 1, MAX_WIDTH)
         _between("model.encoder_width", self.encoder_width, 1, MAX_WIDTH)
+        known = ENCODERS[self.architecture]
+        _require(
+            self.encoder is None or self.encoder in known,
+            f"model.encoder is {self.encoder}, but {self.architecture} "
+            + (f"takes one of {', '.join(known)}" if known else "has an encoder of its own; leave it unset"),
+        )
+        _require(self.in_channels in (1, 3), f"model.in_channels is {self.in_channels}; use 1 (grey) or 3 (RGB)")
+        _require(
+            not (self.decoder_batchnorm and self.architecture == "unet"),
+            "model.decoder_batchnorm is true, but the decoder of unet has BatchNorm as it is; leave it out",
+        )
+
+    @property
+    def backbone(self) -> str | None:
+        """The encoder by torchvision's name; None for unet."""
+        return self.encoder or next(iter(ENCODERS[self.architecture]), None)
 
     def fitting_size(self, pixels: int) -> int:
         """The smallest input size of the network that is not below `pixels`."""
@@ -159,6 +197,86 @@ class AugmentConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class LossWeights:
+    """The weights of the loss's terms; see `saltray.training.losses`."""
+
+    bce: float = 0.0
+    """Weight of the binary cross-entropy."""
+    dice: float = 0.0
+    """Weight of the soft Dice loss."""
+    lovasz: float = 0.0
+    """Weight of the Lovasz hinge, per tile (Berman et al., 2018)."""
+    lovasz_elu: float = 0.0
+    """Weight of the Lovasz hinge with ELU + 1 in place of ReLU."""
+    focal: float = 0.0
+    """Weight of the focal loss (Lin et al., 2017)."""
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """The weight of each term by its name."""
+        return {item.name: getattr(self, item.name) for item in fields(LossWeights)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class LossConfig(LossWeights):
+    """The training loss: a weighted sum of terms."""
+
+    bce: float = 1.0
+    """Weight of the binary cross-entropy."""
+    dice: float = 1.0
+    """Weight of the soft Dice loss."""
+    focal_gamma: float = 2.0
+    """Focal loss: the higher, the less the pixels count that are predicted well; 0: the binary cross-entropy."""
+    sides: float = 0.1
+    """With deep supervision: weight of the same loss of each side output, on the tiles with salt."""
+    has_salt: float = 0.05
+    """With deep supervision: weight of the binary cross-entropy of whether a tile has salt."""
+
+    def __post_init__(self) -> None:
+        _check_types(self, "loss.")
+        for name in (*self.weights, "sides", "has_salt"):
+            _check_weight(f"loss.{name}", getattr(self, name))
+        _between("loss.focal_gamma", self.focal_gamma, 0, 100)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LateLossConfig(LossWeights):
+    """Other weights for the rest of the training, such as those of the Lovasz hinge after the cross-entropy's."""
+
+    after: int | None = None
+    """Epochs that are trained with the weights of `loss` before these. Unset: all of them."""
+    ramp: int = 0
+    """Epochs in between, over which the weights change linearly; 0: at once."""
+
+    def __post_init__(self) -> None:
+        _check_types(self, "late_loss.")
+        for name, weight in self.weights.items():
+            _check_weight(f"late_loss.{name}", weight)
+        _between("late_loss.after", 1 if self.after is None else self.after, 1, MAX_EPOCHS)
+        _between("late_loss.ramp", self.ramp, 0, MAX_EPOCHS)
+
+
+def _check_losses(loss: LossConfig, late: LateLossConfig, epochs: int) -> None:
+    """Refuse a loss without terms, and later weights that would have no effect."""
+    names = ", ".join(loss.weights)
+    _require(any(loss.weights.values()), f"all weights of loss are 0; give one of {names} a weight")
+    if late.after is None:
+        given = [f"late_loss.{name}" for name, value in (late.weights | {"ramp": late.ramp}).items() if value]
+        _require(not given, f"{', '.join(given)} without late_loss.after has no effect; set that, in epochs")
+        return
+    _require(
+        any(late.weights.values()),
+        f"late_loss.after is {late.after}, but all weights of late_loss are 0; give one of {names} a weight",
+    )
+    first = late.after + late.ramp + 1
+    _require(
+        first <= epochs,
+        f"late_loss.after {late.after} and late_loss.ramp {late.ramp} give epoch {first} the late weights first, but "
+        f"train.epochs is {epochs}; lower the former, or train longer",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
 class TrainConfig:
     """The training loop."""
 
@@ -168,10 +286,6 @@ class TrainConfig:
     """Global batch: tiles per step over all ranks of a fold."""
     input_size: int = 128
     """Height and width that the network sees, in pixels; tiles are padded to it by reflection."""
-    bce: float = 1.0
-    """Weight of the binary cross-entropy."""
-    dice: float = 1.0
-    """Weight of the soft Dice loss."""
     precision: Literal["bf16", "fp32"] = "bf16"
     """Arithmetic of the forward pass: bfloat16 autocast, or plain float32."""
     sync_batchnorm: bool = True
@@ -188,9 +302,6 @@ class TrainConfig:
         most = {"epochs": MAX_EPOCHS, "batch_size": MAX_BATCH, "input_size": MAX_INPUT, "eval_every": 10**9}
         for name, high in most.items():
             _between(f"train.{name}", getattr(self, name), 1, high)
-        _require(self.bce >= 0 and self.dice >= 0, f"train.bce {self.bce} and train.dice {self.dice}: use 0 or more")
-        _require(max(self.bce, self.dice) < math.inf, "train.bce or train.dice is infinite; use a number such as 1")
-        _require(self.bce + self.dice > 0, "train.bce and train.dice are both 0; give one of them a weight")
         _require(self.checkpoint_every >= 0, f"train.checkpoint_every is {self.checkpoint_every} s; use 0 or more")
         _between("train.checkpoint_every", self.checkpoint_every, 0, 10**9)
         _between("train.seed", self.seed, 0, MAX_SEED)
@@ -245,6 +356,10 @@ class Config:
     """The optimizer."""
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     """The augmentation."""
+    loss: LossConfig = field(default_factory=LossConfig)
+    """The training loss."""
+    late_loss: LateLossConfig = field(default_factory=LateLossConfig)
+    """The weights of the training loss later on."""
     train: TrainConfig = field(default_factory=TrainConfig)
     """The training loop."""
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
@@ -261,6 +376,7 @@ class Config:
             f"train.input_size is {self.train.input_size}, but {self.model.architecture} needs a multiple of "
             f"{MULTIPLES[self.model.architecture]}; use {fitting}",
         )
+        _check_losses(self.loss, self.late_loss, self.train.epochs)
         ranks = self.cluster.workers_per_fold
         _require(
             self.train.batch_size % ranks == 0,

@@ -15,6 +15,8 @@ from saltray.config import (
     ClusterConfig,
     Config,
     FoldConfig,
+    LateLossConfig,
+    LossConfig,
     ModelConfig,
     OptimConfig,
     Range,
@@ -57,8 +59,29 @@ def refusal(make: Any) -> str:
         (lambda: AugmentConfig(shift=-0.1), "augment.shift is -0.1"),
         (lambda: TrainConfig(epochs=0), "train.epochs is 0"),
         (lambda: TrainConfig(eval_every=0), "train.eval_every is 0"),
-        (lambda: TrainConfig(bce=-1), "train.bce -1"),
-        (lambda: TrainConfig(bce=0, dice=0), "both 0"),
+        (lambda: LossConfig(bce=-1), "loss.bce is -1"),
+        (lambda: LossConfig(lovasz=math.nan), "loss.lovasz is nan"),
+        (lambda: LossConfig(sides=-0.1), "loss.sides is -0.1"),
+        (lambda: LossConfig(has_salt=math.inf), "loss.has_salt is inf"),
+        (lambda: LossConfig(focal_gamma=-1), "loss.focal_gamma is -1"),
+        (lambda: LossConfig(focal_gamma=101), "loss.focal_gamma is 101"),
+        (lambda: LateLossConfig(focal=-1), "late_loss.focal is -1"),
+        (lambda: LateLossConfig(after=0), "late_loss.after is 0; use 1 or more"),
+        (lambda: LateLossConfig(ramp=-1), "late_loss.ramp is -1"),
+        (
+            lambda: Config(data="d", loss=LossConfig(bce=0, dice=0, sides=1, has_salt=1)),
+            "all weights of loss are 0; give one of bce, dice, lovasz, lovasz_elu, focal a weight",
+        ),
+        (
+            lambda: Config(data="d", late_loss=LateLossConfig(dice=1, lovasz_elu=1)),
+            "late_loss.dice, late_loss.lovasz_elu without late_loss.after has no effect",
+        ),
+        (lambda: Config(data="d", late_loss=LateLossConfig(ramp=1)), "late_loss.ramp without late_loss.after"),
+        (lambda: Config(data="d", late_loss=LateLossConfig(after=9)), "all weights of late_loss are 0"),
+        (
+            lambda: Config(data="d", late_loss=LateLossConfig(after=50, ramp=10, lovasz=1)),
+            "late_loss.after 50 and late_loss.ramp 10 give epoch 61 the late weights first, but train.epochs is 60",
+        ),
         (lambda: TrainConfig(checkpoint_every=-1), "train.checkpoint_every is -1 s"),
         (lambda: TrainConfig(seed=-1), "train.seed is -1"),
         (lambda: ClusterConfig(workers_per_fold=0), "workers_per_fold is 0"),
@@ -117,9 +140,9 @@ def test_hardware_and_places_are_no_part_of_the_identity() -> None:
     there = Config(data="x", store="y", run="z", cluster=ClusterConfig(workers_per_fold=2))
     other = dataclasses.replace(here, optim=OptimConfig(lr=0.5))
     assert digest(here.identity) == digest(there.identity) != digest(other.identity)
-    assert set(here.identity) == {"folds", "model", "optim", "augment", "train"}
+    assert set(here.identity) == {"folds", "model", "optim", "augment", "loss", "late_loss", "train"}
     # Of saltray 0.1: a run that it started is resumed under the same identity.
-    assert digest(here.identity) == "e28afc29018e0530b3d8cf85881f965efc811b5d391256c7ab07588d5e9a163f"
+    assert digest(here.identity) == "0760b20c9cc5cc692d292f7c858cbaf303c5ae00f9e334f864c7939f76bb7f25"
 
 
 @pytest.mark.parametrize("name", ["", "a/b", "..", ".x", "a b", "x" * 101, "a\n"])
@@ -208,10 +231,24 @@ def test_a_number_has_a_limit(section: Any, name: str, most: float) -> None:
         section(**{name: most + 1})
 
 
-@pytest.mark.parametrize("name", ["bce", "dice", "checkpoint_every"])
-def test_no_setting_is_infinite(name: str) -> None:
+@pytest.mark.parametrize(
+    ("section", "name"),
+    [
+        (TrainConfig, "checkpoint_every"),
+        (LossConfig, "bce"),
+        (LossConfig, "sides"),
+        (LossConfig, "focal_gamma"),
+        (LateLossConfig, "lovasz"),
+    ],
+)
+def test_no_setting_is_infinite(section: Any, name: str) -> None:
     with pytest.raises(ConfigError):
-        TrainConfig(**{name: math.inf})  # a manifest could not be written
+        section(**{name: math.inf})  # a manifest could not be written
+
+
+def test_the_last_epoch_may_be_the_first_of_the_late_loss() -> None:
+    late = LateLossConfig(after=50, ramp=9, lovasz=1)
+    assert Config(data="d", late_loss=late).late_loss.weights["lovasz"] == 1
 
 
 def test_a_choice_of_too_many_values() -> None:

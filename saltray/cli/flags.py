@@ -25,10 +25,13 @@ RENAMED_IN_SEARCH = {
     "--no-prune": "--search.no-prune",
     "--concurrent": "--search.concurrent",
 }
+RENAMED_LOSS = {"--train.bce": "--loss.bce", "--train.dice": "--loss.dice"}
 RENAMED: Mapping[str, Mapping[str, str]] = {
-    "train": {"--lr-from": "--from-search"},
-    "tune": {"--range-test": "the verb range-test", **RENAMED_IN_SEARCH},
-    "run": {"--run": "--name", **RENAMED_IN_SEARCH},
+    "train": {"--lr-from": "--from-search", **RENAMED_LOSS},
+    "tune": {"--range-test": "the verb range-test", **RENAMED_IN_SEARCH, **RENAMED_LOSS},
+    "run": {"--run": "--name", **RENAMED_IN_SEARCH, **RENAMED_LOSS},
+    "plan": RENAMED_LOSS,
+    "range-test": RENAMED_LOSS,
 }
 """Verb -> flag that it once had -> what to use instead."""
 ONCE = {

@@ -71,6 +71,7 @@ def pretrain(
         StorageError: the store cannot be reached or written.
     """
     settings = settings or PretrainConfig()
+    config = replace(config, model=replace(config.model, deep_supervision=False))  # its outputs tell salt
     store = open_for_writing(config.store)
     home = store.sub(pretrained_folder(settings.name))
     if pretraining_result(home) is None:

@@ -3,16 +3,23 @@
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from saltray.models.parts import PLAIN, DecoderParts, ScSE
+
 
 class ConvReLU(nn.Module):
-    """3x3 convolution with bias, then ReLU: [B, inputs, H, W] -> [B, outputs, H, W]."""
+    """3x3 convolution with bias, BatchNorm if wanted, then ReLU: [B, inputs, H, W] -> [B, outputs, H, W].
 
-    def __init__(self, inputs: int, outputs: int) -> None:
+    BatchNorm makes the bias redundant; it stays, so that the parameters are those of a network without BatchNorm.
+    """
+
+    def __init__(self, inputs: int, outputs: int, *, batchnorm: bool = False) -> None:
         super().__init__()
         self.conv = nn.Conv2d(inputs, outputs, 3, padding=1)
+        self.norm = nn.BatchNorm2d(outputs) if batchnorm else None
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.relu(self.conv(x), inplace=True)
+        x = self.conv(x)
+        return F.relu(x if self.norm is None else self.norm(x), inplace=True)
 
 
 class StridedPointwise(nn.Conv2d):
@@ -34,7 +41,7 @@ class StridedPointwise(nn.Conv2d):
 
 
 class DecoderBlock(nn.Module):
-    """Doubles the resolution: [B, inputs, H, W] -> [B, outputs, 2H, 2W]. No BatchNorm.
+    """Doubles the resolution: [B, inputs, H, W] -> [B, outputs, 2H, 2W].
 
     Args:
         inputs: channels of the input.
@@ -43,26 +50,28 @@ class DecoderBlock(nn.Module):
         is_deconv: upsample by a transposed convolution, otherwise bilinearly. The kernel of 4 is a multiple of the
             stride, so every output pixel depends on the same number of input pixels (Odena et al. 2016, Deconvolution
             and Checkerboard Artifacts).
+        parts: `batchnorm` and `scse` are added here.
     """
 
-    def __init__(self, inputs: int, middle: int, outputs: int, *, is_deconv: bool) -> None:
+    def __init__(self, inputs: int, middle: int, outputs: int, *, is_deconv: bool, parts: DecoderParts = PLAIN) -> None:
         super().__init__()
+        first = ConvReLU(inputs, middle, batchnorm=parts.batchnorm)
         if is_deconv:
-            self.block = nn.Sequential(
-                ConvReLU(inputs, middle),
-                nn.ConvTranspose2d(middle, outputs, 4, stride=2, padding=1),
-                nn.ReLU(inplace=True),
-            )
+            self.block = nn.Sequential(first, nn.ConvTranspose2d(middle, outputs, 4, stride=2, padding=1))
+            if parts.batchnorm:
+                self.block.add_module("norm", nn.BatchNorm2d(outputs))
+            self.block.add_module("relu", nn.ReLU(inplace=True))
         else:
             self.block = nn.Sequential(
                 nn.Upsample(scale_factor=2, mode="bilinear", align_corners=False),
-                ConvReLU(inputs, middle),
-                ConvReLU(middle, outputs),
+                first,
+                ConvReLU(middle, outputs, batchnorm=parts.batchnorm),
             )
+        self.scse = ScSE(outputs) if parts.scse else None
 
     def forward(self, x: Tensor) -> Tensor:
         result: Tensor = self.block(x)
-        return result
+        return result if self.scse is None else self.scse(result)
 
 
 def initialise_encoder(encoder: nn.Module) -> None:

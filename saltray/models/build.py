@@ -1,8 +1,12 @@
 """Build a network from its configuration."""
 
+from collections.abc import Callable
+from functools import partial
+
 from saltray.config import ModelConfig
 from saltray.models.albunet import AlbuNet
 from saltray.models.network import Network
+from saltray.models.parts import DecoderParts
 from saltray.models.ternausnet import TernausNet
 from saltray.models.unet import UNet
 
@@ -12,13 +16,18 @@ def build_model(config: ModelConfig) -> Network:
 
     `config.weights` is ignored: see `saltray.models.weights.load_weights`.
     """
-    if config.architecture == "albunet":
-        return AlbuNet(num_filters=config.num_filters, encoder_width=config.encoder_width, is_deconv=config.is_deconv)
-    if config.architecture == "unet":
-        return UNet(num_filters=config.num_filters, encoder_width=config.encoder_width, is_deconv=config.is_deconv)
-    return TernausNet(
-        11 if config.architecture == "ternausnet11" else 16,
+    build: Callable[..., Network] = {"albunet": AlbuNet, "ternausnet": TernausNet, "unet": UNet}[config.architecture]
+    if config.backbone is not None:
+        build = partial(build, encoder=config.backbone)
+    return build(
         num_filters=config.num_filters,
         encoder_width=config.encoder_width,
+        in_channels=config.in_channels,
         is_deconv=config.is_deconv,
+        parts=DecoderParts(
+            batchnorm=config.decoder_batchnorm,
+            scse=config.scse,
+            hypercolumn=config.hypercolumn,
+            deep_supervision=config.deep_supervision,
+        ),
     )

@@ -1,5 +1,6 @@
 """Load pretrained weights, of a whole network or of its encoder alone."""
 
+import logging
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,7 +13,9 @@ import torchvision
 from torch import Tensor, nn
 
 from saltray.errors import ModelError, one_line
-from saltray.models.network import IMAGENET_MEAN, Network
+from saltray.models.network import Network
+from saltray.models.parts import SETTINGS
+from saltray.models.stem import IMAGENET_MEAN, GreyStem
 from saltray.storage.files import scratch_folder, sha256_of
 from saltray.storage.uri import local_path, open_object
 
@@ -20,6 +23,7 @@ _CLASSIFIERS = ("fc.", "classifier.")
 """Key prefixes of the classifier in torchvision's ResNet and VGG."""
 _ENCODER_CLASSIFIER = "encoder.fc."
 """The same in published AlbuNet checkpoints."""
+log = logging.getLogger(__name__)
 
 
 def load_weights(model: Network, weights: str) -> str | None:
@@ -28,13 +32,16 @@ def load_weights(model: Network, weights: str) -> str | None:
     - The whole network, from a state dict of `model`'s class or a published AlbuNet checkpoint. The latter may hold the
       encoder as `encoder.*`, under its second names (`conv1.0.*`, `conv2.*`, ...) or both, and the unused classifier
       `encoder.fc`.
-    - The encoder alone, from torchvision's state dict of a ResNet-34 or VGG, with or without its classifier. The
-      decoder keeps its weights.
+    - The encoder alone, from torchvision's state dict of a ResNet or VGG, with or without its classifier. The decoder
+      keeps its weights.
 
-    The prefix `module.` of DistributedDataParallel is removed. After an error the model is unchanged.
+    The prefix `module.` of DistributedDataParallel is removed. Optional parts of the decoder that the weights of a
+    whole network lack keep their own, which is logged; in eval mode they change nothing then. The first convolution of
+    a model for one channel takes weights for three, and gives the same output for grey images. After an error the model
+    is unchanged.
 
     Args:
-        model: a network with the architecture and widths that the weights were trained with.
+        model: a network with the architecture, encoder and widths that the weights were trained with.
         weights: a path or URI (s3://bucket/key, file:///path) of a state dict, ending in .safetensors or as written by
             `torch.save`; or torchvision's name for encoder weights, such as IMAGENET1K_V1 or
             ResNet34_Weights.IMAGENET1K_V1, which are downloaded.
@@ -67,15 +74,22 @@ def load_state(model: Network, state: Mapping[Any, Any], weights: str) -> None:
     network = _without_aliases(state, model.aliases, weights)
     encoder = {key.removeprefix("features."): state[key] for key in state if not key.startswith(_CLASSIFIERS)}
     if network.keys() & model.state_dict().keys():
+        more = ", ".join(SETTINGS[part] for part in _parts(network, without=model.state_dict()))
         remedy = (
-            "build the model with the architecture, num_filters, encoder_width, is_deconv and number of classes that "
-            "the weights were trained with"
+            "build the model with the architecture, encoder, num_filters, encoder_width, in_channels, is_deconv, parts "
+            f"of the decoder{more and f' ({more})'} and number of classes that the weights were trained with"
         )
-        _load(model, network, f"weights {weights!r} do not fit {name}", remedy)
+        fresh = _parts(model.state_dict(), without=network)
+        _load(model, network, f"weights {weights!r} do not fit {name}", remedy, fresh)
+        if fresh:
+            names = ", ".join(SETTINGS[part] for part in fresh)
+            log.warning(
+                "weights %r were trained without %s: these parts of the decoder start untrained", weights, names
+            )
     elif backbone is not None and encoder.keys() & model.encoder.state_dict().keys():
         remedy = (
-            f"give weights of torchvision's {backbone}, and set encoder_width to the one that they were trained with "
-            "(64 for torchvision's own)"
+            f"give weights of torchvision's {backbone} or set the encoder to theirs, and set encoder_width and "
+            "in_channels to what they were trained with (64 and 3 for torchvision's own)"
         )
         _load(model.encoder, encoder, f"weights {weights!r} do not fit the encoder of {name}", remedy)
     else:
@@ -119,11 +133,31 @@ def _without_aliases(state: Mapping[str, Tensor], aliases: Mapping[str, str], so
     return own
 
 
-def _load(module: nn.Module, state: Mapping[str, Tensor], complaint: str, remedy: str) -> None:
-    expected = module.state_dict()
+def _parts(state: Mapping[str, Tensor], *, without: Mapping[str, Tensor]) -> list[str]:
+    """The optional parts of a decoder, by their names in `parts.SETTINGS`, that one state dict has and another not."""
+    keys = {part: {key for key in state if part in key.split(".")} for part in SETTINGS}
+    return [part for part, own in keys.items() if own and without.keys().isdisjoint(own)]
+
+
+def _for_grey(module: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The state dict with the weights of a stem for RGB as those of the `GreyStem` of `module`, if it has one."""
+    changed = dict(state)
+    for name, stem in module.named_modules():
+        weight = state.get(f"{name}.weight")
+        if isinstance(stem, GreyStem) and weight is not None and weight.ndim == 4 and weight.shape[1] == 3:
+            changed[f"{name}.weight"], changed[f"{name}.offset"] = stem.from_rgb(weight)
+    return changed
+
+
+def _load(
+    module: nn.Module, state: Mapping[str, Tensor], complaint: str, remedy: str, fresh: Sequence[str] = ()
+) -> None:
+    """Load all of `state`, which may lack the tensors of the parts `fresh`."""
+    expected, state = module.state_dict(), _for_grey(module, state)
+    # PyTorch before 0.4.1 did not store num_batches_tracked, and BatchNorm with a momentum does not read it.
+    optional = {"num_batches_tracked", *fresh}
     faults = {
-        # PyTorch before 0.4.1 did not store num_batches_tracked, and BatchNorm with a momentum does not read it.
-        "missing": [repr(key) for key in expected if key not in state and not key.endswith(".num_batches_tracked")],
+        "missing": [repr(key) for key in expected if key not in state and optional.isdisjoint(key.split("."))],
         "unexpected": [repr(key) for key in state if key not in expected],
         "of another shape": [
             f"{key!r} {list(state[key].shape)} instead of {list(tensor.shape)}"

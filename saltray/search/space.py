@@ -17,7 +17,7 @@ from saltray.config import Choice, Config, Range, Space, Values
 from saltray.errors import ConfigError
 from saltray.records import RecordError, excerpt, field_types, fits, parse_word, replace_fields, suggestion, type_text
 
-SECTIONS = ("model", "optim", "augment", "train")
+SECTIONS = ("model", "optim", "augment", "loss", "late_loss", "train")
 FIXED = {
     "train.epochs": "trials of unequal length cannot be compared epoch by epoch; use --search.epochs instead",
     "train.eval_every": "it changes only how often a trial is scored",

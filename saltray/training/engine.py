@@ -3,13 +3,14 @@
 import math
 import time
 from collections.abc import Iterator
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import clip_grad_norm_
 
-from saltray.config import Config
+from saltray.config import Config, LossConfig
 from saltray.errors import ConfigError, DivergedError
 from saltray.training.ema import WeightAverager
 from saltray.training.epoch_metrics import EpochMetrics
@@ -19,9 +20,9 @@ from saltray.training.metrics import Counts
 from saltray.training.norm import average_buffers
 from saltray.training.precision import autocast
 from saltray.training.process_group import ProcessGroup
-from saltray.training.schedule import lr_at
+from saltray.training.schedule import loss_at, lr_at
 from saltray.training.state import FitState
-from saltray.training.tasks import Segmentation, Task
+from saltray.training.tasks import LossFunction, Segmentation, Task
 from saltray.training.tile_tensors import TileTensors
 
 
@@ -62,12 +63,13 @@ def fit(
     for epoch in range(state.epoch, settings.epochs):
         started = time.perf_counter()
         network.train()
+        loss = partial(task.loss, epoch=epoch)
         losses = torch.zeros(steps, device=device)
         for step, index in enumerate(train.epoch_order(settings.seed, epoch, settings.batch_size)[:, share]):
             inputs, targets = task.batch(train.images[index], train.masks[index], train.keys[index], epoch)
             # Kept on the device: reading it here would synchronise CPU and GPU at every step.
             lr = _lr(state.step, steps, config)
-            losses[step] = train_step(network, state.optimizer, inputs, targets, config, task, lr)
+            losses[step] = train_step(network, state.optimizer, inputs, targets, config, loss, lr)
             averager.update(state.step)
             state.step += 1
         mean_loss = _checked_mean(losses, epoch, config, group)
@@ -77,7 +79,9 @@ def fit(
             average_buffers(state.ema, group)
         state.epoch = epoch + 1
         due = state.epoch % settings.eval_every == 0 or state.epoch == settings.epochs
-        validation = evaluate(state.ema, valid, config, group) if due and valid is not None else {}
+        validation = (
+            evaluate(state.ema, valid, config, loss_at(epoch, config), group) if due and valid is not None else {}
+        )
         if not math.isfinite(validation.get("valid_loss", 0.0)):
             raise DivergedError(
                 f"the validation loss became NaN or infinite after epoch {state.epoch}; "
@@ -99,7 +103,7 @@ def train_step(
     inputs: Tensor,
     targets: Tensor,
     config: Config,
-    task: Task,
+    loss_of: LossFunction,
     lr: float,
 ) -> Tensor:
     """One optimizer step on one batch.
@@ -110,7 +114,7 @@ def train_step(
         inputs: float32 [B, 1, S, S] in 0..1, of the task, on the network's device.
         targets: of the task.
         config: the configuration of the run: precision and gradient clipping.
-        task: what is learnt.
+        loss_of: the mean loss of a batch, of the network's outputs and the targets.
         lr: learning rate of this step.
 
     Returns:
@@ -119,7 +123,7 @@ def train_step(
     """
     with autocast(config.train.precision, inputs.device):
         outputs = network(inputs)
-    loss = task.loss(outputs, targets)
+    loss = loss_of(outputs, targets)
     loss.backward()  # type: ignore[no-untyped-call]  # untyped in torch
     parameters = [parameter for param_group in optimizer.param_groups for parameter in param_group["params"]]
     norm = clip_grad_norm_(parameters, config.optim.clip_norm or math.inf)
@@ -130,13 +134,19 @@ def train_step(
     return torch.where(norm.isfinite(), loss.detach(), math.nan)
 
 
-def evaluate(model: nn.Module, tiles: TileTensors, config: Config, group: ProcessGroup) -> dict[str, float]:
+def evaluate(
+    model: nn.Module, tiles: TileTensors, config: Config, loss_config: LossConfig, group: ProcessGroup
+) -> dict[str, float]:
     """The validation's part of `EpochMetrics`, by field name; computed on the tiles without padding.
+
+    The validation loss has the weights of the epoch that was just trained, like the training loss beside it; both
+    change their meaning where `late_loss` begins. Side outputs have no part in it.
 
     Args:
         model: the network to evaluate; its training mode is restored.
         tiles: the tiles; each rank evaluates every `group.size`-th of them.
         config: the configuration of the run.
+        loss_config: the loss of this epoch.
         group: the process group of this fold.
     """
     settings, size = config.train, group.size
@@ -149,7 +159,7 @@ def evaluate(model: nn.Module, tiles: TileTensors, config: Config, group: Proces
             truth = masks[start : start + batch]
             logits = tile_logits(model, images[start : start + batch], settings.input_size, settings.precision)
             counts += Counts.of(logits.sigmoid(), truth, 0.5)
-            loss += tile_losses(logits[:, None], truth[:, None], settings).double().sum()
+            loss += tile_losses(logits[:, None], truth[:, None], loss_config).double().sum()
         counts, valid_loss = counts.all_reduce(group), float(group.sum(loss)) / len(tiles)
     return {"score": counts.score, "iou": counts.iou, "dice": counts.dice, "valid_loss": valid_loss}
 

@@ -14,7 +14,7 @@ class EpochMetrics:
     epoch: Epoch
     """Number of finished epochs, including this one."""
     loss: float
-    """Mean training loss over the epoch's steps."""
+    """Mean training loss over the epoch's steps, by the weights of this epoch."""
     lr: Rate
     """Learning rate of the last step."""
     seconds: Seconds
@@ -28,7 +28,7 @@ class EpochMetrics:
     dice: Fraction | None = None
     """Dice coefficient of the same predictions, over the pixels of all tiles together."""
     valid_loss: float | None = None
-    """Mean loss of the averaged weights on the validation tiles, without padding."""
+    """Mean loss of the averaged weights on the validation tiles, without padding, by the weights of this epoch."""
 
 
 def mean_metrics(parts: Sequence[EpochMetrics]) -> EpochMetrics:

@@ -4,6 +4,7 @@ import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 
@@ -61,7 +62,7 @@ def lr_range_test(
     Args:
         state: the initial state; it cannot be used afterwards.
         train: the tiles to train on.
-        config: the configuration of the run; its schedule is ignored.
+        config: the configuration of the run; its schedules, `late_loss` among them, are ignored.
         group: the process group of this fold.
         low: first learning rate.
         high: last learning rate.
@@ -73,6 +74,7 @@ def lr_range_test(
     batch_size, seed = config.train.batch_size, config.train.seed
     share = rank_slice(batch_size, group)
     task = Segmentation(config)
+    loss_of = partial(task.loss, epoch=0)
     network = wrap_ddp(state.model, group).train()
     steps_per_epoch = train.steps(batch_size)
     rates = [low * (high / low) ** (step / (steps - 1)) for step in range(steps)]
@@ -85,8 +87,8 @@ def lr_range_test(
         index = train.epoch_order(seed, epoch, batch_size)[step % steps_per_epoch, share]
         images, masks = task.batch(train.images[index], train.masks[index], train.keys[index], epoch)
         with torch.no_grad(), autocast(config.train.precision, images.device):
-            reference = task.loss(untrained(images), masks)
-        loss = train_step(network, state.optimizer, images, masks, config, task, rate)
+            reference = loss_of(untrained(images), masks)
+        loss = train_step(network, state.optimizer, images, masks, config, loss_of, rate)
         loss_mean, reference_mean = (group.sum(torch.stack([loss, reference])) / group.size).tolist()
         if not math.isfinite(loss_mean):
             break

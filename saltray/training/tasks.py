@@ -1,5 +1,6 @@
 """What a network learns from tiles: how they become its inputs and targets, and the loss."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -9,7 +10,12 @@ from torch import Tensor
 from saltray.config import Config, PretrainConfig
 from saltray.data.augment import Augmenter
 from saltray.data.hiding import PatchHider
-from saltray.training.losses import tile_losses
+from saltray.models.network import Output
+from saltray.training.losses import batch_loss
+from saltray.training.schedule import loss_at
+
+LossFunction = Callable[[Tensor | Output, Tensor], Tensor]
+"""The mean loss of a batch, a scalar, of a network's outputs in training mode and the targets."""
 
 
 class Task(Protocol):
@@ -28,12 +34,13 @@ class Task(Protocol):
             float32 [B, 1, S, S] inputs in 0..1, and targets [B, K, S, S].
         """
 
-    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+    def loss(self, outputs: Tensor | Output, targets: Tensor, epoch: int) -> Tensor:
         """The mean loss of a batch, a scalar: a mean over tiles, whatever the ranks that they are divided among.
 
         Args:
             outputs: of the network in training mode.
             targets: as `batch` returns them.
+            epoch: number of the epoch.
         """
 
 
@@ -50,8 +57,8 @@ class Segmentation:
     def batch(self, images: Tensor, masks: Tensor, keys: Tensor, epoch: int) -> tuple[Tensor, Tensor]:
         return _augmenter(self.config)(images, masks, keys, epoch)
 
-    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        return tile_losses(outputs, targets, self.config.train).mean()
+    def loss(self, outputs: Tensor | Output, targets: Tensor, epoch: int) -> Tensor:
+        return batch_loss(outputs, targets, loss_at(epoch, self.config))
 
 
 @dataclass(frozen=True)
@@ -85,7 +92,8 @@ class Inpainting:
         targets = torch.cat([whole - fill, hidden_pixels], dim=1)
         return torch.where(hidden_pixels > 0, fill, whole), targets
 
-    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+    def loss(self, outputs: Tensor | Output, targets: Tensor, epoch: int) -> Tensor:  # noqa: ARG002
+        assert isinstance(outputs, Tensor), "the other outputs of deep supervision have no loss"
         difference, hidden = targets[:, :1], targets[:, 1:]
         return _mean((outputs.float() - difference).abs(), hidden).mean()
 

@@ -140,17 +140,20 @@ def test_every_old_flag_is_there() -> None:
     """By hand, as the test above follows the table that it checks."""
     old = "--search --search-name --search-seed --search-epochs --folds --sampler --prune --no-prune --concurrent"
     search = set(old.split())
+    loss = {"--train.bce", "--train.dice"}
     assert {verb: set(names) for verb, names in RENAMED.items()} == {
-        "train": {"--lr-from"},
-        "tune": search | {"--range-test"},
-        "run": search | {"--run"},
+        "train": loss | {"--lr-from"},
+        "tune": loss | search | {"--range-test"},
+        "run": loss | search | {"--run"},
+        "plan": loss,
+        "range-test": loss,
     }
 
 
 @pytest.mark.parametrize("verb", ["tune", "run"])
 @pytest.mark.parametrize("first", ["--search.space optim.lr=1,2", "--search.space=optim.lr=1,2"])
 def test_a_second_space_would_replace_the_first(saltray: Saltray, calls: list[Call], verb: str, first: str) -> None:
-    answer = saltray(verb, "--data", "d", *first.split(), "--search.space", "train.bce=0,1")
+    answer = saltray(verb, "--data", "d", *first.split(), "--search.space", "loss.bce=0,1")
     check_refusal(answer, "--search.space is given twice", "separated by blanks")
     assert calls == []
 
@@ -217,8 +220,8 @@ def test_a_file_may_leave_data_to_the_command_line(saltray: Saltray, tmp_path: P
         ("workers_per_fold = 3", "--train.batch-size", 33, "is not divisible by the number of workers, 3"),
         ("[train]\nbatch_size = 33", "--workers-per-fold", 3, None),
         ("[train]\nbatch_size = 33\n[cluster]\nworkers_per_fold = 2", "--workers-per-fold", 3, "number of workers, 2"),
-        ("[model]\narchitecture = 'ternausnet11'\n[train]\ninput_size = 96", "--folds.count", 2, None),
-        ("[train]\ninput_size = 96", "--model.architecture", "ternausnet11", "needs a multiple of 64"),
+        ("[model]\narchitecture = 'ternausnet'\n[train]\ninput_size = 96", "--folds.count", 2, None),
+        ("[train]\ninput_size = 96", "--model.architecture", "ternausnet", "needs a multiple of 64"),
     ],
 )
 def test_settings_are_checked_once_file_and_flags_are_together(

@@ -58,14 +58,14 @@ def test_trials() -> None:
 @pytest.mark.parametrize("width", [80, 100, 1000])
 def test_nothing_is_cut_off_a_narrow_terminal(width: int) -> None:
     console = make_console(width=width, terminal=True)
-    values = {"model.architecture": "ternausnet11", "optim.weight_decay": 1.234e-05, "train.batch_size": 32}
+    values = {"model.architecture": "ternausnet", "optim.weight_decay": 1.234e-05, "train.batch_size": 32}
     console.print(tables.trials_table([state(**values)], tuple(values), "title"))
     text = console.export_text(clear=False)
     assert max(map(len, text.splitlines())) <= width
     _, *rows = rows_of(console)
     columns = ["".join(cells).replace(" ", "") for cells in zip(*rows, strict=True)]
     heads = ("trial", *values, "epochs", "score", "inepoch", "")
-    cells = ("trial-007", "ternausnet11", "1.234e-05", "32", "3/60", "0.7124", "2", "finished")
+    cells = ("trial-007", "ternausnet", "1.234e-05", "32", "3/60", "0.7124", "2", "finished")
     assert columns == [head + cell for head, cell in zip(heads, cells, strict=True)]
 
 

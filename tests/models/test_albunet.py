@@ -1,11 +1,10 @@
-"""AlbuNet against an independent implementation from its published table, and against torchvision's resnet34."""
+"""AlbuNet against an independent implementation from its published table, and its published counts."""
 
 from collections.abc import Callable
 
 import pytest
 import torch
 import torch.nn.functional as F
-import torchvision
 from torch import Tensor, nn
 
 from saltray.errors import ModelError
@@ -80,6 +79,30 @@ def published() -> AlbuNet:
     return AlbuNet()
 
 
+def counted(blocks: dict[str, tuple[int, int, int]]) -> int:
+    """Parameters of decoder blocks with transposed convolutions, of dec0 and of final."""
+    convolutions = sum(9 * i * m + m + 16 * m * o + o for i, m, o in blocks.values())
+    return convolutions + 9 * 32 * 32 + 32 + 32 + 1
+
+
+@pytest.mark.parametrize(
+    ("encoder", "published", "expansion"),
+    [("resnet18", 11_689_512, 1), ("resnet34", 21_797_672, 1), ("resnet50", 25_557_032, 4)],
+)
+def test_parameters_are_those_of_the_published_encoder_and_decoder(
+    encoder: str, published: int, expansion: int
+) -> None:
+    extra = {"center": 512, "dec5": 512, "dec4": 256, "dec3": 128, "dec2": 64, "dec1": 0}  # channels of the encoder
+    blocks = {name: (i + (expansion - 1) * extra[name], m, o) for name, (i, m, o) in DECODER.items()}
+    classifier = 512 * expansion * 1000 + 1000
+    with torch.device("meta"):
+        model = AlbuNet(encoder=encoder)
+    assert sum(p.numel() for p in model.parameters()) == published - classifier + counted(blocks)
+    decoder = {key for key in model.state_dict() if not key.startswith("encoder.")}
+    layers = {f"{name}.block.{layer}" for name in DECODER for layer in ("0.conv", "1")} | {"dec0.conv", "final"}
+    assert decoder == {f"{layer}.{tensor}" for layer in layers for tensor in ("weight", "bias")}
+
+
 @pytest.mark.parametrize(("is_deconv", "count"), [(True, 38_128_457), (False, 35_117_897)])
 def test_parameters_are_the_published_ones_without_fc(is_deconv: bool, count: int) -> None:
     assert sum(p.numel() for p in AlbuNet(is_deconv=is_deconv).parameters()) == count - FC
@@ -92,29 +115,6 @@ def test_decoder_has_the_published_channels(published: AlbuNet) -> None:
         assert state[f"{name}.block.1.weight"].shape == (middle, outputs, 4, 4)
     assert state["dec0.conv.weight"].shape == (32, 32, 3, 3)
     assert state["final.weight"].shape == (1, 32, 1, 1)
-
-
-def test_encoder_is_the_resnet34_of_torchvision(published: AlbuNet) -> None:
-    theirs = torchvision.models.resnet34(weights=None).eval()
-    theirs.fc = nn.Identity()
-    encoder = AlbuNet().eval().encoder
-    encoder.load_state_dict(theirs.state_dict(), strict=True)
-    theirs.maxpool = nn.MaxPool2d(2, 2)
-    seen: list[Tensor] = []
-    for name in ("layer1", "layer2", "layer3", "layer4"):
-        getattr(theirs, name).register_forward_hook(lambda _module, _args, output: seen.append(output))
-    x = torch.rand(1, 3, 64, 64)
-    with torch.no_grad():
-        ours = encoder(x)
-        theirs(x)
-    for a, b in zip(ours, seen, strict=True):
-        torch.testing.assert_close(a, b)
-
-
-def test_encoder_is_initialised_as_in_torchvision(published: AlbuNet) -> None:
-    weight = published.state_dict()["encoder.layer4.2.conv2.weight"]
-    assert weight.std().item() == pytest.approx((2 / (512 * 9)) ** 0.5, rel=0.01)
-    assert weight.mean().item() == pytest.approx(0, abs=1e-4)
 
 
 @pytest.mark.parametrize("is_deconv", [True, False])

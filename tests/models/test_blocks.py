@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from saltray.models.blocks import ConvReLU, DecoderBlock, StridedPointwise, initialise_encoder
+from saltray.models.parts import DecoderParts
 
 
 def test_conv_relu_has_a_bias_and_clips_at_zero() -> None:
@@ -23,6 +24,13 @@ def test_conv_relu_has_a_bias_and_clips_at_zero() -> None:
     assert (result == 0).any()
 
 
+def test_batchnorm_stands_between_convolution_and_relu() -> None:
+    block = ConvReLU(2, 5, batchnorm=True)
+    x = torch.randn(3, 2, 6, 7)
+    expected = F.relu(F.batch_norm(F.conv2d(x, block.conv.weight, padding=1), None, None, training=True))
+    torch.testing.assert_close(block(x), expected, rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("is_deconv", [True, False])
 def test_decoder_block_doubles_the_resolution(is_deconv: bool) -> None:
     block = DecoderBlock(3, 4, 2, is_deconv=is_deconv)
@@ -31,6 +39,21 @@ def test_decoder_block_doubles_the_resolution(is_deconv: bool) -> None:
     assert result.min() == 0
     assert not any(isinstance(module, nn.BatchNorm2d) for module in block.modules())
     assert any(isinstance(module, nn.ConvTranspose2d) for module in block.modules()) == is_deconv
+
+
+@pytest.mark.parametrize(
+    ("is_deconv", "norms"), [(True, {"block.0.norm", "block.norm"}), (False, {"block.1.norm", "block.2.norm"})]
+)
+def test_parts_of_a_decoder_block_add_to_its_names_and_start_without_effect(is_deconv: bool, norms: set[str]) -> None:
+    plain = DecoderBlock(3, 4, 2, is_deconv=is_deconv).eval()
+    parts = DecoderParts(batchnorm=True, scse=True)
+    block = DecoderBlock(3, 4, 2, is_deconv=is_deconv, parts=parts).eval()
+    added = {key.rpartition(".")[0] for key in block.state_dict().keys() - plain.state_dict().keys()}
+    assert added == norms | {"scse.squeeze", "scse.excite", "scse.spatial"}
+    assert not block.load_state_dict(plain.state_dict(), strict=False).unexpected_keys
+    x = torch.randn(2, 3, 5, 6)
+    torch.testing.assert_close(block(x), plain(x), rtol=1e-4, atol=1e-5)
+    assert block.train()(x).min() == 0  # ReLU follows the last BatchNorm
 
 
 def test_transposed_convolution_has_no_checkerboard() -> None:
@@ -67,6 +90,7 @@ THIN_BACKWARD = """
 import torch
 from saltray.models.albunet import AlbuNet
 from saltray.models.blocks import StridedPointwise
+from saltray.models.parts import DecoderParts
 
 def gradient(network, x):
     network.zero_grad()
@@ -86,6 +110,10 @@ for width in (2, 4, 8, 12):
         check(StridedPointwise(width, 2 * width, 2), torch.rand(batch, width, size, size), 1e-4)
 for width, size in ((4, 128), (8, 64), (8, 256)):
     check(AlbuNet(num_filters=4, encoder_width=width), torch.rand(2, 1, size, size), 1e-2)
+parts = DecoderParts(scse=True, hypercolumn=True)
+for width, size in ((2, 64), (4, 128)):
+    network = AlbuNet(num_filters=4, encoder="resnet50", encoder_width=width, in_channels=1, parts=parts)
+    check(network, torch.rand(2, 1, size, size), 1e-2)
 """
 """Run in a process of its own: it dies where memory is overwritten."""
 

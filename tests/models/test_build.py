@@ -1,47 +1,72 @@
 """A configuration gives the network that it describes."""
 
 from collections.abc import Callable
-from typing import Literal, get_args, get_type_hints
+from typing import Any, Literal, get_args, get_type_hints
 
 import pytest
 import torch
 
-from saltray.config import Config, ModelConfig, TrainConfig
+from saltray.config import ENCODERS, Config, ModelConfig, TrainConfig
 from saltray.errors import ConfigError
 from saltray.models.albunet import AlbuNet
 from saltray.models.build import build_model
 from saltray.models.network import Network
+from saltray.models.parts import DecoderParts
 from saltray.models.ternausnet import TernausNet
 from saltray.models.unet import UNet
 
-Architecture = Literal["albunet", "ternausnet11", "ternausnet16", "unet"]
+Architecture = Literal["albunet", "ternausnet", "unet"]
 ARCHITECTURES = get_args(get_type_hints(ModelConfig)["architecture"])
+KINDS: dict[str, Callable[..., Network]] = {"albunet": AlbuNet, "ternausnet": TernausNet, "unet": UNet}
+PARTS: list[tuple[dict[str, bool], DecoderParts]] = [
+    ({}, DecoderParts()),
+    ({"decoder_batchnorm": True}, DecoderParts(batchnorm=True)),
+    ({"scse": True}, DecoderParts(scse=True)),
+    ({"hypercolumn": True}, DecoderParts(hypercolumn=True)),
+    ({"deep_supervision": True}, DecoderParts(deep_supervision=True)),
+]
 
 
-@pytest.mark.parametrize("is_deconv", [True, False])
-@pytest.mark.parametrize(
-    ("architecture", "backbone", "expected"),
-    [
-        ("albunet", "resnet34", lambda deconv: AlbuNet(num_filters=3, encoder_width=4, is_deconv=deconv)),
-        ("ternausnet11", "vgg11", lambda deconv: TernausNet(11, num_filters=3, encoder_width=4, is_deconv=deconv)),
-        ("ternausnet16", "vgg16", lambda deconv: TernausNet(16, num_filters=3, encoder_width=4, is_deconv=deconv)),
-        ("unet", None, lambda deconv: UNet(num_filters=3, encoder_width=4, is_deconv=deconv)),
-    ],
-)
-def test_network_is_the_one_described(
-    architecture: Architecture, backbone: str | None, expected: Callable[[bool], Network], is_deconv: bool
-) -> None:
-    config = ModelConfig(architecture=architecture, num_filters=3, encoder_width=4, is_deconv=is_deconv)
+def assert_equal(config: ModelConfig, expected: Callable[[], Network]) -> Network:
+    """Equal initial values, too."""
     torch.manual_seed(1)
     model = build_model(config)
     torch.manual_seed(1)
-    other = expected(is_deconv)
+    other = expected()
     assert type(model) is type(other)
-    assert model.backbone == backbone
     assert model.num_classes == 1
     state, reference = model.state_dict(), other.state_dict()
     assert state.keys() == reference.keys()
     assert all(torch.equal(state[key], reference[key]) for key in state)
+    return model
+
+
+@pytest.mark.parametrize("in_channels", [1, 3])
+@pytest.mark.parametrize("is_deconv", [True, False])
+@pytest.mark.parametrize(
+    ("architecture", "encoder", "backbone"),
+    [
+        *((name, None, next(iter(own), None)) for name, own in ENCODERS.items()),
+        *((name, encoder, encoder) for name, own in ENCODERS.items() for encoder in own),
+    ],
+)
+def test_network_is_the_one_described(
+    architecture: str, encoder: Any, backbone: str | None, is_deconv: bool, in_channels: int
+) -> None:
+    widths: dict[str, Any] = {"num_filters": 3, "encoder_width": 4, "is_deconv": is_deconv, "in_channels": in_channels}
+    config = ModelConfig(architecture=architecture, encoder=encoder, **widths)  # type: ignore[arg-type]
+    named = {"encoder": backbone} if backbone else {}
+    model = assert_equal(config, lambda: KINDS[architecture](**named, **widths))
+    assert model.backbone == config.backbone == backbone
+
+
+@pytest.mark.parametrize(
+    ("architecture", "settings", "parts"),
+    [(name, *pair) for name in ARCHITECTURES for pair in PARTS if name != "unet" or not pair[1].batchnorm],
+)
+def test_each_part_is_one_setting(architecture: Architecture, settings: dict[str, bool], parts: DecoderParts) -> None:
+    config = ModelConfig(architecture=architecture, num_filters=3, encoder_width=4, **settings)  # type: ignore[arg-type]
+    assert_equal(config, lambda: KINDS[architecture](num_filters=3, encoder_width=4, parts=parts))
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)

@@ -1,22 +1,57 @@
 """The base class on its own, and what holds for every architecture that a configuration can name."""
 
-from collections.abc import Iterator
+import itertools
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
-from typing import get_args, get_type_hints
 
 import pytest
 import safetensors.torch
 import torch
 import torch.distributed as dist
-from torch import Tensor
+import torch.nn.functional as F
+from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from saltray.config import ModelConfig
+from saltray.config import ENCODERS, ModelConfig
 from saltray.errors import ModelError
 from saltray.models.build import build_model
-from saltray.models.network import IMAGENET_MEAN, IMAGENET_STD, Network
+from saltray.models.network import Features, Network, Output
+from saltray.models.parts import DecoderParts
+from saltray.models.stem import GREY_MEAN, GREY_STD, IMAGENET_MEAN, IMAGENET_STD
+from saltray.models.unet import UNet
 
-ARCHITECTURES = get_args(get_type_hints(ModelConfig)["architecture"])
+PARTS = ("decoder_batchnorm", "scse", "hypercolumn", "deep_supervision")
+
+PAIRS = [pair for pair in itertools.product(ENCODERS, PARTS) if pair != ("unet", "decoder_batchnorm")]
+
+
+def configs(*, together: bool) -> Iterator[tuple[str, ModelConfig]]:
+    """Every architecture, encoder and form of upsampling, plain and with each part of the decoder, or with all."""
+    for architecture, encoders in ENCODERS.items():
+        parts = [part for name, part in PAIRS if name == architecture]
+        sets = [(), tuple(parts)] if together else [(), *((part,) for part in parts)]
+        for encoder, is_deconv, chosen in itertools.product(encoders or [None], (True, False), sets):
+            config = ModelConfig(
+                architecture=architecture,  # type: ignore[arg-type]
+                encoder=encoder,  # type: ignore[arg-type]
+                num_filters=2,
+                encoder_width=3,
+                in_channels=1 if chosen else 3,
+                is_deconv=is_deconv,
+                **dict.fromkeys(chosen, True),  # type: ignore[arg-type]
+            )
+            kind = "deconv" if is_deconv else "bilinear"
+            yield f"{architecture}-{encoder}-{kind}-{'+'.join(chosen) or 'plain'}", config
+
+
+ALL = dict(configs(together=False))
+FEW = {
+    name: config
+    for name, config in configs(together=True)
+    if config.encoder in (None, "resnet18", "vgg11") or (config.encoder, config.is_deconv) == ("resnet50", True)
+}
 
 
 class Identity(Network):
@@ -24,16 +59,18 @@ class Identity(Network):
 
     multiple = 8
 
-    def segment(self, x: Tensor) -> Tensor:
-        return x
+    def __init__(self, num_classes: int = 1, in_channels: int = 3) -> None:
+        super().__init__(num_classes, in_channels)
+        self.add_heads(1, [1], DecoderParts())
+        self.final = nn.Identity()
+
+    def features(self, x: Tensor) -> Features:
+        return Features(x, (x,))
 
 
-@pytest.fixture(params=[(name, is_deconv) for name in ARCHITECTURES for is_deconv in (True, False)], ids=str)
+@pytest.fixture(params=FEW.values(), ids=list(FEW))
 def model(request: pytest.FixtureRequest) -> Network:
-    architecture, is_deconv = request.param
-    return build_model(
-        ModelConfig(architecture=architecture, num_filters=3, encoder_width=4, is_deconv=is_deconv)
-    ).eval()
+    return build_model(request.param).eval()
 
 
 @pytest.fixture
@@ -50,6 +87,22 @@ def test_input_is_normalised_as_for_imagenet(channels: int) -> None:
     for channel, (mean, std) in enumerate(zip(IMAGENET_MEAN, IMAGENET_STD, strict=True)):
         expected = (images[:, channel if channels == 3 else 0] - mean) / std
         torch.testing.assert_close(result[:, channel], expected)
+
+
+def test_one_channel_is_normalised_by_itself() -> None:
+    images = torch.rand(2, 1, 8, 16)
+    result = Identity(in_channels=1)(images)
+    torch.testing.assert_close(result, (images - GREY_MEAN[0]) / GREY_STD[0])
+
+
+def test_a_network_for_grey_refuses_rgb() -> None:
+    with pytest.raises(ModelError, match=r"3 channels, but this Identity takes one \(in_channels is 1\); give grey"):
+        Identity(in_channels=1)(torch.zeros(1, 3, 8, 8))
+
+
+def test_other_numbers_of_channels_are_refused() -> None:
+    with pytest.raises(ModelError, match="in_channels is 2; use 1 "):
+        Identity(in_channels=2)
 
 
 def test_several_classes_give_log_probabilities() -> None:
@@ -74,11 +127,34 @@ def test_unsupported_inputs_are_refused(images: Tensor, message: str) -> None:
         Identity(num_classes=1)(images)
 
 
+def loss_of(output: Tensor | Output) -> Tensor:
+    """A loss that all of an output has a part in."""
+    tensors = (output,) if isinstance(output, Tensor) else (output.logits, *output.sides, output.has_salt)
+    return torch.stack([tensor.square().mean() for tensor in tensors]).sum()
+
+
+@pytest.mark.parametrize("config", ALL.values(), ids=list(ALL))
+def test_every_combination_gives_the_shapes_of_its_input(config: ModelConfig) -> None:
+    """On the meta device, where tensors have shapes and no values."""
+    with torch.device("meta"):
+        model = build_model(config).train()
+        height, width = model.multiple, 3 * model.multiple
+        for channels in (1, 3)[: 1 if config.in_channels == 1 else 2]:
+            images, shape = torch.empty(2, channels, height, width), (2, 1, height, width)
+            output = model(images)
+            if config.deep_supervision:
+                assert output.logits.shape == shape
+                assert len(output.sides) == (3 if config.architecture == "unet" else 4)
+                assert {side.shape for side in output.sides} == {shape}
+                assert output.has_salt.shape == (2,)
+                output = model.eval()(images)
+            assert output.shape == shape
+
+
 def test_output_has_the_size_of_the_input(model: Network) -> None:
     height, width = model.multiple, 3 * model.multiple
     with torch.no_grad():
         assert model(torch.rand(2, 1, height, width)).shape == (2, 1, height, width)
-        assert model(torch.rand(2, 3, height, width)).shape == (2, 1, height, width)
 
 
 def test_half_a_multiple_is_refused(model: Network) -> None:
@@ -87,20 +163,90 @@ def test_half_a_multiple_is_refused(model: Network) -> None:
         model(torch.rand(1, 1, side + side // 2, side))
 
 
-def test_every_parameter_gets_a_gradient(model: Network) -> None:
-    model.train()(torch.rand(2, 1, 64, 64)).square().mean().backward()
-    assert [name for name, p in model.named_parameters() if p.grad is None] == []
+def test_every_parameter_gets_a_gradient(model: Network, randomise: Callable[[nn.Module], None]) -> None:
+    randomise(model)  # at first a part is the identity, and stops the gradient to some of its own parameters
+    loss_of(model.train()(torch.rand(4, 1, 64, 64))).backward()
+    assert [name for name, p in model.named_parameters() if p.grad is None or not p.grad.isfinite().all()] == []
+    heads = [p.grad for name, p in model.named_parameters() if name.startswith(("hypercolumn", "supervision", "final"))]
+    assert all(grad is not None and grad.any() for grad in heads)
 
 
-def test_ddp_takes_a_second_step(model: Network, process_group: None) -> None:
-    ddp = DistributedDataParallel(model.train(), find_unused_parameters=False)
+@pytest.mark.parametrize("static_graph", [True, False])
+def test_ddp_takes_a_second_step(model: Network, process_group: None, static_graph: bool) -> None:
+    ddp = DistributedDataParallel(model.train(), find_unused_parameters=False, static_graph=static_graph)
     optimizer = torch.optim.SGD(ddp.parameters(), lr=0.1)
     before = [p.detach().clone() for p in model.parameters()]
     for _ in range(2):  # the second forward pass raises if a parameter had no gradient in the first
         optimizer.zero_grad()
-        ddp(torch.rand(2, 1, 64, 64)).square().mean().backward()
+        loss_of(ddp(torch.rand(2, 1, 64, 64))).backward()
         optimizer.step()
     assert any(not torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
+
+
+@pytest.mark.parametrize(("architecture", "part"), PAIRS)
+def test_each_part_starts_without_effect_and_can_have_one(
+    architecture: str, part: str, randomise: Callable[[nn.Module], None]
+) -> None:
+    config = ModelConfig(architecture=architecture, num_filters=3, encoder_width=4)  # type: ignore[arg-type]
+    plain, model = build_model(config), build_model(replace(config, **{part: True}))  # type: ignore[arg-type]
+    randomise(plain)
+    added = set(model.load_state_dict(plain.state_dict(), strict=False).missing_keys)
+    new = model.state_dict().keys() - plain.state_dict().keys()
+    assert added == {key for key in new if not key.endswith("num_batches_tracked")}
+    assert added
+    images = torch.rand(3, 1, 64, 64)
+    with torch.no_grad():
+        expected = plain.eval()(images)
+        assert expected.std() > 0.05
+        torch.testing.assert_close(model.eval()(images), expected, rtol=1e-3, atol=1e-3)
+        randomise(model)
+        model.load_state_dict(plain.state_dict(), strict=False)
+        if part == "deep_supervision":
+            assert torch.equal(model(images), expected)
+            assert not torch.equal(model.train()(images).has_salt, model(1 - images).has_salt)
+        else:
+            assert (model(images) - expected).abs().max() > 0.01
+
+
+def test_several_classes_give_log_probabilities_at_every_stage() -> None:
+    model = UNet(num_classes=3, num_filters=2, encoder_width=3, parts=DecoderParts(deep_supervision=True)).train()
+    output = model(torch.rand(2, 1, 16, 16))
+    assert isinstance(output, Output)
+    for scores in (output.logits, *output.sides):
+        torch.testing.assert_close(scores.exp().sum(1), torch.ones(2, 16, 16))
+
+
+OVERFITTED = {
+    "albunet-resnet18": ModelConfig(encoder="resnet18", decoder_batchnorm=True, scse=True),
+    "albunet-resnet34": ModelConfig(in_channels=1),
+    "albunet-resnet50": ModelConfig(encoder="resnet50", in_channels=1, deep_supervision=True, scse=True),
+    "ternausnet-vgg11": ModelConfig(architecture="ternausnet", hypercolumn=True),
+    "ternausnet-vgg16_bn": ModelConfig(architecture="ternausnet", encoder="vgg16_bn", deep_supervision=True),
+    "unet": ModelConfig(architecture="unet", scse=True, hypercolumn=True, in_channels=1),
+}
+
+
+@pytest.mark.parametrize("config", OVERFITTED.values(), ids=list(OVERFITTED))
+def test_a_network_learns_one_tile_by_heart(config: ModelConfig) -> None:
+    model = build_model(replace(config, num_filters=8, encoder_width=4)).train()
+    rows, columns = torch.meshgrid(torch.arange(64), torch.arange(64), indexing="ij")
+    mask = ((rows - 20) ** 2 + (columns - 40) ** 2 < 15**2).float()[None, None]
+    masks = torch.cat([mask, torch.zeros_like(mask)])
+    images = 0.5 * torch.rand(2, 1, 64, 64) + 0.5 * masks
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
+    for _ in range(60):
+        output = model(images)
+        pairs = [(output, masks)]
+        if isinstance(output, Output):
+            pairs = [(scores, masks) for scores in (output.logits, *output.sides)]
+            pairs.append((output.has_salt, masks.amax((1, 2, 3))))
+        losses = [F.binary_cross_entropy_with_logits(*pair) for pair in pairs]
+        optimizer.zero_grad()
+        torch.stack(losses).mean().backward()
+        optimizer.step()
+    share = masks.mean().item()
+    constant = -share * math.log(share) - (1 - share) * math.log(1 - share)  # the least loss of a constant prediction
+    assert losses[0].item() < 0.5 * constant
 
 
 def test_state_dict_holds_each_tensor_once_and_survives_safetensors(model: Network, tmp_path: Path) -> None:

@@ -7,6 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from saltray.errors import ModelError
+from saltray.models.parts import DecoderParts
 from saltray.models.unet import UNet
 
 
@@ -43,7 +45,8 @@ def test_forward_agrees_with_a_reference(is_deconv: bool, randomise: Callable[[n
         x = F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)
         return F.conv2d(x, state[f"{name}.1.weight"], state[f"{name}.1.bias"], padding=1)
 
-    x = images = torch.rand(2, 3, 32, 48, dtype=torch.float64)
+    images = torch.rand(2, 3, 32, 48, dtype=torch.float64)
+    x = (images - model.mean) / model.std
     stages = []
     for level in range(4):
         stages.append(double(f"encoder.{level}", x))
@@ -54,4 +57,16 @@ def test_forward_agrees_with_a_reference(is_deconv: bool, randomise: Callable[[n
     expected = F.conv2d(x, state["final.weight"], state["final.bias"])
     assert expected.std() > 0.1  # the output is not constant
     with torch.no_grad():
-        torch.testing.assert_close(model.segment(images), expected, rtol=1e-9, atol=1e-9)
+        torch.testing.assert_close(model(images), expected, rtol=1e-9, atol=1e-9)
+
+
+def test_batchnorm_is_refused_since_it_is_there() -> None:
+    with pytest.raises(ModelError, match="decoder of UNet has BatchNorm as it is"):
+        UNet(parts=DecoderParts(batchnorm=True))
+
+
+def test_one_channel_changes_the_first_convolution_alone() -> None:
+    with torch.device("meta"):
+        rgb, grey = (UNet(num_filters=2, encoder_width=1, in_channels=channels) for channels in (3, 1))
+    shapes, others = ({key: t.shape for key, t in model.state_dict().items()} for model in (grey, rgb))
+    assert shapes == others | {f"encoder.0.0.{part}": (1, 1, 3, 3) for part in ("weight", "offset")}

@@ -3,9 +3,9 @@
 import os
 import pickle
 from collections.abc import Callable
-from functools import partial
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import pytest
 import safetensors.torch
@@ -15,7 +15,9 @@ from torch import Tensor, nn
 
 from saltray.errors import ConfigError, ModelError, StorageError
 from saltray.models.albunet import AlbuNet
+from saltray.models.encoders import VGGS, ResNetEncoder
 from saltray.models.network import Network
+from saltray.models.parts import DecoderParts
 from saltray.models.ternausnet import TernausNet
 from saltray.models.unet import UNet
 from saltray.models.weights import load_weights
@@ -57,11 +59,10 @@ def read(path: str) -> State:
     return loaded
 
 
-TERNAUSNET = partial(TernausNet, 11)
-
-
-def new(kind: Callable[..., Network] = AlbuNet, num_filters: int = 3, encoder_width: int = 4) -> Network:
-    return kind(num_filters=num_filters, encoder_width=encoder_width)
+def new(
+    kind: Callable[..., Network] = AlbuNet, num_filters: int = 3, encoder_width: int = 4, **settings: Any
+) -> Network:
+    return kind(num_filters=num_filters, encoder_width=encoder_width, **settings)
 
 
 FORMS: dict[str, Callable[[State], State]] = {
@@ -86,7 +87,7 @@ def test_published_albunet_loads_whole(tmp_path: Path, small_albunet: AlbuNet, o
 
 
 @pytest.mark.parametrize("name", ["own.safetensors", "own.pth"])
-@pytest.mark.parametrize("kind", [AlbuNet, TERNAUSNET, UNet])
+@pytest.mark.parametrize("kind", [AlbuNet, TernausNet, UNet])
 def test_our_own_networks_load_whole(
     tmp_path: Path, kind: Callable[..., Network], name: str, outputs: Outputs, randomise: Callable[[nn.Module], None]
 ) -> None:
@@ -144,38 +145,175 @@ def test_message_names_the_first_few_keys(tmp_path: Path, small_albunet: AlbuNet
     assert len(str(error.value)) < 400
 
 
-def resnet34_file(folder: Path, name: str, *, fc: bool = True) -> str:
+def resnet_file(folder: Path, name: str, *, encoder: str = "resnet34", fc: bool = True) -> str:
     torch.manual_seed(1)
-    state = torchvision.models.resnet34(weights=None).state_dict()
+    state = torchvision.models.get_model(encoder, weights=None).state_dict()
     return save(folder / name, {key: tensor for key, tensor in state.items() if fc or not key.startswith("fc.")})
 
 
-@pytest.mark.parametrize(("name", "fc"), [("r.pth", True), ("r.pt", False), ("r.safetensors", True)])
-def test_resnet34_loads_into_the_encoder_of_albunet(tmp_path: Path, name: str, fc: bool) -> None:
-    path = resnet34_file(tmp_path, name, fc=fc)
-    model = new(encoder_width=64)
+@pytest.mark.parametrize(
+    ("name", "encoder", "fc", "tensors"),
+    [
+        ("r.pth", "resnet34", True, 216),
+        ("r.pt", "resnet34", False, 216),
+        ("r.safetensors", "resnet18", True, 120),
+        ("r.safetensors", "resnet50", True, 318),
+    ],
+)
+def test_a_resnet_loads_into_the_encoder_of_albunet(
+    tmp_path: Path, name: str, encoder: str, fc: bool, tensors: int
+) -> None:
+    path = resnet_file(tmp_path, name, encoder=encoder, fc=fc)
+    model = new(encoder=encoder, encoder_width=64)
     before = {key: tensor.clone() for key, tensor in model.state_dict().items()}
     load_weights(model, path)
     theirs = {f"encoder.{key}": tensor for key, tensor in read(path).items() if not key.startswith("fc.")}
-    assert len(theirs) == 216
+    assert len(theirs) == tensors
     assert not torch.equal(before["encoder.conv1.weight"], theirs["encoder.conv1.weight"])
     expected = {**before, **theirs}
     assert all(torch.equal(tensor, expected[key]) for key, tensor in model.state_dict().items())
 
 
 @pytest.mark.parametrize("prefix", ["features.", "module.features.", ""])
-@pytest.mark.parametrize("depth", [11, 16])
-def test_vgg_loads_into_the_encoder_of_ternausnet(tmp_path: Path, depth: Literal[11, 16], prefix: str) -> None:
-    trained = TernausNet(depth, num_filters=3, encoder_width=4).encoder.state_dict()
+@pytest.mark.parametrize("encoder", VGGS)
+def test_a_vgg_loads_into_the_encoder_of_ternausnet(tmp_path: Path, encoder: str, prefix: str) -> None:
+    trained = new(TernausNet, encoder=encoder).encoder.state_dict()
     state = {f"{prefix}{key}": tensor for key, tensor in trained.items()}
     if prefix:
         state[f"{prefix.replace('features', 'classifier')}0.bias"] = torch.zeros(4096)
-    model = TernausNet(depth, num_filters=3, encoder_width=4)
+    model = new(TernausNet, encoder=encoder)
     before = {key: tensor.clone() for key, tensor in model.state_dict().items()}
     assert not torch.equal(before["encoder.0.weight"], trained["0.weight"])
     load_weights(model, save(tmp_path / "vgg.pth", state))
     expected = before | {f"encoder.{key}": tensor for key, tensor in trained.items()}
     assert all(torch.equal(tensor, expected[key]) for key, tensor in model.state_dict().items())
+
+
+def test_the_encoder_of_another_depth_is_refused(tmp_path: Path) -> None:
+    state = new(encoder="resnet34").encoder.state_dict()
+    with pytest.raises(
+        ModelError,
+        match=r"fit the encoder of AlbuNet: 96 unexpected .*torchvision's resnet18 or set the encoder to theirs",
+    ):
+        load_weights(new(encoder="resnet18"), save(tmp_path / "r.pth", state))
+
+
+EVERY_PART = DecoderParts(batchnorm=True, scse=True, hypercolumn=True, deep_supervision=True)
+NAMES = "decoder_batchnorm, scse, hypercolumn, deep_supervision"
+
+
+def test_published_albunet_loads_into_one_with_parts_and_means_the_same(
+    tmp_path: Path, small_albunet: AlbuNet, outputs: Outputs, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = save(tmp_path / "albunet.pth", published(small_albunet))
+    model = new(parts=EVERY_PART)
+    load_weights(model, path)
+    torch.testing.assert_close(outputs(model), outputs(small_albunet), rtol=1e-3, atol=1e-3)
+    assert caplog.messages == [
+        f"weights '{path}' were trained without {NAMES}: these parts of the decoder start untrained"
+    ]
+
+
+@pytest.mark.parametrize("kind", [TernausNet, UNet])
+def test_plain_weights_load_into_a_network_with_parts(
+    tmp_path: Path,
+    kind: Callable[..., Network],
+    outputs: Outputs,
+    randomise: Callable[[nn.Module], None],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    plain = new(kind)
+    randomise(plain)
+    model = new(kind, parts=replace(EVERY_PART, batchnorm=kind is TernausNet))
+    load_weights(model, save(tmp_path / "plain.safetensors", plain.state_dict()))
+    torch.testing.assert_close(outputs(model), outputs(plain), rtol=1e-3, atol=1e-3)
+    assert len(caplog.messages) == 1
+
+
+PARTS = [DecoderParts(**{name: True}) for name in ("batchnorm", "scse", "hypercolumn", "deep_supervision")]
+
+
+@pytest.mark.parametrize("parts", [*PARTS, EVERY_PART])
+def test_weights_with_parts_load_whole_into_the_same(
+    tmp_path: Path, parts: DecoderParts, randomise: Callable[[nn.Module], None], caplog: pytest.LogCaptureFixture
+) -> None:
+    trained, model = new(parts=parts), new(parts=parts)
+    randomise(trained)
+    load_weights(model, save(tmp_path / "own.pth", trained.state_dict()))
+    assert all(torch.equal(tensor, trained.state_dict()[key]) for key, tensor in model.state_dict().items())
+    assert not caplog.messages
+
+
+@pytest.mark.parametrize("parts", PARTS)
+def test_a_part_that_the_weights_have_is_loaded_beside_those_that_they_lack(
+    tmp_path: Path, parts: DecoderParts, randomise: Callable[[nn.Module], None], caplog: pytest.LogCaptureFixture
+) -> None:
+    trained, model = new(parts=parts), new(parts=EVERY_PART)
+    randomise(trained)
+    load_weights(model, save(tmp_path / "own.pth", trained.state_dict()))
+    loaded = model.state_dict()
+    assert all(torch.equal(tensor, loaded[key]) for key, tensor in trained.state_dict().items())
+    own = NAMES.split(", ")[PARTS.index(parts)]
+    assert f"without {', '.join(name for name in NAMES.split(', ') if name != own)}:" in caplog.text
+
+
+@pytest.mark.parametrize("parts", PARTS)
+def test_a_part_that_the_network_lacks_is_refused(tmp_path: Path, parts: DecoderParts) -> None:
+    path = save(tmp_path / "own.pth", new(parts=parts).state_dict())
+    name = NAMES.split(", ")[PARTS.index(parts)]
+    with pytest.raises(ModelError, match=rf"do not fit AlbuNet: \d+ unexpected .*parts of the decoder \({name}\) and"):
+        load_weights(new(), path)
+
+
+def test_half_a_part_is_refused(tmp_path: Path) -> None:
+    state = new(parts=EVERY_PART).state_dict()
+    path = save(tmp_path / "own.pth", changed(state, "dec3.scse.spatial.bias", None))
+    with pytest.raises(ModelError, match=r"do not fit AlbuNet: 1 missing \('dec3.scse.spatial.bias'\)"):
+        load_weights(new(parts=EVERY_PART), path)
+
+
+@pytest.mark.parametrize("kind", [AlbuNet, TernausNet, UNet])
+@pytest.mark.parametrize("part", ["whole", "encoder"])
+def test_weights_for_rgb_give_a_network_for_grey_the_same_output(
+    tmp_path: Path, kind: Callable[..., Network], part: str, outputs: Outputs, randomise: Callable[[nn.Module], None]
+) -> None:
+    rgb, grey = new(kind).double(), new(kind, in_channels=1).double()
+    randomise(rgb)
+    if part == "encoder" and kind is not UNet:
+        load_weights(grey, save(tmp_path / "encoder.pth", rgb.encoder.state_dict()))
+        own = {key: t for key, t in rgb.state_dict().items() if not key.startswith("encoder.")}
+        grey.load_state_dict(own, strict=False)
+    else:
+        load_weights(grey, save(tmp_path / "whole.pth", rgb.state_dict()))
+    images = torch.rand(2, 1, 64, 64, dtype=torch.float64)
+    with torch.no_grad():
+        expected = rgb.eval()(images)
+        assert expected.std() > 0.05
+        torch.testing.assert_close(grey.eval()(images), expected, rtol=1e-4, atol=1e-5)
+        for name, buffer in grey.named_buffers():
+            if name.endswith(".offset"):
+                buffer.zero_()
+        assert (grey(images) - expected).abs().max() > 0.1
+
+
+def test_published_albunet_gives_a_network_for_grey_the_same_output(
+    tmp_path: Path, small_albunet: AlbuNet, outputs: Outputs
+) -> None:
+    model = new(in_channels=1)
+    load_weights(model, save(tmp_path / "albunet.pth", published(small_albunet)))
+    torch.testing.assert_close(outputs(model), outputs(small_albunet), rtol=1e-4, atol=1e-4)
+
+
+def test_weights_for_grey_load_whole_and_are_refused_for_rgb(tmp_path: Path, outputs: Outputs) -> None:
+    trained = new(in_channels=1)
+    assert isinstance(trained.encoder, ResNetEncoder)
+    nn.init.normal_(trained.encoder.conv1.get_buffer("offset"))
+    path = save(tmp_path / "grey.pth", trained.state_dict())
+    model = new(in_channels=1)
+    load_weights(model, path)
+    assert torch.equal(outputs(model), outputs(trained))
+    with pytest.raises(ModelError, match=r"unexpected \('encoder.conv1.offset'\).* \[4, 1, 7, 7\] .*in_channels"):
+        load_weights(new(), path)
 
 
 RESNET, VGG11 = {"conv1.weight": torch.zeros(64, 3, 7, 7)}, {"features.0.weight": torch.zeros(4, 3, 3, 3)}
@@ -190,8 +328,8 @@ RESNET, VGG11 = {"conv1.weight": torch.zeros(64, 3, 7, 7)}, {"features.0.weight"
             VGG11,
             r"not of AlbuNet \(found 'features.0.weight'\); give .* whole AlbuNet, or .* resnet34 for its",
         ),
-        (TERNAUSNET, RESNET, r"not of TernausNet \(found 'conv1.weight'\); give .* torchvision's vgg11 for its"),
-        (TERNAUSNET, VGG11, r"fit the encoder of TernausNet: 15 missing .*; give .* torchvision's vgg11, and"),
+        (TernausNet, RESNET, r"not of TernausNet \(found 'conv1.weight'\); give .* torchvision's vgg11 for its"),
+        (TernausNet, VGG11, r"fit the encoder of TernausNet: 15 missing .*; give .* torchvision's vgg11 or"),
         (AlbuNet, RESNET, r"'conv1.weight' \[64, 3, 7, 7\] instead of \[4, 3, 7, 7\]\); .* set encoder_width .*64"),
         (AlbuNet, {}, r"not of AlbuNet \(found no tensors\); give"),
         (AlbuNet, {"model": RESNET, "epoch": 3}, r"an entry 'model' of type dict, not named tensors alone; save"),
@@ -267,7 +405,7 @@ def test_unet_has_no_weights_by_name() -> None:
 
 def test_weights_for_another_normalisation_are_not_offered() -> None:
     with pytest.raises(ModelError, match=r"neither a file .* or one of IMAGENET1K_V1, DEFAULT$"):
-        load_weights(TernausNet(16, num_filters=3, encoder_width=4), "IMAGENET1K_FEATURES")
+        load_weights(new(TernausNet, encoder="vgg16"), "IMAGENET1K_FEATURES")
 
 
 @pytest.fixture
@@ -291,7 +429,7 @@ def test_name_loads_from_the_cache_of_torch(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     cache = tmp_path / "hub" / "checkpoints"
     cache.mkdir(parents=True)
-    path = resnet34_file(cache, torchvision.models.ResNet34_Weights.IMAGENET1K_V1.url.rpartition("/")[2])
+    path = resnet_file(cache, torchvision.models.ResNet34_Weights.IMAGENET1K_V1.url.rpartition("/")[2])
     model = new(encoder_width=64)
     load_weights(model, "IMAGENET1K_V1")
     ours, theirs = model.encoder.state_dict(), read(path)

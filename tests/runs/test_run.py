@@ -60,7 +60,7 @@ def test_a_run_has_a_manifest_and_a_split(store: Store, tiles: LabelledTiles) ->
     assert store.get_record("manifest.json", RunManifest) == manifest
     assert store.get_json("manifest.json") == {
         "run": "r1",
-        "identity": "9cf67090e325e09b3643a2881f7513c37a071d4187985fe848c391f42d7e864f",  # of saltray 0.1
+        "identity": "4507deaa29b992c1d8642fc382f45dababfc4d81328bdb1df0d56821ae36b21d",  # of saltray 0.1
         "config": to_record(CONFIG),
         "dataset": DIGEST,
         "origin": to_record(SEARCH),

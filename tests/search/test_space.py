@@ -33,7 +33,7 @@ def test_text_and_functions_make_the_same_space() -> None:
         "train.batch_size=16,32",
         "model.is_deconv=true,false",
         "optim.schedule=constant, cosine",
-        "train.bce=1",
+        "loss.bce=1",
     ]
     space = parse_space(texts)
     assert space == {
@@ -42,9 +42,9 @@ def test_text_and_functions_make_the_same_space() -> None:
         "train.batch_size": choice([16, 32]),
         "model.is_deconv": choice([True, False]),
         "optim.schedule": choice(["constant", "cosine"]),
-        "train.bce": choice([1.0]),
+        "loss.bce": choice([1.0]),
     }
-    assert type(space["train.bce"].values[0]) is float  # type: ignore[union-attr]
+    assert type(space["loss.bce"].values[0]) is float  # type: ignore[union-attr]
     check_space(space, CONFIG)
     assert parse_space([f"{field}={values}" for field, values in space.items()]) == space
 

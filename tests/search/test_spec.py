@@ -37,8 +37,8 @@ def test_a_search_has_epochs_of_its_own_or_those_of_the_run() -> None:
         ({"space": {"train.epochs": choice([5])}}, "use --search.epochs instead"),
         # Each end is possible by itself, and their combination is not.
         (
-            {"space": {"train.bce": choice([0, 1]), "train.dice": choice([0, 1])}},
-            "train.bce and train.dice are both 0",
+            {"space": {"loss.bce": choice([0, 1]), "loss.dice": choice([0, 1])}},
+            "all weights of loss are 0",
         ),
     ],
 )
@@ -48,7 +48,7 @@ def test_what_does_not_fit_the_configuration_is_refused(settings: dict[str, Any]
 
 
 def test_only_the_trials_that_will_run_are_checked(make_spec: SpecMaker) -> None:
-    space = {"train.bce": choice([0, 1]), "train.dice": choice([0, 1])}
+    space = {"loss.bce": choice([0, 1]), "loss.dice": choice([0, 1])}
     possible = [seed for seed in range(20) if _is_possible(make_spec, space, seed)]
     assert 0 < len(possible) < 20
 
@@ -87,4 +87,4 @@ def test_the_identity_is_all_that_decides_the_trials(make_spec: SpecMaker) -> No
     assert list(spec.space_text) == ["optim.lr", "optim.weight_decay"]
     assert make_spec(space=space, folds=(0, 2), trials=40, concurrent=3, name="s9").identity == spec.identity
     # Of saltray 0.1, whose searches are resumed.
-    assert digest(make_spec().identity) == "cf8e301150cbcb62bb31031be47ff62d7701db3c0cc4c0db758045e9ee272342"
+    assert digest(make_spec().identity) == "bf020c23efbac8750b5f2736b0e110bbd9cb5c56874d3e434d24429ed8539145"

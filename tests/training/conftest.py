@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from saltray.config import AugmentConfig, Config, ModelConfig, OptimConfig, TrainConfig
+from saltray.config import AugmentConfig, Config, LateLossConfig, LossConfig, ModelConfig, OptimConfig, TrainConfig
 from saltray.data.tiles import LabelledTiles
 from saltray.records import to_record
 from saltray.training.process_group import ProcessGroup
@@ -37,16 +37,23 @@ def make_config() -> ConfigMaker:
     def make(
         *,
         architecture: Literal["albunet", "unet"] = "albunet",
+        deep_supervision: bool = False,
         augment: AugmentConfig | None = None,
         optim: OptimConfig | None = None,
+        loss: LossConfig | None = None,
+        late_loss: LateLossConfig | None = None,
         **train: object,
     ) -> Config:
         settings = {"epochs": 2, "batch_size": 8, "input_size": 64, "precision": "fp32"} | train
         return Config(
             data="unused",
-            model=ModelConfig(architecture=architecture, num_filters=4, encoder_width=8),
+            model=ModelConfig(
+                architecture=architecture, num_filters=4, encoder_width=8, deep_supervision=deep_supervision
+            ),
             augment=augment or AugmentConfig(),
             optim=optim or OptimConfig(),
+            loss=loss or LossConfig(),
+            late_loss=late_loss or LateLossConfig(),
             train=TrainConfig(**settings),  # type: ignore[arg-type]
         )
 
@@ -96,6 +103,7 @@ def two_ranks(make_config: ConfigMaker, tiles: LabelledTiles, tmp_path_factory: 
         "albunet": make_config(),
         "nan": make_config(),
         "inpainting": make_config(),
+        "deep": make_config(deep_supervision=True, late_loss=LateLossConfig(after=1, lovasz_elu=1)),
     }
     (folder / "cases.json").write_text(json.dumps({name: to_record(config) for name, config in cases.items()}))
     np.savez(folder / "tiles.npz", ids=np.array(tiles.ids), images=tiles.images, masks=tiles.masks)

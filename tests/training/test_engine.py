@@ -3,6 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,18 +14,20 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from saltray.config import AugmentConfig, Config, OptimConfig
+from saltray.config import AugmentConfig, Config, LateLossConfig, LossConfig, OptimConfig
 from saltray.data.tiles import LabelledTiles
 from saltray.errors import ConfigError, DivergedError
+from saltray.models.network import Output
 from saltray.training.engine import evaluate, fit, rank_slice, train_step, wrap_ddp
 from saltray.training.epoch_metrics import EpochMetrics
+from saltray.training.losses import batch_loss
 from saltray.training.process_group import ProcessGroup
 from saltray.training.state import FitState
-from saltray.training.tasks import Segmentation
 from saltray.training.tile_tensors import TileTensors
 
 ConfigMaker = Callable[..., Config]
 TwoRanks = dict[str, dict[str, Any]]
+BCE = LossConfig(dice=0)
 
 
 def untimed(metrics: EpochMetrics) -> EpochMetrics:
@@ -59,10 +62,11 @@ def test_one_tile_is_overfitted(
     assert last.score == 1
 
 
+@pytest.mark.parametrize("late_loss", [LateLossConfig(), LateLossConfig(after=1, ramp=1, lovasz=1)])
 def test_resumed_run_equals_an_uninterrupted_one(
-    make_config: ConfigMaker, tensors: TileTensors, single: ProcessGroup
+    make_config: ConfigMaker, tensors: TileTensors, single: ProcessGroup, late_loss: LateLossConfig
 ) -> None:
-    config = make_config(epochs=3)
+    config = make_config(epochs=3, late_loss=late_loss)
     whole, interrupted, resumed = (FitState.create(config, single) for _ in range(3))
     history = [untimed(metrics) for metrics in fit(whole, tensors, tensors, config, single)]
     next(fit(interrupted, tensors, tensors, config, single))
@@ -163,7 +167,7 @@ def test_one_epoch_by_hand(
 ) -> None:
     """The loss, the clipped gradient, AdamW's first step and the validation of a network with one weight."""
     optim = OptimConfig(lr=0.1, warmup_epochs=0, schedule="constant", clip_norm=clip_norm, weight_decay=0.3)
-    config = make_config(augment=still, optim=optim, epochs=1, batch_size=1, dice=0)
+    config = make_config(augment=still, optim=optim, epochs=1, batch_size=1, loss=BCE)
     white = LabelledTiles(("a",), np.full((1, 64, 64), 255, np.uint8), np.zeros((1, 64, 64), np.uint8))
     model = Gain()
     state = FitState.create(config, single, model)
@@ -181,12 +185,60 @@ def test_one_epoch_by_hand(
     assert moment == pytest.approx(0.1 * min(gradient, clip_norm or 1), rel=1e-4)
 
 
+def test_each_epoch_is_trained_and_validated_with_its_own_loss(
+    make_config: ConfigMaker, still: AugmentConfig, single: ProcessGroup
+) -> None:
+    """A network that barely changes: logit 2 on an empty white tile, whose Lovasz hinge is 3."""
+    optim = OptimConfig(lr=1e-9, warmup_epochs=0, schedule="constant", weight_decay=0)
+    late = LateLossConfig(after=1, ramp=1, lovasz=10)
+    config = make_config(augment=still, optim=optim, epochs=3, batch_size=1, loss=BCE, late_loss=late)
+    white = LabelledTiles(("a",), np.full((1, 64, 64), 255, np.uint8), np.zeros((1, 64, 64), np.uint8))
+    tile = TileTensors.create(white, single.device)
+    history = list(fit(FitState.create(config, single, Gain()), tile, tile, config, single))
+    bce = math.log1p(math.exp(2))
+    expected = [bce, (bce + 30) / 2, 30]
+    assert [metrics.loss for metrics in history] == pytest.approx(expected, rel=1e-6)
+    assert [metrics.valid_loss for metrics in history] == pytest.approx(expected, rel=1e-6)
+
+
+class Deep(nn.Module):
+    """One weight for the logits, one for a side output, one for whether there is salt."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gains = nn.Parameter(torch.zeros(3))
+
+    def forward(self, images: Tensor) -> Tensor | Output:
+        logits = images * self.gains[0]
+        if not self.training:
+            return logits
+        return Output(logits, (images * self.gains[1],), images[:, 0, 0, 0] * self.gains[2])
+
+
+def test_deep_supervision_trains_all_outputs_and_validates_one(
+    make_config: ConfigMaker, still: AugmentConfig, single: ProcessGroup
+) -> None:
+    optim = OptimConfig(lr=0.1, warmup_epochs=0, schedule="constant", weight_decay=0)
+    loss = LossConfig(dice=0, sides=0.5, has_salt=0.25)
+    config = make_config(augment=still, optim=optim, epochs=1, batch_size=2, loss=loss)
+    white = LabelledTiles(("a", "b"), np.full((2, 64, 64), 255, np.uint8), np.zeros((2, 64, 64), np.uint8))
+    white.masks[0] = 1
+    tiles = TileTensors.create(white, single.device)
+    state = FitState.create(config, single, Deep())
+    (metrics,) = fit(state, tiles, tiles, config, single)
+    # The side output learns from the tile with salt alone; the others have gradients that cancel.
+    assert state.model.get_parameter("gains").tolist() == pytest.approx([0, 0.1, 0], abs=1e-6)
+    assert metrics.loss == pytest.approx((1 + 0.5 / 2 + 0.25) * math.log(2))
+    assert metrics.valid_loss == pytest.approx(math.log(2))
+
+
 def test_train_step_uses_the_given_learning_rate_and_leaves_no_gradient(make_config: ConfigMaker) -> None:
     model = Gain()
     optimizer = torch.optim.SGD(model.parameters(), lr=99)
     images = torch.ones(2, 1, 4, 4)
-    config = make_config(dice=0, optim=OptimConfig(clip_norm=0))
-    loss = train_step(model, optimizer, images, torch.zeros_like(images), config, Segmentation(config), lr=0.5)
+    config = make_config(optim=OptimConfig(clip_norm=0))
+    loss_of = partial(batch_loss, config=BCE)
+    loss = train_step(model, optimizer, images, torch.zeros_like(images), config, loss_of, lr=0.5)
     assert float(loss) == pytest.approx(math.log1p(math.exp(2)))
     assert float(model.gain.detach()) == pytest.approx(2 - 0.5 / (1 + math.exp(-2)))
     assert model.gain.grad is None
@@ -197,7 +249,7 @@ def test_validation_ignores_the_padding(make_config: ConfigMaker, tiles: Labelle
         def forward(self, images: Tensor) -> Tensor:
             return images * 0 + 0.1  # probability 0.525: salt everywhere
 
-    result = evaluate(Constant(), TileTensors.create(tiles, single.device), make_config(dice=0), single)
+    result = evaluate(Constant(), TileTensors.create(tiles, single.device), make_config(), BCE, single)
     salt = int(tiles.masks.sum()) / tiles.masks.size
     expected_loss = np.log1p(np.exp(0.1)) - 0.1 * salt
     # No tile is more than half salt.
@@ -236,7 +288,7 @@ def test_unsuitable_settings_are_refused(make_config: ConfigMaker, tensors: Tile
         next(fit(state, large, tensors, config, single))
 
 
-@pytest.mark.parametrize("case", ["synchronised", "albunet"])
+@pytest.mark.parametrize("case", ["synchronised", "albunet", "deep"])
 def test_two_ranks_give_the_metrics_of_one(two_ranks: TwoRanks, case: str) -> None:
     alone, first, second = (two_ranks[place][case] for place in ("alone", "0", "1"))
     assert len(alone["metrics"]) == 2

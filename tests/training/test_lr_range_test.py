@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from saltray.config import AugmentConfig, Config, OptimConfig
+from saltray.config import AugmentConfig, Config, LateLossConfig, LossConfig, OptimConfig
+from saltray.models.network import Output
 from saltray.training.lr_range_test import DIVERGED, LRRangeTest, lr_range_test, smoothed
 from saltray.training.process_group import ProcessGroup
 from saltray.training.state import FitState
@@ -73,7 +74,7 @@ class Constant(nn.Module):
 def test_stops_where_the_loss_diverges_and_suggests_a_rate_below(
     make_config: Callable[..., Config], still: AugmentConfig, single: ProcessGroup
 ) -> None:
-    config = make_config(augment=still, batch_size=2, dice=0, optim=OptimConfig(clip_norm=0))
+    config = make_config(augment=still, batch_size=2, loss=LossConfig(dice=0), optim=OptimConfig(clip_norm=0))
     masks = torch.zeros(2, 64, 64, dtype=torch.uint8)
     masks[:, :32] = 1
     train = TileTensors(torch.zeros_like(masks), masks, torch.arange(2))
@@ -87,6 +88,40 @@ def test_stops_where_the_loss_diverges_and_suggests_a_rate_below(
     assert last > DIVERGED * min(before) > max(before)
     assert result.suggestion is not None
     assert 0.1 < 10 * result.suggestion < result.rates[-1]
+
+
+def test_later_weights_of_the_loss_are_ignored(
+    make_config: Callable[..., Config], tensors: TileTensors, single: ProcessGroup
+) -> None:
+    def losses(**settings: Any) -> tuple[float, ...]:
+        config = make_config(batch_size=20, **settings)  # one step per epoch
+        state = FitState.create(config, single)
+        return lr_range_test(state, tensors, config, single, low=1e-5, high=1e-4, steps=3).losses
+
+    assert losses(late_loss=LateLossConfig(after=1, lovasz=5)) == losses()
+
+
+class Deep(Constant):
+    """The same logits twice, and a head that is certain of salt."""
+
+    def forward(self, images: Tensor) -> Output:
+        logits = super().forward(images)
+        return Output(logits, (logits,), logits[:, 0, 0, 0] + 100)
+
+
+def test_deep_supervision_is_part_of_the_loss(
+    make_config: Callable[..., Config], tensors: TileTensors, single: ProcessGroup
+) -> None:
+    loss = LossConfig(dice=0, sides=0, has_salt=1)
+    config = make_config(batch_size=4, loss=loss)
+    model = Deep()
+    state = FitState(model, copy.deepcopy(model), torch.optim.SGD(model.parameters()))
+    result = lr_range_test(state, tensors, config, single, low=1e-9, high=1e-8, steps=5)
+    empty_tiles = 5 / 20
+    assert min(result.smooth) > 102 * empty_tiles
+    # Batches differ in their empty tiles, for the untrained network too.
+    assert max(result.losses) > min(result.losses) + 20
+    assert max(result.smooth) < 1.001 * min(result.smooth)
 
 
 def test_stops_where_the_loss_is_not_finite(

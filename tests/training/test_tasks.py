@@ -1,19 +1,21 @@
 """What is learnt: segmentation as before, and hidden patches to fill in."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
-from saltray.config import AugmentConfig, Config, OptimConfig, PretrainConfig
+from saltray.config import AugmentConfig, Config, LateLossConfig, OptimConfig, PretrainConfig
 from saltray.data.augment import Augmenter, pad_to
 from saltray.data.hiding import PatchHider
 from saltray.data.tiles import LabelledTiles, Tiles
 from saltray.training.engine import fit
-from saltray.training.losses import tile_losses
+from saltray.training.losses import batch_loss
 from saltray.training.process_group import ProcessGroup
+from saltray.training.schedule import loss_at
 from saltray.training.state import FitState
 from saltray.training.tasks import Inpainting, Segmentation
 from saltray.training.tile_tensors import TileTensors
@@ -36,8 +38,11 @@ def test_segmentation_is_of_augmented_tiles_and_their_masks(
     expected = Augmenter(config.augment, 64, 4)(*batch, 3)
     assert torch.equal(images, expected[0])
     assert torch.equal(masks, expected[1])
-    loss = Segmentation(config).loss(images, masks)
-    assert float(loss) == pytest.approx(float(tile_losses(images, masks, config.train).mean()))
+    late = replace(config, late_loss=LateLossConfig(after=4, dice=3))
+    for epoch, loss in ((3, late.loss), (4, loss_at(4, late))):
+        expected_loss = float(batch_loss(images, masks, loss))
+        assert float(Segmentation(late).loss(images, masks, epoch)) == pytest.approx(expected_loss)
+    assert loss_at(4, late) != late.loss
 
 
 def test_hidden_pixels_have_the_mean_of_the_visible_ones(
@@ -82,7 +87,7 @@ def test_the_loss_is_of_hidden_pixels_alone_and_each_tile_counts_the_same(make_c
     differences = torch.tensor([[[[0.5, 0.25], [9.0, 9.0]]], [[[1.0, 9.0], [9.0, 9.0]]]])
     hidden = torch.tensor([[[[1.0, 1.0], [0.0, 0.0]]], [[[1.0, 0.0], [0.0, 0.0]]]])
     outputs = torch.zeros(2, 1, 2, 2, requires_grad=True)
-    loss = Inpainting(make_config(), SETTINGS).loss(outputs, torch.cat([differences, hidden], dim=1))
+    loss = Inpainting(make_config(), SETTINGS).loss(outputs, torch.cat([differences, hidden], dim=1), 0)
     assert float(loss.detach()) == pytest.approx(((0.5 + 0.25) / 2 + 1.0) / 2)
     loss.backward()  # type: ignore[no-untyped-call]
     assert outputs.grad is not None
@@ -90,7 +95,7 @@ def test_the_loss_is_of_hidden_pixels_alone_and_each_tile_counts_the_same(make_c
 
 
 def test_a_tile_of_which_no_hidden_pixel_is_in_view_has_no_loss(make_config: ConfigMaker) -> None:
-    loss = Inpainting(make_config(), SETTINGS).loss(torch.ones(1, 1, 2, 2), torch.zeros(1, 2, 2, 2))
+    loss = Inpainting(make_config(), SETTINGS).loss(torch.ones(1, 1, 2, 2), torch.zeros(1, 2, 2, 2), 0)
     assert float(loss) == 0
 
 
