@@ -97,7 +97,7 @@ class ModelConfig:
     encoder: Literal["resnet18", "resnet34", "resnet50", "vgg11", "vgg11_bn", "vgg16", "vgg16_bn"] | None = None
     """Encoder of albunet (a resnet) or ternausnet (a vgg). Unset: resnet34 or vgg11; unet has one of its own."""
     weights: str | None = None
-    """Pretrained weights: a path or URI of a torchvision encoder or a whole network, or torchvision's IMAGENET1K_V1."""
+    """Path or URI of a torchvision encoder, a whole network or STORE/ensembles/NAME; or torchvision's IMAGENET1K_V1."""
     num_filters: int = 32
     """Width of the decoder in channels; 32 is the published one."""
     encoder_width: int = 64

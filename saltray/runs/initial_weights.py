@@ -199,20 +199,22 @@ def _trained_with(
         return run.get_record(MANIFEST, RunManifest), run.get_record(SPLIT, Split).fold_of
     home = resolve(uri)
     manifest = read_manifest(home)
+    store = open_store(home.uri.removesuffix(f"/{version_prefix(manifest.name, manifest.version)}"))
+    run = store.sub(run_folder(manifest.run))
+    try:
+        before, split = run.get_record(MANIFEST, RunManifest), run.get_record(SPLIT, Split)
+        if (before.dataset, before.config.folds) == (manifest.dataset, manifest.config.folds):
+            return manifest, split.fold_of
+        reason = f"{run.uri} is another run of the same name"
+    except NotFoundError as error:
+        reason = f"its run is gone ({error})"
     if manifest.dataset == dataset.digest:  # the split is a function of the tiles
         folds = assign_folds(tiles.ids, tiles.masks, manifest.config.folds)
         return manifest, dict(zip(tiles.ids, folds.tolist(), strict=True))
-    store = open_store(home.uri.removesuffix(f"/{version_prefix(manifest.name, manifest.version)}"))
-    run = store.sub(run_folder(manifest.run))
-    unknown = f"nothing tells which tiles {home.uri} was trained on"
-    remedy = "use the very tiles that it was trained on, or other weights"
-    try:
-        before, split = run.get_record(MANIFEST, RunManifest), run.get_record(SPLIT, Split)
-    except NotFoundError as error:
-        raise ConfigError(f"{unknown}, as its run is gone ({error}); restore that, {remedy}") from error
-    if (before.dataset, before.config.folds) != (manifest.dataset, manifest.config.folds):
-        raise ConfigError(f"{unknown}, as {run.uri} is another run of the same name; {remedy}")
-    return manifest, split.fold_of
+    raise ConfigError(
+        f"nothing tells which tiles {home.uri} was trained on, as {reason}; use the very tiles that it was trained on, "
+        "or other weights"
+    )
 
 
 def _arrays(model: "Network") -> Weights:

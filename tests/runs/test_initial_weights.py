@@ -277,6 +277,7 @@ def test_an_ensemble_of_which_nothing_tells_its_tiles_is_refused(root: Store) ->
     unknown = re.escape(f"nothing tells which tiles {uri}/v1 was trained on")
     with pytest.raises(ConfigError, match=f"{unknown}, as .*/runs/e is another run of the same name"):
         check(initial, "abcdef", split_of("abcdef"))
+    check(initial, "abcdef", split_of("abcdef"), digest=OLD)  # as the split is known from the tiles
     root.delete_prefix("runs/e")
     with pytest.raises(ConfigError, match=f"{unknown}, as its run is gone"):
         check(initial, "abcdef", split_of("abcdef"))
