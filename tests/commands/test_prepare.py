@@ -165,7 +165,7 @@ def test_a_member_that_has_seen_what_its_fold_holds_out_is_refused(
     prepared = prepare(tuned, store)
     assert prepared.weights_provenance is not None
     assert prepared.weights_provenance.members == (0, 1)
-    with pytest.raises(ConfigError, match="fold 0 holds out 6 tiles that the model of fold 0 in"):
+    with pytest.raises(ConfigError, match="fold 0 holds out 7 tiles that the model of fold 0 in"):
         prepare(replace(tuned, folds=FoldConfig(count=2, seed=1)), store)
 
 

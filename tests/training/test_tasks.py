@@ -33,7 +33,7 @@ def batch(tensors: TileTensors) -> tuple[Tensor, Tensor, Tensor]:
 def test_segmentation_is_of_augmented_tiles_and_their_masks(
     make_config: ConfigMaker, batch: tuple[Tensor, Tensor, Tensor]
 ) -> None:
-    config = make_config(seed=4)
+    config = make_config(seed=4, epochs=9)
     images, masks = Segmentation(config).batch(*batch, 3)
     expected = Augmenter(config.augment, 64, 4)(*batch, 3)
     assert torch.equal(images, expected[0])
@@ -123,4 +123,4 @@ def test_two_ranks_pretrain_as_one(two_ranks: TwoRanks) -> None:
         assert torch.equal(weights[1][key], weights[2][key])  # type: ignore[index]
         # The gradient of L1 is a sign, so that rounding shows more than in the segmentation's.
         scale = 1 + float(value.abs().double().mean())
-        assert float((weights[1][key] - value).abs().double().mean()) < 3e-4 * scale, key  # type: ignore[index]
+        assert float((weights[1][key] - value).abs().double().mean()) < 2e-3 * scale, key  # type: ignore[index]
