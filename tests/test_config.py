@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -19,6 +20,7 @@ from saltray.config import (
     LossConfig,
     ModelConfig,
     OptimConfig,
+    PretrainConfig,
     Range,
     SearchConfig,
     TrainConfig,
@@ -254,3 +256,19 @@ def test_the_last_epoch_may_be_the_first_of_the_late_loss() -> None:
 def test_a_choice_of_too_many_values() -> None:
     with pytest.raises(ConfigError, match="a choice has 1001 values; use 1000 or fewer"):
         Choice(tuple(range(1001)))
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"hidden": 0.0}, "pretrain.hidden is 0.0; use a share between 0 and 1"),
+        ({"hidden": 1.0}, "pretrain.hidden is 1.0; use a share between 0 and 1"),
+        ({"patch": 0}, "pretrain.patch is 0; use 1 or more"),
+        ({"patch": 1.5}, "pretrain.patch is 1.5; it takes"),
+        ({"name": "../p"}, "pretraining '../p' is not a plain name"),
+    ],
+)
+def test_impossible_settings_of_a_pretraining(settings: dict[str, Any], told: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(told)):
+        PretrainConfig(**settings)
+    assert PretrainConfig(name="a").identity == PretrainConfig(name="b").identity
