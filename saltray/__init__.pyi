@@ -6,11 +6,14 @@ from .commands.demo import DemoResult as DemoResult
 from .commands.demo import demo as demo
 from .commands.ensemble import list_ensembles as list_ensembles
 from .commands.load_config import load_config as load_config
+from .commands.load_config import load_pretrain_config as load_pretrain_config
 from .commands.load_config import load_search_config as load_search_config
 from .commands.plan import RunPlan as RunPlan
 from .commands.plan import plan as plan
 from .commands.predict import Prediction as Prediction
 from .commands.predict import predict as predict
+from .commands.pretrain import PretrainResult as PretrainResult
+from .commands.pretrain import pretrain as pretrain
 from .commands.range_test import RangeTestResult as RangeTestResult
 from .commands.range_test import range_test as range_test
 from .commands.run import run as run
@@ -29,6 +32,7 @@ from .config import Config as Config
 from .config import FoldConfig as FoldConfig
 from .config import ModelConfig as ModelConfig
 from .config import OptimConfig as OptimConfig
+from .config import PretrainConfig as PretrainConfig
 from .config import Range as Range
 from .config import SearchConfig as SearchConfig
 from .config import TrainConfig as TrainConfig

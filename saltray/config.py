@@ -100,7 +100,7 @@ class ModelConfig:
     encoder: str | None = None
     """albunet: resnet18, resnet34 (unset: this) or resnet50. ternausnet: vgg11 (this), vgg11_bn, vgg16 or vgg16_bn."""
     weights: str | None = None
-    """Pretrained weights: a path or URI of a torchvision encoder or a whole network, or torchvision's IMAGENET1K_V1."""
+    """Path or URI of a torchvision encoder, a whole network or STORE/ensembles/NAME; or torchvision's IMAGENET1K_V1."""
     num_filters: int = 32
     """Width of the decoder in channels; 32 is the published one."""
     encoder_width: int = 64
@@ -538,6 +538,29 @@ def choice(values: Iterable[str | float | bool]) -> Choice:
         ConfigError: there are none, or one is given twice.
     """
     return Choice(tuple(values))
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainConfig:
+    """A self-supervised pretraining: patches of each tile are hidden, and the network learns to fill them in."""
+
+    name: str = "p1"
+    """Name of the pretraining; its weights are in STORE/pretrained/NAME."""
+    hidden: float = 0.6
+    """Share of a tile's patches that are hidden, drawn anew for each tile and epoch."""
+    patch: int = 16
+    """Height and width of a patch, in pixels of the tile."""
+
+    def __post_init__(self) -> None:
+        _check_types(self, "pretrain.")
+        check_name(self.name, "pretraining")
+        _require(0 < self.hidden < 1, f"pretrain.hidden is {self.hidden}; use a share between 0 and 1, such as 0.6")
+        _between("pretrain.patch", self.patch, 1, MAX_INPUT)
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """The settings that a resumed pretraining must share with the first."""
+        return {"hidden": self.hidden, "patch": self.patch}
 
 
 @dataclass(frozen=True, kw_only=True)

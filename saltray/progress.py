@@ -166,6 +166,33 @@ class RangeTestPlanned(Event):
         return f"range test: {self.steps} steps of {self.batch_size} tiles, learning rate {self.low:g} to {self.high:g}"
 
 
+@dataclass(frozen=True, kw_only=True)
+class PretrainPlanned(Event):
+    """Every number derived from a pretraining's configuration and images."""
+
+    name: str
+    tiles: int
+    height: int
+    width: int
+    input_size: int
+    hidden: int
+    """Hidden patches of a tile."""
+    patch: int
+    """Height and width of a patch, in pixels."""
+    epochs: int
+    steps: int
+    """Steps of an epoch."""
+    batch_size: int
+    ranks: int
+
+    def __str__(self) -> str:
+        return (
+            f"pretraining {self.name}: {self.tiles} images of {self.height}x{self.width}, padded to {self.input_size}, "
+            f"with {self.hidden} patches of {self.patch}x{self.patch} hidden; {self.epochs} epochs of {self.steps} "
+            f"steps of {self.batch_size} images ({self.batch_size // self.ranks} a rank)"
+        )
+
+
 @dataclass(frozen=True)
 class FoldsFinishedBefore(Event):
     """Folds that an earlier command finished; they are not trained again."""
@@ -194,7 +221,7 @@ class CapacityFound(Event):
 
     where: str
     """The cluster in words."""
-    job: Literal["fold", "trial", "test"]
+    job: Literal["fold", "trial", "test", "pretraining"]
     needs: str
     """What one of them needs, in words."""
     jobs: int
@@ -204,7 +231,7 @@ class CapacityFound(Event):
     """Jobs that fit on the nodes that are already up; where these are fewer, the cluster grows first."""
 
     def __str__(self) -> str:
-        if self.job == "test":
+        if self.job in ("test", "pretraining"):
             return f"on {self.where}: it needs {self.needs}"
         text = f"on {self.where}: a {self.job} needs {self.needs}; "
         if self.job == "trial":
@@ -349,6 +376,66 @@ class Published(Event):
 
     def __str__(self) -> str:
         return f"published {self.uri}"
+
+
+# -- pretraining -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class PretrainFinishedBefore(Event):
+    """An earlier command finished this pretraining; it is not trained again."""
+
+    name: str
+
+    def __str__(self) -> str:
+        return f"finished before: pretraining {self.name}"
+
+
+@dataclass(frozen=True)
+class PretrainResumed(Event):
+    """A pretraining resumed from a checkpoint: after an earlier command, or after it lost a worker."""
+
+    epoch: int
+    """Finished epochs in the checkpoint."""
+
+    def __str__(self) -> str:
+        return f"resumes after epoch {self.epoch}, from the last checkpoint"
+
+
+@dataclass(frozen=True)
+class PretrainWaiting(Event):
+    """A pretraining that was started has no resources yet."""
+
+    minutes: float
+    warning = True
+
+    def __str__(self) -> str:
+        return f"it has waited {self.minutes:.0f} min for its nodes; `ray status` on the head node says why"
+
+
+@dataclass(frozen=True)
+class PretrainNote(Event):
+    """Something about a pretraining that was not as expected, and its consequence."""
+
+    text: str
+    warning = True
+
+    def __str__(self) -> str:
+        return self.text
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainEpoch(Event):
+    """A pretraining finished an epoch."""
+
+    epoch: int
+    epochs: int
+    loss: float
+    """Mean absolute error of the hidden pixels, as a share of the full range."""
+    images_per_second: float
+
+    def __str__(self) -> str:
+        return f"epoch {self.epoch:>3}/{self.epochs}  loss {self.loss:.4f}  {self.images_per_second:.0f} images/s"
 
 
 # -- trials ------------------------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -19,6 +20,7 @@ from saltray.config import (
     LossConfig,
     ModelConfig,
     OptimConfig,
+    PretrainConfig,
     Range,
     SearchConfig,
     TrainConfig,
@@ -310,3 +312,19 @@ def test_a_choice_of_too_many_values() -> None:
 )
 def test_a_network_has_an_encoder_and_a_title(model: ModelConfig, backbone: str | None, title: str) -> None:
     assert (model.backbone, model.title) == (backbone, title)
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"hidden": 0.0}, "pretrain.hidden is 0.0; use a share between 0 and 1"),
+        ({"hidden": 1.0}, "pretrain.hidden is 1.0; use a share between 0 and 1"),
+        ({"patch": 0}, "pretrain.patch is 0; use 1 or more"),
+        ({"patch": 1.5}, "pretrain.patch is 1.5; it takes"),
+        ({"name": "../p"}, "pretraining '../p' is not a plain name"),
+    ],
+)
+def test_impossible_settings_of_a_pretraining(settings: dict[str, Any], told: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(told)):
+        PretrainConfig(**settings)
+    assert PretrainConfig(name="a").identity == PretrainConfig(name="b").identity

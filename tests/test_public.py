@@ -93,10 +93,10 @@ def test_every_command_is_public() -> None:
     verbs = {name for module, name, _ in IMPORTS if module.startswith("saltray.commands.") and name.islower()}
     others = {"ensemble": "list_ensembles", "load_config": "load_search_config", "status": "list_runs"}
     own = {others.get(name, name) for name in COMMANDS if name != "prepare"}
-    assert verbs == own | {"status", "load_config"}
+    assert verbs == own | {"status", "load_config", "load_pretrain_config"}
 
 
-@pytest.mark.parametrize("name", ["train", "tune", "range_test", "run", "predict", "demo"])
+@pytest.mark.parametrize("name", ["train", "tune", "pretrain", "range_test", "run", "predict", "demo"])
 def test_a_command_that_takes_time_has_an_observer(name: str) -> None:
     parameter = inspect.signature(getattr(saltray, name)).parameters["observer"]
     assert parameter.default is progress.log_event

@@ -20,6 +20,7 @@ from saltray.cli import tables
 from saltray.cli.flags import REGISTRY, RunFlags, SearchFlags, TrainFlags, refuse_misused, with_file, without
 from saltray.cli.observer import TerminalObserver
 from saltray.cli.signals import Interrupted, Interrupter
+from saltray.config import PretrainConfig
 from saltray.errors import DataError, EnsembleError, SaltrayError, SearchFailedError
 
 LOG_WIDTH = 1000
@@ -29,6 +30,7 @@ console = Console(highlight=False, markup=False, soft_wrap=True, width=None if s
 observer = TerminalObserver(console)
 PROBLEMS_SHOWN = 50
 SEARCH_DEFAULTS = SearchFlags()
+PRETRAIN_DEFAULTS = PretrainConfig()
 
 
 def demo(*, tiles: int = 240) -> None:
@@ -94,6 +96,19 @@ def train(
         tables.print_partial(console, done, rest)
     else:
         tables.print_train(console, done)
+
+
+def pretrain(
+    flags: Annotated[TrainFlags, arg(name="")],
+    settings: Annotated[PretrainConfig, arg(name="pretrain")] = PRETRAIN_DEFAULTS,
+) -> None:
+    """Train the network to fill in hidden patches of all images, without masks; run it again to resume.
+
+    Args:
+        flags: Data, store, network and how it is trained; split, run and loss do not count.
+        settings: The pretraining.
+    """
+    tables.print_pretrain(console, saltray.pretrain(flags.config(), settings, observer=observer))
 
 
 def tune(
@@ -280,6 +295,7 @@ def make_app(words: Sequence[str]) -> SubcommandApp:
     app.command(synth)
     app.command(check)
     app.command(name="train")(with_file(train, words, flags=TrainFlags))
+    app.command(name="pretrain")(with_file(pretrain, words, flags=TrainFlags, settings=PretrainConfig))
     app.command(name="tune")(with_file(tune, words, flags=TrainFlags, search=SearchFlags))
     app.command(name="range-test")(with_file(range_test, words, flags=TrainFlags))
     app.command(name="run")(with_file(run, words, flags=RunFlags, search=SearchFlags))
@@ -317,7 +333,7 @@ def main() -> None:
         errors.print(Text(f"saltray: {error}", style="red"))
         sys.exit(error.exit_code)
     except KeyboardInterrupt as interrupt:
-        resumes = bool(words) and words[0] in ("demo", "train", "tune", "run")
+        resumes = bool(words) and words[0] in ("demo", "train", "pretrain", "tune", "run")
         errors.print("\nsaltray: interrupted" + "; run the same command again to resume" * resumes)
         sys.exit(interrupt.exit_code if isinstance(interrupt, Interrupted) else 130)
     except BrokenPipeError:  # `saltray ... | head`

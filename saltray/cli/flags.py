@@ -11,7 +11,7 @@ import tyro
 from tyro.conf import arg
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
-from saltray.config import ClusterConfig, Config, SearchConfig, Space
+from saltray.config import ClusterConfig, Config, PretrainConfig, SearchConfig, Space
 from saltray.errors import ConfigError
 from saltray.recipes import recipe_settings
 
@@ -149,7 +149,7 @@ def with_file(function: Callable[..., None], words: Sequence[str], **kinds: type
     Args:
         function: the verb, which may be another than that of the command line.
         words: the command line, the verb first.
-        kinds: parameter of the function -> its class, `TrainFlags` or a subclass, or `SearchFlags`.
+        kinds: parameter of the function -> its class, `TrainFlags` or a subclass, `SearchFlags` or `PretrainConfig`.
 
     Raises:
         ConfigError: the file cannot be parsed, a setting is unknown, of the wrong type or impossible, or there is no
@@ -164,9 +164,10 @@ def with_file(function: Callable[..., None], words: Sequence[str], **kinds: type
         return function
     from saltray.commands.load_config import SettingsFile
 
-    file = SettingsFile(uri or "--recipe", {}, {}) if uri is None else SettingsFile.read(uri)
+    file = SettingsFile(uri or "--recipe", {}, {}, {}) if uri is None else SettingsFile.read(uri)
+    read: dict[type[Any], Callable[[], Any]] = {SearchFlags: file.as_search, PretrainConfig: file.as_pretrain}
     defaults = {
-        name: kind(**vars(file.as_search() if kind is SearchFlags else file.as_config(FileSettings, recipe)))
+        name: kind(**vars(read.get(kind, partial(file.as_config, FileSettings, recipe))()))
         for name, kind in kinds.items()
     }
     return partial(function, **defaults)

@@ -20,6 +20,7 @@ from saltray.search.layout import (
 if TYPE_CHECKING:
     from saltray.commands.compare import Comparison
     from saltray.commands.predict import Prediction
+    from saltray.commands.pretrain import PretrainResult
     from saltray.commands.range_test import RangeTestResult
     from saltray.commands.train import PartialResult, TrainResult
     from saltray.commands.tune import SearchResult
@@ -154,6 +155,16 @@ def print_partial(console: Console, result: "PartialResult", rest: str) -> None:
     console.print(table)
     folds = f"fold{'s' * (len(result.missing) > 1)} {', '.join(map(str, result.missing))}"
     console.print(f"not published: {folds} missing; to finish the run:  {rest}")
+
+
+def print_pretrain(console: Console, result: "PretrainResult") -> None:
+    """The weights, and how to use them."""
+    console.print(
+        f"pretraining {result.name}: {result.tiles} images, {result.epochs} epochs in {result.seconds:.0f} s; mean "
+        f"error of the hidden pixels {result.loss:.4f}"
+    )
+    console.print(f"weights   {result.weights}")
+    console.print(f"use them  saltray train ... --model.weights {result.weights}")
 
 
 def print_search(console: Console, result: "SearchResult") -> None:

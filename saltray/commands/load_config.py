@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
-from saltray.config import Choice, ClusterConfig, Config, Range, SearchConfig, Space
+from saltray.config import Choice, ClusterConfig, Config, PretrainConfig, Range, SearchConfig, Space
 from saltray.errors import ConfigError
 from saltray.recipes import recipe_settings
 from saltray.records import RecordError, excerpt, field_types, from_record, parse_json, to_record
@@ -36,12 +36,14 @@ class SettingsFile:
     """The settings in a file, by section.
 
     The hardware's settings are in `[cluster]` or at the top, as on the command line; those of a search in `[search]`,
-    and what it searches in `[search.space]`: a field, and its values as `--search.space` takes them, or a list of them.
+    and what it searches in `[search.space]`: a field, and its values as `--search.space` takes them, or a list of them;
+    those of a pretraining in `[pretrain]`.
     """
 
     uri: str
     config: Mapping[str, Any]
     search: Mapping[str, Any]
+    pretrain: Mapping[str, Any]
 
     @classmethod
     def read(cls, uri: str) -> "SettingsFile":
@@ -55,13 +57,14 @@ class SettingsFile:
             StorageError: it does not exist, or cannot be read.
         """
         config = _parse(uri)
-        search, cluster = (_table(config.pop(name, {}), f"{uri}: {name}") for name in ("search", "cluster"))
+        sections = ("search", "pretrain", "cluster")
+        search, pretrain, cluster = (_table(config.pop(name, {}), f"{uri}: {name}") for name in sections)
         for name in field_types(ClusterConfig):
             if name in config and name in cluster:
                 raise ConfigError(f"{uri}: {name} is given twice, at the top and in [cluster]; keep one of them")
             if name in config:
                 cluster[name] = config.pop(name)
-        return cls(uri, {**config, "cluster": cluster}, search)
+        return cls(uri, {**config, "cluster": cluster}, search, pretrain)
 
     def as_config(self, kind: type[T], recipe: str | None = None) -> T:
         """The run's settings as a `Config`, or a subclass of it.
@@ -90,6 +93,14 @@ class SettingsFile:
         search = self._parsed(SearchConfig, rest, "search.")
         return search if "space" not in self.search else replace(search, space=self._space(self.search["space"]))
 
+    def as_pretrain(self) -> PretrainConfig:
+        """The pretraining's settings.
+
+        Raises:
+            ConfigError: a setting is unknown, of the wrong type or impossible.
+        """
+        return self._parsed(PretrainConfig, self.pretrain, "pretrain.")
+
     def _space(self, given: Any) -> Space:
         space: dict[str, Range | Choice] = {}
         for field, values in _flat(_table(given, f"{self.uri}: search.space")):
@@ -102,10 +113,11 @@ class SettingsFile:
         return space
 
     def _parsed(self, kind: type[T], record: Mapping[str, Any], section: str = "") -> T:
+        verb = "pretrain" if kind is PretrainConfig else "tune"
         try:
             return from_record(kind, record)
         except RecordError as error:
-            raise ConfigError(f"{self.uri}: {section}{error}; `saltray tune --help` lists all settings") from None
+            raise ConfigError(f"{self.uri}: {section}{error}; `saltray {verb} --help` lists all settings") from None
         except ConfigError as error:
             raise ConfigError(f"{self.uri}: {error}") from None
 
@@ -113,7 +125,7 @@ class SettingsFile:
 def load_config(uri: str) -> Config:
     """The configuration in a file; what it leaves out has the value of its recipe, or the default.
 
-    Its `[search]` is ignored.
+    Its `[search]` and `[pretrain]` are ignored.
 
     Args:
         uri: a path or s3://bucket/key of a TOML or JSON file.
@@ -135,6 +147,18 @@ def load_search_config(uri: str) -> SearchConfig:
         as `load_config`.
     """
     return SettingsFile.read(uri).as_search()
+
+
+def load_pretrain_config(uri: str) -> PretrainConfig:
+    """The pretraining in the `[pretrain]` of a file; what that leaves out has its default.
+
+    Args:
+        uri: as for `load_config`.
+
+    Raises:
+        as `load_config`.
+    """
+    return SettingsFile.read(uri).as_pretrain()
 
 
 def _parse(uri: str) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from saltray.commands.prepare import check_inputs, initial_weights
+from saltray.commands.prepare import check_inputs
 from saltray.config import Config
 from saltray.data.packing import DatasetSize
 from saltray.distributed.capacity import Capacity, JobResources, Node
@@ -15,6 +15,7 @@ from saltray.distributed.paths import check_kept
 from saltray.distributed.preflight import preflight
 from saltray.errors import ConfigError, NotFoundError
 from saltray.runs.history import epochs_of, read_history
+from saltray.runs.initial_weights import read_initial_weights
 from saltray.runs.layout import MANIFEST, SPLIT, fold_folder
 from saltray.runs.records import RunManifest, Split
 from saltray.runs.run import find_run
@@ -133,7 +134,7 @@ def plan(
         speed, source = _speed_of(store, like), f"as in run {like}"
     file = cluster_nodes(local_path(on)) if on is not None else []
     tiles = check_inputs(config, store)
-    initial_weights(config)
+    read_initial_weights(config)
     folds = config.folds.count
     machines = preflight(config.cluster, jobs=folds, sharing=folds, planned=[node for _, node in file])
     present, possible = machines.present, machines.possible

@@ -1,10 +1,9 @@
 """What train, tune and range_test have in common: the inputs, read and checked once in the driver."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
-from hashlib import sha256
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +13,9 @@ from saltray.data.folds import assign_folds, check_count
 from saltray.data.packing import DatasetManifest, DatasetSize, dataset_size, load_tiles
 from saltray.data.tiles import LabelledTiles
 from saltray.distributed.paths import check_kept
+from saltray.ensemble.manifest import WeightsProvenance
 from saltray.errors import ConfigError, DataError
+from saltray.runs.initial_weights import InitialWeights, check_unseen, read_initial_weights
 from saltray.storage.base import Store
 from saltray.storage.uri import open_store
 
@@ -30,18 +31,18 @@ class Prepared:
     fold_of: NDArray[np.int64]
     """[N] fold of each tile."""
     dataset: DatasetManifest
-    initial_weights: Mapping[str, NDArray[Any]] | None
-    """The network's weights before training by name, where model.weights names some."""
+    initial: InitialWeights | None
+    """The weights before training, where model.weights names some."""
 
     @property
     def initial_digest(self) -> str | None:
         """SHA-256, in hex, of the initial weights."""
-        if self.initial_weights is None:
-            return None
-        whole = sha256()
-        for name in sorted(self.initial_weights):
-            whole.update(self.initial_weights[name].tobytes())
-        return whole.hexdigest()
+        return None if self.initial is None else self.initial.digest
+
+    @property
+    def weights_provenance(self) -> WeightsProvenance | None:
+        """Where the initial weights come from."""
+        return None if self.initial is None else self.initial.provenance
 
 
 def open_for_writing(uri: str) -> Store:
@@ -57,27 +58,33 @@ def open_for_writing(uri: str) -> Store:
     return store
 
 
-def prepare(config: Config, store: Store, variants: Iterable[Config] = ()) -> Prepared:
+def prepare(
+    config: Config, store: Store, variants: Iterable[Config] = (), *, before: WeightsProvenance | None = None
+) -> Prepared:
     """Load the initial weights, read the tiles (packing them into the store first), and split them.
 
     Args:
         config: the run.
         store: where packed data sets are kept.
         variants: the configurations of a search's trials.
+        before: what an earlier command of the same run or search started from; see `read_initial_weights`.
 
     Raises:
         DataError: the tiles cannot be used; all faults at once.
-        ConfigError: the tiles do not fit the configuration or a variant.
+        ConfigError: the tiles do not fit the configuration or a variant, or a member of an ensemble that training is to
+            start from was trained on tiles that its fold holds out.
         ModelError: the initial weights cannot be read, or do not fit.
         StorageError: the data or the store cannot be reached.
     """
     variants = list(variants)
     with suppress(DataError):  # of one tile; what reads them all tells all faults
         check_inputs(config, store, variants)
-    weights = initial_weights(config)
+    initial = read_initial_weights(config, before)
     tiles, dataset = load_tiles(config.data, store)
     fold_of = assign_folds(tiles.ids, tiles.masks, config.folds)
-    return Prepared(tiles, fold_of, dataset, weights)
+    if initial is not None:
+        check_unseen(initial.provenance, tiles, fold_of, dataset)
+    return Prepared(tiles, fold_of, dataset, initial)
 
 
 def check_inputs(config: Config, store: Store, variants: Iterable[Config] = ()) -> DatasetSize:
@@ -95,14 +102,29 @@ def check_inputs(config: Config, store: Store, variants: Iterable[Config] = ()) 
     """
     size = dataset_size(config.data, store)
     check_count(config.folds, size.count)
+    check_fits((config, *variants), size.height, size.width)
+    return size
+
+
+def check_fits(configs: Iterable[Config], height: int, width: int) -> None:
+    """Refuse tiles that do not fit the input of the networks, and batches that these cannot train on.
+
+    Args:
+        configs: the configuration of each.
+        height: of the tiles, in pixels.
+        width: of the tiles, in pixels.
+
+    Raises:
+        ConfigError: some do not.
+    """
     checked = set()
-    for each in (config, *variants):
+    for each in configs:
         pixels, factor = each.train.input_size, each.train.resize
-        needed = max(size.height, size.width) * factor
+        needed = max(height, width) * factor
         if needed > pixels:
             enlarged = f", enlarged {factor} times by train.resize" * (factor > 1)
             raise ConfigError(
-                f"the tiles have {size.height}x{size.width} pixels{enlarged}, but train.input_size is {pixels}; use "
+                f"the tiles have {height}x{width} pixels{enlarged}, but train.input_size is {pixels}; use "
                 f"--train.input-size {each.model.fitting_size(needed)}, or smaller tiles"
             )
         ranks = each.cluster.workers_per_fold
@@ -110,7 +132,6 @@ def check_inputs(config: Config, store: Store, variants: Iterable[Config] = ()) 
         if (shape := (each.model, pixels, batch)) not in checked:
             _check_network(*shape)
             checked.add(shape)
-    return size
 
 
 def _check_network(model: ModelConfig, pixels: int, batch: int) -> None:
@@ -129,18 +150,6 @@ def _check_network(model: ModelConfig, pixels: int, batch: int) -> None:
             ) from error
 
 
-def initial_weights(config: Config) -> Mapping[str, NDArray[Any]] | None:
-    """Read once, by the driver: a wrong name is found before anything starts, and every rank starts alike."""
-    if config.model.weights is None:
-        return None
-    from saltray.models.weights import load_weights
-    from saltray.training.state import initial_model
-
-    model = initial_model(config)
-    load_weights(model, config.model.weights)
-    return {name: tensor.numpy() for name, tensor in model.state_dict().items()}
-
-
 def share(prepared: Prepared, config: Config, parent: Store) -> "Job":
     """Put the inputs into Ray's object store, one copy per node; returns a job that lacks its name and folds."""
     from saltray.distributed.jobs import Job
@@ -150,5 +159,5 @@ def share(prepared: Prepared, config: Config, parent: Store) -> "Job":
         parent,
         tiles=prepared.tiles,
         fold_of=prepared.fold_of,
-        initial_weights=prepared.initial_weights,
+        initial_weights=() if prepared.initial is None else prepared.initial.by_fold,
     )

@@ -35,8 +35,9 @@ from saltray.report.examples import draw_examples
 from saltray.report.page import FoldRow, RunReport, render_run
 from saltray.runs.evaluation import evaluate
 from saltray.runs.history import epochs_of, read_history
+from saltray.runs.initial_weights import weights_before
 from saltray.runs.layout import ERROR, OOF, REPORT, fold_folder, run_folder
-from saltray.runs.records import FoldResult
+from saltray.runs.records import FoldResult, RunManifest
 from saltray.runs.run import create_run, fold_result, out_of_fold
 from saltray.search.results import with_best_values
 from saltray.storage.base import Store
@@ -127,7 +128,8 @@ def train(
     if from_search is not None:
         config, found = take_best_values(config, from_search, observer)
     check_run(config, store, asked)
-    return train_prepared(config, store, prepare(config, store), asked, found, observer)
+    prepared = prepare(config, store, before=weights_before(store.sub(run_folder(config.run)), RunManifest, config))
+    return train_prepared(config, store, prepared, asked, found, observer)
 
 
 def take_best_values(config: Config, source: str, observer: Observer) -> tuple[Config, SearchProvenance]:
@@ -173,6 +175,7 @@ def train_prepared(
             dataset=prepared.dataset,
             initial_weights=prepared.initial_digest,
             search_provenance=found,
+            weights_provenance=prepared.weights_provenance,
         )
         observer(_planned(config, prepared))
         results = _train_missing(config, home, prepared, asked, lock, observer)
@@ -309,6 +312,7 @@ def _publish(
         evaluation=evaluation,
         dataset=prepared.dataset,
         search_provenance=found,
+        weights_provenance=prepared.weights_provenance,
     )
     result = TrainResult(
         run=config.run,

@@ -22,12 +22,21 @@ from saltray.progress import (
     log_event,
 )
 from saltray.report.search_figures import TrialCurve, draw_search
+from saltray.runs.initial_weights import weights_before
 from saltray.search.layout import FIGURE, search_folder
 from saltray.search.results import trials_frame, write_best, write_table
 from saltray.search.samplers import import_optuna
 from saltray.search.space import apply_values
 from saltray.search.spec import SearchSpec
-from saltray.search.trials import Trial, check_values, clear_checkpoints, create_search, is_complete, load_trials
+from saltray.search.trials import (
+    SearchManifest,
+    Trial,
+    check_values,
+    clear_checkpoints,
+    create_search,
+    is_complete,
+    load_trials,
+)
 from saltray.storage.base import Store
 from saltray.storage.lock import RunLock
 
@@ -87,7 +96,8 @@ def tune(config: Config, search: SearchConfig | None = None, *, observer: Observ
     spec = make_spec(config, search or SearchConfig())
     store = open_for_writing(config.store)
     check_search(spec, store)
-    return tune_prepared(config, spec, store, prepare(spec.config, store, spec.variants), observer)
+    before = weights_before(store.sub(search_folder(spec.name)), SearchManifest, spec.config)
+    return tune_prepared(config, spec, store, prepare(spec.config, store, spec.variants, before=before), observer)
 
 
 def make_spec(config: Config, settings: SearchConfig) -> SearchSpec:
@@ -122,7 +132,7 @@ def tune_prepared(
         if lock.taken_from is not None:
             observer(LockTakenOver(lock.taken_from))
         home = lock.guard(home)
-        create_search(home, spec, prepared.dataset, prepared.initial_digest)
+        create_search(home, spec, prepared.dataset, prepared.initial_digest, prepared.weights_provenance)
         for note in prepared.dataset.notes:
             observer(DataNote(note))
         observer(_planned(spec, prepared))

@@ -25,11 +25,11 @@ from saltray.data.inspection import inspect
 from saltray.data.layout import DATASETS, MANIFEST, dataset_prefix, is_dataset_prefix, shard_key
 from saltray.data.pixel_range import PixelRange
 from saltray.data.problems import Problem, named, raise_problems
-from saltray.data.raw import list_images, read_image
+from saltray.data.raw import list_images, read_all_images, read_image
 from saltray.data.raw_layout import find_layout
 from saltray.data.source import Source
 from saltray.data.statistics import Statistics, statistics_of
-from saltray.data.tiles import LabelledTiles
+from saltray.data.tiles import LabelledTiles, Tiles
 from saltray.errors import DataError, IntegrityError, NotFoundError
 from saltray.records import Count, Pixels, Sha256, digest, excerpt, from_record
 from saltray.storage.base import Store
@@ -86,6 +86,17 @@ class DatasetSize:
     def packed_bytes(self) -> int:
         """Bytes of all images and masks in memory during training, at one byte per pixel each."""
         return 2 * self.count * self.height * self.width
+
+
+@dataclass(frozen=True, eq=False)
+class AllImages:
+    """Every image of a data set, with or without a mask."""
+
+    tiles: Tiles
+    digest: str
+    """SHA-256 over ids, size and pixels."""
+    notes: tuple[str, ...]
+    """What else there may be, a line each."""
 
 
 def dataset_size(uri: str, store: Store) -> DatasetSize:
@@ -161,6 +172,33 @@ def packed_tiles(digest: str, uri: str, store: Store) -> LabelledTiles | None:
         if manifest.digest == digest:
             return _read_shards(manifest, folder)
     return None
+
+
+def load_all_images(uri: str, store: Store) -> AllImages:
+    """The images of a data set's training and test parts, for what needs no masks; nothing is written.
+
+    Args:
+        uri: as for `load_tiles`; a packed data set has the labelled tiles alone.
+        store: where packed data sets are kept.
+
+    Raises:
+        DataError: images of a raw data set have problems, which `problems` lists by file, or there are none.
+        IntegrityError: a packed data set is damaged.
+        StorageError: the source or the store cannot be reached.
+    """
+    notes: tuple[str, ...] = ()
+    if folder := _find_packed(uri, store):
+        manifest = _read_manifest(folder)
+        labelled = _read_shards(manifest, folder)
+        tiles = Tiles(labelled.ids, labelled.images)
+        notes = (
+            f"packed, with labelled tiles alone; to use its test images, too, name the raw one ({manifest.source})",
+        )
+    else:
+        tiles = read_all_images(uri)
+    sha256 = hashlib.sha256(json.dumps([tiles.ids, *tiles.images.shape[1:]]).encode())
+    sha256.update(np.ascontiguousarray(tiles.images).data)
+    return AllImages(tiles, sha256.hexdigest(), notes)
 
 
 def _find_packed(uri: str, store: Store) -> Store | None:

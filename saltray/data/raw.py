@@ -6,15 +6,17 @@ from functools import lru_cache
 from typing import Literal, overload
 
 import numpy as np
+from numpy.typing import NDArray
 
 from saltray.data.images import decode_image
 from saltray.data.inspection import check_sizes, common_range, decode_all, inspect
 from saltray.data.pixel_range import PixelRange, ScaledImage, scale_as_before
 from saltray.data.problems import Problem, raise_problems
-from saltray.data.raw_layout import Part, find_images
+from saltray.data.raw_layout import Part, find_all_images, find_images
 from saltray.data.source import Source
 from saltray.data.tiles import LabelledTiles, Tiles
 from saltray.errors import DataError
+from saltray.storage.base import Entry
 
 
 @overload
@@ -36,22 +38,52 @@ def read_tiles(uri: str, *, part: Part = "train", scale: PixelRange | None = Non
     source = Source(uri)
     if part == "train":
         return inspect(source, test=False).tiles
+    return _read({}, find_images(source, part), source, scale)
+
+
+def read_all_images(uri: str) -> Tiles:
+    """The images of both parts of a raw data set, with or without masks; the ids are train/ID and test/ID.
+
+    Args:
+        uri: a folder, a zip or s3://bucket/prefix.
+
+    Raises:
+        DataError: images have problems; `problems` lists them by file.
+        StorageError: the source cannot be reached.
+    """
+    source = Source(uri)
+    train, test = (
+        {f"{part}/{tile}": entry for tile, entry in entries.items()}
+        for part, entries in zip(("train", "test"), find_all_images(source), strict=True)
+    )
+    return _read(train, test, source, None)
+
+
+def _read(train: dict[str, Entry], test: dict[str, Entry], source: Source, scale: PixelRange | None) -> Tiles:
+    """The images of these files by id, ascending.
+
+    Args:
+        train: of the training part, by whose size and range the others are judged, if there are any.
+        test: of the test part.
+        source: of both.
+        scale: the range of all; else it is their own.
+    """
     problems: list[Problem] = []
-    entries = find_images(source, part)
-    images = decode_all(source, entries, decode_image, problems)
-    named = {entries[tile].key: image for tile, image in images.items()}
-    own = common_range(named, problems)
-    check_sizes([(name, image.shape) for name, image in named.items()], [], problems)
+    decoded = [decode_all(source, entries, decode_image, problems) for entries in (train, test)]
+    keys = {tile: entry.key for tile, entry in (train | test).items()}
+    named, others = ({keys[tile]: image for tile, image in images.items()} for images in decoded)
+    own = common_range(named or others, problems)
+    shapes, other_shapes = ([(name, image.shape) for name, image in part.items()] for part in (named, others))
+    check_sizes(shapes, other_shapes, problems)
     raise_problems(source.uri, problems)
-    scale = scale or own
-    scaled = []
-    for name, image in named.items():
+    scaled: dict[str, NDArray[np.uint8]] = {}
+    for tile, image in sorted((decoded[0] | decoded[1]).items()):
         try:
-            scaled.append(scale.scale(image).pixels)
+            scaled[tile] = (scale or own).scale(image).pixels
         except DataError as error:
-            problems.append(Problem(name, str(error)))
+            problems.append(Problem(keys[tile], str(error)))
     raise_problems(source.uri, problems)
-    return Tiles(tuple(images), np.stack(scaled))
+    return Tiles(tuple(scaled), np.stack(list(scaled.values())))
 
 
 def list_images(source: Source, part: Part = "test") -> list[str]:

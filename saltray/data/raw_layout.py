@@ -84,6 +84,20 @@ def find_images(source: Source, part: Part) -> dict[str, Entry]:
     return images
 
 
+def find_all_images(source: Source) -> tuple[dict[str, Entry], dict[str, Entry]]:
+    """The images of the training part and those of the test part by id, ascending; those without masks count, too.
+
+    Raises:
+        DataError: there are no images, or a name cannot be used.
+    """
+    problems: list[Problem] = []
+    layout = _find(source, problems)
+    raise_problems(source.uri, problems)
+    if not (layout.images or layout.test):
+        raise DataError(_nothing(source, layout, "images"))
+    return layout.images, layout.test
+
+
 def _find(source: Source, problems: list[Problem]) -> RawLayout:
     """The files of a data set, of which any may be missing."""
     entries = [entry for entry in source.list() if not (is_clutter(entry.key) or entry.key.endswith("/"))]

@@ -1,17 +1,17 @@
 """The folds of a run as jobs: as many run as the cluster holds, the others are queued; one thread watches them all."""
 
-import time
 from collections import deque
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 
 from saltray.distributed.capacity import Capacity
 from saltray.distributed.job_pool import JobOutcome, JobPool
 from saltray.distributed.jobs import Job, PermanentFailure
 from saltray.distributed.trainer import failure_reason, store_fault, write_error
+from saltray.distributed.watcher import LAST_POLLS, POLL_S, Watcher
 from saltray.distributed.worker import train_fold
-from saltray.errors import IntegrityError, RunLockedError, StorageError
+from saltray.errors import RunLockedError, StorageError
 from saltray.progress import (
     FoldEpoch,
     FoldFailed,
@@ -22,15 +22,9 @@ from saltray.progress import (
     FoldWaiting,
     Observer,
 )
-from saltray.runs.history import EpochRecord, NoteRecord, Record, ResumeRecord, read_history
+from saltray.runs.history import EpochRecord, NoteRecord, Record, ResumeRecord
 from saltray.runs.layout import ERROR
 from saltray.runs.records import FoldResult
-
-POLL_S = 0.5
-LAST_POLLS = 3
-"""Attempts to read the records of a fold that has finished; each lasts until the store's own deadline."""
-WAITING_S = 300.0
-"""Time without a record after which a fold may be waiting for its nodes, and interval between two reports of it."""
 
 
 @dataclass(frozen=True)
@@ -62,9 +56,11 @@ def train_folds(
     """
     for job in jobs:
         job.home.delete(ERROR)  # of an earlier attempt
-    watchers = {job.name: _FoldWatcher(job, observer) for job in jobs}
+    watchers = {
+        job.name: Watcher(job, observer, partial(_event, job), partial(FoldWaiting, job.folds[0])) for job in jobs
+    }
     queued = deque(jobs)
-    running: dict[str, _FoldWatcher] = {}
+    running: dict[str, Watcher] = {}
     outcomes: list[FoldOutcome] = []
     with JobPool(capacity.resources) as pool:
         while queued or running:
@@ -112,60 +108,19 @@ def _ending(outcome: FoldOutcome, queued: int) -> FoldFinished | FoldFailed:
     return FoldFailed(fold=outcome.fold, reason=outcome.failure or "", queued=queued)
 
 
-class _FoldWatcher:
-    """Reports a fold's new records to the observer, as they appear in the store."""
-
-    def __init__(self, job: Job, observer: Observer) -> None:
-        self._job = job
-        self._observer = observer
-        self._reported: set[float] = set()
-        with suppress(IntegrityError):  # where they cannot be read, none of them comes again
-            self._reported |= {record.at for record in read_history(job.home)}  # by an earlier attempt
-        self._last_sign = self._told = 0.0
-
-    def start(self) -> None:
-        """The fold's job starts."""
-        self._last_sign = self._told = time.monotonic()
-
-    def poll(self, attempts: int = 1) -> None:
-        """Report what is new; a store that cannot be read now does not stop the folds."""
-        for attempt in range(attempts):
-            if attempt:
-                time.sleep(POLL_S)
-            try:
-                records = read_history(self._job.home)
-            except StorageError:
-                continue
-            for record in records:
-                if record.at not in self._reported:
-                    self._reported.add(record.at)
-                    self._last_sign = self._told = time.monotonic()
-                    self._observer(self._event(record))
-            return
-
-    @property
-    def is_quiet(self) -> bool:
-        """Whether there was neither a record nor a report for a while."""
-        return time.monotonic() - self._told > WAITING_S
-
-    def tell_that_it_waits(self) -> None:
-        """Report that the fold waits for its nodes, before its first record or after it has lost them."""
-        self._told = time.monotonic()
-        self._observer(FoldWaiting(self._job.folds[0], (self._told - self._last_sign) / 60))
-
-    def _event(self, record: Record) -> FoldNote | FoldResumed | FoldEpoch:
-        fold = self._job.folds[0]
-        match record:
-            case NoteRecord(note=text):
-                return FoldNote(fold, text)
-            case ResumeRecord(resumed_after=epoch):
-                return FoldResumed(fold, epoch)
-            case EpochRecord():
-                return FoldEpoch(
-                    fold=fold,
-                    epoch=record.epoch,
-                    epochs=self._job.config.train.epochs,
-                    loss=record.loss,
-                    score=record.score,
-                    images_per_second=record.images_per_second,
-                )
+def _event(job: Job, record: Record) -> FoldNote | FoldResumed | FoldEpoch:
+    fold = job.folds[0]
+    match record:
+        case NoteRecord(note=text):
+            return FoldNote(fold, text)
+        case ResumeRecord(resumed_after=epoch):
+            return FoldResumed(fold, epoch)
+        case EpochRecord():
+            return FoldEpoch(
+                fold=fold,
+                epoch=record.epoch,
+                epochs=job.config.train.epochs,
+                loss=record.loss,
+                score=record.score,
+                images_per_second=record.images_per_second,
+            )

@@ -1,6 +1,6 @@
 """What the driver sends to the ranks of a job, and what they return."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self, TypedDict
 
@@ -9,7 +9,7 @@ import ray
 from numpy.typing import NDArray
 
 from saltray.config import Config
-from saltray.data.tiles import LabelledTiles
+from saltray.data.tiles import Tiles
 from saltray.runs.history import EpochRecord
 from saltray.storage.base import Store
 
@@ -20,17 +20,17 @@ class Job:
 
     config: Config
     name: str
-    """Its folder in `parent`, and its name for Ray: fold-3, or trial-007 of a search."""
+    """Its folder in `parent`, and its name for Ray: fold-3, trial-007 of a search, or that of a pretraining."""
     folds: tuple[int, ...]
     """The folds to train, in turn epoch by epoch; one, except for a search that averages several."""
-    tiles: "ray.ObjectRef[LabelledTiles]"
-    """All tiles, one copy per node in Ray's object store."""
+    tiles: "ray.ObjectRef[Tiles]"
+    """All tiles, one copy per node in Ray's object store; with masks, except for a pretraining."""
     fold_of: NDArray[np.int64]
-    """[N] fold of each tile."""
+    """[N] fold of each tile; a pretraining, which has one fold, trains on all."""
     parent: Store
-    """The run's or the search's part of the store; it travels as a URI."""
-    initial_weights: "ray.ObjectRef[dict[str, NDArray[Any]]] | None" = None
-    """The network's weights before training, where some were given."""
+    """The run's or the search's part of the store, or that of all pretrainings; it travels as a URI."""
+    initial_weights: "tuple[ray.ObjectRef[dict[str, NDArray[Any]]], ...]" = ()
+    """The network's weights before training, one per fold of the split; empty where none were given."""
 
     @classmethod
     def template(
@@ -38,11 +38,16 @@ class Job:
         config: Config,
         parent: Store,
         *,
-        tiles: LabelledTiles,
+        tiles: Tiles,
         fold_of: NDArray[np.int64],
-        initial_weights: Mapping[str, NDArray[Any]] | None,
+        initial_weights: Sequence[Mapping[str, NDArray[Any]]] = (),
     ) -> Self:
-        """A job that lacks its name and folds; its tiles and weights are put into Ray's object store, for all jobs."""
+        """A job that lacks its name and folds; its tiles and weights are put into Ray's object store, for all jobs.
+
+        Weights that several folds share are put there once.
+        """
+        weights = {id(each): each for each in initial_weights}
+        shared = {key: ray.put(dict(each)) for key, each in weights.items()}
         return cls(
             config=config,
             name="",
@@ -50,7 +55,7 @@ class Job:
             tiles=ray.put(tiles),
             fold_of=fold_of,
             parent=parent,
-            initial_weights=None if initial_weights is None else ray.put(dict(initial_weights)),
+            initial_weights=tuple(shared[id(each)] for each in initial_weights),
         )
 
     @property

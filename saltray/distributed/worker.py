@@ -15,7 +15,7 @@ import torch.distributed
 from numpy.typing import NDArray
 from ray.train import Checkpoint, CheckpointUploadMode
 
-from saltray.config import Config
+from saltray.config import Config, PretrainConfig
 from saltray.data.tiles import LabelledTiles
 from saltray.distributed import checkpoints
 from saltray.distributed.jobs import Job, LoopConfig, PermanentFailure, TrialHistory
@@ -24,7 +24,8 @@ from saltray.errors import ConfigError, DivergedError, ModelError
 from saltray.runs.fold_output import snapshot_fault, write_fold, write_snapshot
 from saltray.runs.history import EpochRecord, History, Record, epochs_of, read_history
 from saltray.runs.layout import MANIFEST, checkpoint_folder
-from saltray.runs.records import FoldResult, PredictionCost
+from saltray.runs.pretraining import write_pretraining
+from saltray.runs.records import FoldResult, PredictionCost, PretrainRecord
 from saltray.search.objective import OBJECTIVE, best_epoch, objective
 from saltray.storage.base import Store
 from saltray.storage.files import make_scratch_folder
@@ -36,6 +37,7 @@ from saltray.training.metrics import Counts
 from saltray.training.precision import resolve_precision
 from saltray.training.process_group import ProcessGroup
 from saltray.training.state import FitState, initial_model
+from saltray.training.tasks import Inpainting
 from saltray.training.tile_tensors import TileTensors
 
 T = TypeVar("T")
@@ -49,6 +51,10 @@ class Fold:
     train: TileTensors
     valid: TileTensors
     state: FitState
+
+    def fit(self, config: Config, group: ProcessGroup) -> Iterator[EpochMetrics]:
+        """Train it; see `training.engine.fit`."""
+        return fit(self.state, self.train, self.valid, config, group)
 
 
 def process_group_of(config: Config) -> ProcessGroup:
@@ -87,12 +93,29 @@ class RangeTestLoop:
         return lr_range_test(fold.state, fold.train, job.config, group, low=self.low, high=self.high, steps=self.steps)
 
 
+@dataclass(frozen=True)
+class PretrainLoop:
+    """Pretrain the network on all tiles of the job, without masks; called as `train_fold` is."""
+
+    settings: PretrainConfig
+
+    def __call__(self, loop_config: LoopConfig) -> PretrainRecord | PermanentFailure | None:
+        return _run(self._pretrain, loop_config)
+
+    def _pretrain(self, job: Job, group: ProcessGroup) -> PretrainRecord | None:
+        tiles = TileTensors.create(ray.get(job.tiles), group.device)
+        state = _start(job, 0, group)
+        task = Inpainting(job.config, self.settings)
+        epochs = _train(job, [state], [fit(state, tiles, None, job.config, group, task)], group)
+        return write_pretraining(job.home, job.config, state.ema, epochs) if group.rank == 0 else None
+
+
 def _run(body: Callable[[Job, ProcessGroup], T], loop_config: LoopConfig) -> T | PermanentFailure:
     """`body`'s result, or the fault that every retry would meet again; such a fault is raised on all ranks alike."""
     job = loop_config["job"]
     group = process_group_of(job.config)
     try:
-        check_store_is_shared(job.parent, group)
+        check_store_is_shared(job, group)
         return body(job, group)
     except (DivergedError, ModelError, ConfigError) as error:
         return PermanentFailure(str(error), diverged=isinstance(error, DivergedError))
@@ -101,7 +124,7 @@ def _run(body: Callable[[Job, ProcessGroup], T], loop_config: LoopConfig) -> T |
 def _train_fold(job: Job, group: ProcessGroup) -> FoldResult | None:
     fold = set_up_fold(job, job.folds[0], group)
     cycles = job.config.snapshots
-    epochs = _train(job, [fold], group, snapshots=cycles[:-1])
+    epochs = _train(job, [fold.state], [fold.fit(job.config, group)], group, fold, cycles[:-1])
     probabilities, cost = _predict_out_of_fold(fold.state, fold.valid, job.config, group)
     if probabilities is None:
         return None
@@ -109,32 +132,48 @@ def _train_fold(job: Job, group: ProcessGroup) -> FoldResult | None:
 
 
 def _train_trial(job: Job, group: ProcessGroup) -> TrialHistory:
-    return TrialHistory(_train(job, [set_up_fold(job, fold, group) for fold in job.folds], group))
+    folds = [set_up_fold(job, fold, group) for fold in job.folds]
+    return TrialHistory(
+        _train(job, [fold.state for fold in folds], [fold.fit(job.config, group) for fold in folds], group)
+    )
 
 
 def set_up_fold(job: Job, fold: int, group: ProcessGroup) -> Fold:
     """The tiles of one fold on this rank's device, and the state before the first step."""
-    tiles: LabelledTiles = ray.get(job.tiles)
+    tiles = ray.get(job.tiles)
+    assert isinstance(tiles, LabelledTiles)
     held_out = tiles.select(np.flatnonzero(job.fold_of == fold))
     train = TileTensors.create(tiles.select(np.flatnonzero(job.fold_of != fold)), group.device)
+    return Fold(held_out, train, TileTensors.create(held_out, group.device), _start(job, fold, group))
+
+
+def _start(job: Job, fold: int, group: ProcessGroup) -> FitState:
+    """The state before the first step, from the fold's initial weights where some were given."""
     model = initial_model(job.config)
-    if job.initial_weights is not None:
-        weights = ray.get(job.initial_weights)
+    if job.initial_weights:
+        weights = ray.get(job.initial_weights[fold])
         model.load_state_dict({name: torch.tensor(array) for name, array in weights.items()})
-    state = FitState.create(job.config, group, model)
-    return Fold(held_out, train, TileTensors.create(held_out, group.device), state)
+    return FitState.create(job.config, group, model)
 
 
-def _train(job: Job, folds: list[Fold], group: ProcessGroup, snapshots: Sequence[int] = ()) -> tuple[EpochRecord, ...]:
+def _train(
+    job: Job,
+    states: list[FitState],
+    in_turn: Sequence[Iterator[EpochMetrics]],
+    group: ProcessGroup,
+    fold: Fold | None = None,
+    snapshots: Sequence[int] = (),
+) -> tuple[EpochRecord, ...]:
     """Train to the end from the last checkpoint, and report each epoch; the whole history, on rank 0.
 
     Args:
         job: the job.
-        folds: its folds.
-        group: the process group.
-        snapshots: the cycles at whose ends the weights of the only fold are written.
+        states: the state of each of its folds.
+        in_turn: the training of each, not begun: it starts from what its state then is.
+        group: the process group of the job.
+        fold: its only fold, where snapshots of it are wanted.
+        snapshots: the cycles at whose ends the weights of that fold are written.
     """
-    states = [fold.state for fold in folds]
     cycle_after = {job.config.cycle_ends[cycle - 1]: cycle for cycle in snapshots}
     records, notes = _resume(states, job.home, cycle_after, group)
     if len(nodes := set(_nodes(group))) > 1 or len(nodes_present()) > 1:
@@ -148,13 +187,13 @@ def _train(job: Job, folds: list[Fold], group: ProcessGroup, snapshots: Sequence
 
     reporter = _Reporter(job, states)
     with _history(job.home, records, states[0].epoch, notes, group) as history:
-        in_turn = (fit(fold.state, fold.train, fold.valid, job.config, group) for fold in folds)
         for each in zip(*in_turn, strict=True):
             metrics = mean_metrics(each)
             if history is not None:
                 history.append(metrics)
             if (cycle := cycle_after.get(metrics.epoch)) is not None:
-                _write_snapshot(job, folds[0], cycle, history, group)
+                assert fold is not None
+                _write_snapshot(job, fold, cycle, history, group)
             reporter.report(metrics, history)
         return history.epochs if history is not None else ()
 
@@ -167,13 +206,14 @@ def _write_snapshot(job: Job, fold: Fold, cycle: int, history: History | None, g
         write_snapshot(job.home, job.folds[0], fold.held_out, state.ema, probabilities, history.epochs, cycle)
 
 
-def check_store_is_shared(parent: Store, group: ProcessGroup) -> None:
+def check_store_is_shared(job: Job, group: ProcessGroup) -> None:
     """Raise ConfigError, on all ranks alike, unless each of them sees the driver's store."""
-    blind = group.sum(torch.tensor(float(not parent.exists(MANIFEST)), device=group.device))
+    sees = job.parent.exists(MANIFEST) or job.home.exists(MANIFEST)  # of a run or search, or of a pretraining
+    blind = group.sum(torch.tensor(float(not sees), device=group.device))
     if blind > 0:
         raise ConfigError(
-            f"{parent.uri} is not the same folder on every node: {int(blind)} of {group.size} ranks do not see the run "
-            "in it; use s3://, or a folder that all nodes share"
+            f"{job.parent.uri} is not the same folder on every node: {int(blind)} of {group.size} ranks do not see the "
+            "run in it; use s3://, or a folder that all nodes share"
         )
 
 

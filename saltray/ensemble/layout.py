@@ -16,6 +16,8 @@ CLAIM = "claim.json"
 MODEL_CARD = "model-card.md"
 MANIFEST = "manifest.json"
 
+_ENSEMBLE = re.compile(rf"(?:^|/){ENSEMBLES}/[^/]+(?:/latest|/v[1-9][0-9]*)?$")
+_MEMBER = re.compile(rf"((?:|.*/){ENSEMBLES}/[^/]+/v[1-9][0-9]*)/fold-([0-9]+)[^/]*\.safetensors")
 _VERSION = re.compile(r"v([1-9][0-9]*)")
 
 
@@ -27,6 +29,17 @@ def ensemble_prefix(name: str) -> str:
 def version_prefix(name: str, version: str) -> str:
     """The folder of one version of an ensemble, relative to the store."""
     return f"{ensemble_prefix(name)}/{version}"
+
+
+def is_ensemble_uri(uri: str) -> bool:
+    """Whether a URI has the form of an ensemble in a store, or of one of its versions."""
+    return _ENSEMBLE.search(uri.rstrip("/")) is not None
+
+
+def member_of_uri(uri: str) -> tuple[str, int] | None:
+    """The URI of the version, and the fold, of a member that a URI names; None if it does not have that form."""
+    match = _MEMBER.fullmatch(uri)
+    return (match[1], int(match[2])) if match else None
 
 
 def member_key(fold: int, snapshot: int | None = None) -> str:

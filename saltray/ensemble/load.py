@@ -8,9 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from saltray.ensemble.card import model_card
-from saltray.ensemble.manifest import EnsembleManifest
+from saltray.ensemble.manifest import EnsembleManifest, Member
 from saltray.ensemble.versions import read_manifest, resolve
 from saltray.errors import EnsembleError, IntegrityError, NotFoundError, one_line
+from saltray.storage.base import Store
 
 if TYPE_CHECKING:
     import torch
@@ -56,8 +57,6 @@ class Ensemble:
             IntegrityError: a member is not the one that was published.
         """
         import torch
-        from safetensors import SafetensorError
-        from safetensors.torch import load
 
         from saltray.models.build import build_model
 
@@ -66,20 +65,14 @@ class Ensemble:
         target = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         models = []
         for member in manifest.members:
-            data = home.get(member.key, sha256=member.sha256)
+            weights = read_member(home, member)
             try:
-                weights = load(data)
                 with torch.device("meta"):  # costs no memory, however wide the network of a damaged manifest is
                     build_model(manifest.config.model).load_state_dict(weights, assign=True)
-                if not all(tensor.isfinite().all() for tensor in weights.values()):
-                    raise ValueError("some weights are NaN or infinite")
                 model = build_model(manifest.config.model)
                 model.load_state_dict(weights)
-            except (KeyError, RuntimeError, SafetensorError, ValueError) as error:
-                reason = one_line(error, 300)  # torch writes a line per tensor
-                raise EnsembleError(
-                    f"{home.uri}/{member.key} does not fit its architecture: {reason}; use another version"
-                ) from error
+            except (KeyError, RuntimeError, ValueError) as error:
+                raise _misfit(home, member, error) from error
             models.append(model.to(target).eval())
         return cls(manifest, models, target)
 
@@ -172,3 +165,32 @@ class Ensemble:
                 tta=tta,
             )
         return (total / len(self.models)).numpy()
+
+
+def read_member(home: Store, member: Member) -> "dict[str, torch.Tensor]":
+    """The state dict of one member; its SHA-256 is checked before it is parsed.
+
+    Args:
+        home: the version's part of the store, as `resolve` finds it.
+        member: of the version's manifest.
+
+    Raises:
+        EnsembleError: it is no state dict of finite numbers.
+        IntegrityError: it is not the one that was published.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load
+
+    data = home.get(member.key, sha256=member.sha256)
+    try:
+        weights = load(data)
+        if not all(tensor.isfinite().all() for tensor in weights.values()):
+            raise ValueError("some weights are NaN or infinite")
+    except (KeyError, SafetensorError, ValueError) as error:
+        raise _misfit(home, member, error) from error
+    return weights
+
+
+def _misfit(home: Store, member: Member, error: Exception) -> EnsembleError:
+    reason = one_line(error, 300)  # torch writes a line per tensor
+    return EnsembleError(f"{home.uri}/{member.key} does not fit its architecture: {reason}; use another version")

@@ -57,6 +57,18 @@ class SearchProvenance:
     """Number of trials."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class WeightsProvenance:
+    """The weights that training started from, where some were given."""
+
+    uri: str
+    """The file, torchvision's name, or the ensemble's version or the run that the models are of."""
+    sha256: tuple[Sha256, ...]
+    """Of the file; of an ensemble or a run, of each fold's model. Empty for a name of torchvision's."""
+    members: tuple[Fold, ...] = ()
+    """Of an ensemble or a run: the fold there of the model that each fold starts from. Else empty."""
+
+
 def _not_empty(members: tuple[Member, ...]) -> tuple[Member, ...]:
     if not members:
         raise ValueError("it should have one member or more")
@@ -96,6 +108,8 @@ class EnsembleManifest:
     """Versions of the libraries and the git commit; see `provenance`."""
     search_provenance: Annotated[SearchProvenance | None, Field(alias="origin")] = None
     """The search that found the run's values, if there was one."""
+    initial_weights: WeightsProvenance | None = None
+    """The weights that training started from, if some were given and the version is of a saltray that records them."""
     format: int = FORMAT
 
     @classmethod

@@ -20,7 +20,7 @@ from saltray.ensemble.layout import (
     version_name,
     version_prefix,
 )
-from saltray.ensemble.manifest import EnsembleManifest, Member, SearchProvenance, provenance
+from saltray.ensemble.manifest import EnsembleManifest, Member, SearchProvenance, WeightsProvenance, provenance
 from saltray.ensemble.postprocess import Postprocess
 from saltray.ensemble.versions import last_number, versions_of
 from saltray.errors import EnsembleError
@@ -60,6 +60,7 @@ def publish(
     evaluation: Evaluation | None,
     dataset: DatasetManifest,
     search_provenance: SearchProvenance | None = None,
+    weights_provenance: WeightsProvenance | None = None,
 ) -> EnsembleManifest:
     """Publish the models of a run as the next version of the ensemble that has the run's name.
 
@@ -76,6 +77,7 @@ def publish(
         evaluation: what the out-of-fold predictions are worth.
         dataset: the manifest of the packed tiles.
         search_provenance: the search that found the run's values, if there was one.
+        weights_provenance: where the weights before training came from, if some were given.
 
     Raises:
         EnsembleError: a fold or a snapshot is missing.
@@ -114,6 +116,7 @@ def publish(
         config=config,
         provenance=provenance(),
         search_provenance=search_provenance,
+        initial_weights=weights_provenance,
     )
     home = store.sub(version_prefix(manifest.name, manifest.version))
     for model, member in zip(models, members, strict=True):

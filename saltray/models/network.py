@@ -13,6 +13,9 @@ from saltray.models.heads import Hypercolumn, Supervision
 from saltray.models.parts import DecoderParts
 from saltray.models.stem import GREY_MEAN, GREY_STD, IMAGENET_MEAN, IMAGENET_STD
 
+LAST_LAYER = "final."
+"""Prefix of the tensors of every network's last layer, a convolution of 1x1."""
+
 
 class Features(NamedTuple):
     """What a network computes before its last convolution."""

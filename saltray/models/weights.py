@@ -16,7 +16,7 @@ from saltray.errors import ModelError, one_line
 from saltray.models.network import Network
 from saltray.models.parts import SETTINGS
 from saltray.models.stem import IMAGENET_MEAN, GreyStem
-from saltray.storage.files import scratch_folder
+from saltray.storage.files import scratch_folder, sha256_of
 from saltray.storage.uri import local_path, open_object
 
 _CLASSIFIERS = ("fc.", "classifier.")
@@ -26,7 +26,7 @@ _ENCODER_CLASSIFIER = "encoder.fc."
 log = logging.getLogger(__name__)
 
 
-def load_weights(model: Network, weights: str) -> None:
+def load_weights(model: Network, weights: str) -> str | None:
     """Load pretrained weights into `model`, in place. The keys of their state dict decide what is loaded:
 
     - The whole network, from a state dict of `model`'s class or a published AlbuNet checkpoint. The latter may hold the
@@ -46,12 +46,31 @@ def load_weights(model: Network, weights: str) -> None:
             `torch.save`; or torchvision's name for encoder weights, such as IMAGENET1K_V1 or
             ResNet34_Weights.IMAGENET1K_V1, which are downloaded.
 
+    Returns:
+        SHA-256 of the file, in hex; None for a name of torchvision's, which checks its download itself.
+
     Raises:
         ModelError: the weights do not exist, cannot be read or downloaded, or do not fit the model.
         ConfigError, StorageError: the URI is unsupported, or the object store refuses the request.
     """
+    state, digest = _read(weights, model)
+    load_state(model, state, weights)
+    return digest
+
+
+def load_state(model: Network, state: Mapping[Any, Any], weights: str) -> None:
+    """Load a state dict that was read before, as `load_weights` does.
+
+    Args:
+        model: as for `load_weights`.
+        state: the state dict.
+        weights: where it is from, for messages.
+
+    Raises:
+        ModelError: it does not fit the model.
+    """
     name, backbone = type(model).__name__, model.backbone
-    state = _without_ddp_prefix(_read(weights, model), weights)
+    state = _without_ddp_prefix(state, weights)
     network = _without_aliases(state, model.aliases, weights)
     encoder = {key.removeprefix("features."): state[key] for key in state if not key.startswith(_CLASSIFIERS)}
     if network.keys() & model.state_dict().keys():
@@ -156,27 +175,28 @@ def _few(items: Sequence[str]) -> str:
     return ", ".join([*(item[:200] for item in items[:3]), *["..."] * (len(items) > 3)])
 
 
-def _read(weights: str, model: Network) -> Mapping[Any, Any]:
+def _read(weights: str, model: Network) -> tuple[Mapping[Any, Any], str | None]:
+    """The state dict, and the digest of its file."""
     if "://" in weights:
         return _fetch(weights)
     path = local_path(weights)
     if os.path.isfile(path):  # noqa: PTH113  (Path.is_file raises for a name that is too long)
-        return _parse(path, weights)
+        return _parse(path, weights), sha256_of(path)
     if model.backbone is None:
         name = type(model).__name__
         raise ModelError(
             f"weights {weights!r} are not a file, and {name} has no pretrained encoder; "
             f"give a path or s3:// URI of the state dict of a whole {name}, or no weights"
         )
-    return _download(weights, model.backbone)
+    return _download(weights, model.backbone), None
 
 
-def _fetch(uri: str) -> Mapping[Any, Any]:
+def _fetch(uri: str) -> tuple[Mapping[Any, Any], str]:
     store, name = open_object(uri)
     with scratch_folder() as folder:
         path = folder / name
         store.get_file(name, path)
-        return _parse(path, uri)
+        return _parse(path, uri), sha256_of(path)
 
 
 def _parse(path: Path, source: str) -> Mapping[Any, Any]:

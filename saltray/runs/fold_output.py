@@ -1,7 +1,7 @@
 """What a fold leaves in the store when it is finished."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.torch import save_file
-from torch import nn
+from torch import Tensor, nn
 
 from saltray.data.tiles import LabelledTiles
 from saltray.errors import IntegrityError, NotFoundError
@@ -47,14 +47,7 @@ def write_fold(
         NotFoundError, IntegrityError: an earlier snapshot is missing or corrupted.
     """
     *earlier, cycle = cycles
-    with scratch_folder() as folder:
-        path = folder / WEIGHTS
-        state = {key: value.contiguous().cpu() for key, value in model.state_dict().items()}
-        try:
-            save_file(state, path)
-        except (OSError, SafetensorError) as error:
-            raise no_scratch(error) from error
-        weights = home.put_file(WEIGHTS, path)
+    weights = write_weights(home, model.state_dict())
     score = _counts(probabilities, held_out).score
     snapshots = [Snapshot(cycle=cycle, key=WEIGHTS, sha256=weights, score=score)]
     if earlier:
@@ -80,6 +73,17 @@ def write_fold(
     )
     home.put_record(RESULT, result)
     return result
+
+
+def write_weights(home: Store, state: Mapping[str, Tensor]) -> str:
+    """Write a network's state dict as `model.safetensors`; returns the file's SHA-256, in hex."""
+    with scratch_folder() as folder:
+        path = folder / WEIGHTS
+        try:
+            save_file({key: value.contiguous().cpu() for key, value in state.items()}, path)
+        except (OSError, SafetensorError) as error:
+            raise no_scratch(error) from error
+        return home.put_file(WEIGHTS, path)
 
 
 def write_snapshot(

@@ -1,9 +1,11 @@
-"""The keys of a run in a store, each written once.
+"""The keys of a run and of a pretraining in a store, each written once.
 
     runs/<run>/{manifest.json, folds.json, fold-k/..., oof.parquet, report.html}
     fold-k/{checkpoints/epoch-00012/{state.pt, manifest.json}, history.jsonl, error.txt,
             snapshot-3/..., model.safetensors, oof.parquet, result.json}
     snapshot-3/{model.safetensors, oof.parquet, result.json}    the same at the end of an earlier cycle
+
+    pretrained/<name>/{manifest.json, checkpoints/..., history.jsonl, error.txt, model.safetensors, result.json}
 
 A trial of a search has the same `history.jsonl`, `checkpoints` and `error.txt` as a fold.
 """
@@ -11,6 +13,8 @@ A trial of a search has the same `history.jsonl`, `checkpoints` and `error.txt` 
 import re
 
 RUNS = "runs"
+PRETRAINED = "pretrained"
+"""The folder of all pretrainings."""
 MANIFEST = "manifest.json"
 SPLIT = "folds.json"
 FOLD_PREFIX = "fold-"
@@ -32,10 +36,17 @@ CHECKPOINT_MANIFEST = "manifest.json"
 
 _CHECKPOINT = re.compile(rf"{CHECKPOINTS}/epoch-(\d+)/{re.escape(CHECKPOINT_MANIFEST)}")
 
+_WEIGHTS = re.compile(rf"((?:|.*/){RUNS}/[^/]+)/{FOLD_PREFIX}([0-9]+)/[^/]+\.safetensors")
+
 
 def run_folder(run: str) -> str:
     """A run's part of the store."""
     return f"{RUNS}/{run}"
+
+
+def pretrained_folder(name: str) -> str:
+    """A pretraining's part of the store."""
+    return f"{PRETRAINED}/{name}"
 
 
 def fold_folder(fold: int) -> str:
@@ -46,6 +57,12 @@ def fold_folder(fold: int) -> str:
 def snapshot_folder(cycle: int) -> str:
     """What a fold left at the end of an earlier cycle, below the fold."""
     return f"snapshot-{cycle}"
+
+
+def fold_of_uri(uri: str) -> tuple[str, int] | None:
+    """The URI of the run, and the fold, whose weights a URI names; None if it does not have that form."""
+    match = _WEIGHTS.fullmatch(uri)
+    return (match[1], int(match[2])) if match else None
 
 
 def checkpoint_folder(epoch: int) -> str:

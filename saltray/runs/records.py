@@ -5,9 +5,9 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import Field, PlainValidator
 
-from saltray.config import Config, Name
+from saltray.config import Config, Name, PretrainConfig
 from saltray.data.folds import FoldBalance
-from saltray.ensemble.manifest import SearchProvenance
+from saltray.ensemble.manifest import SearchProvenance, WeightsProvenance
 from saltray.records import MAX_EPOCHS, MAX_FOLDS, Count, Epoch, Fold, Fraction, Many, Seconds, Sha256, excerpt
 from saltray.runs.history import HISTORY_BYTES, Record
 from saltray.runs.layout import WEIGHTS
@@ -36,8 +36,43 @@ class RunManifest:
     """Content digest of the tiles."""
     search_provenance: Annotated[SearchProvenance | None, Field(alias="origin")] = None
     """The search that the configuration's values come from, where one was named."""
+    initial_weights: WeightsProvenance | None = None
+    """The weights that training starts from, where some were given."""
     provenance: dict[str, str | None]
     """Versions of the libraries, and the git commit."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainManifest:
+    """`pretrained/<name>/manifest.json`: what the pretraining is; written first, and only once."""
+
+    name: Name
+    identity: Sha256
+    """Digest of all that decides the result: settings, images and initial weights."""
+    config: Config
+    """Of this, model, optim, augment and train decide the result."""
+    pretrain: PretrainConfig
+    dataset: Sha256
+    """Content digest of the images."""
+    tiles: Count
+    """Images, with and without masks."""
+    initial_weights: WeightsProvenance | None = None
+    """The weights that training starts from, where some were given."""
+    provenance: dict[str, str | None]
+    """Versions of the libraries, and the git commit."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainRecord:
+    """`pretrained/<name>/result.json`: written last, so its presence means 'finished'."""
+
+    loss: float
+    """Mean loss of the last epoch."""
+    epochs: Epoch
+    seconds: Seconds
+    """Time in the training loop, without start-up, summed over interruptions."""
+    weights_sha256: Sha256
+    """Digest of `model.safetensors`."""
 
 
 @dataclass(frozen=True, kw_only=True)

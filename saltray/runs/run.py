@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from saltray.config import Config, check_name
 from saltray.data.folds import fold_balance
 from saltray.data.tiles import LabelledTiles
-from saltray.ensemble.manifest import SearchProvenance, provenance
+from saltray.ensemble.manifest import SearchProvenance, WeightsProvenance, provenance
 from saltray.errors import ConfigError, IntegrityError, NotFoundError
 from saltray.records import digest
 from saltray.runs.history import epochs_of, read_history
@@ -56,6 +56,7 @@ def create_run(
     dataset: "DatasetManifest",
     initial_weights: str | None,
     search_provenance: SearchProvenance | None,
+    weights_provenance: WeightsProvenance | None = None,
 ) -> RunManifest:
     """Write what the run is; every later command must agree with it, once an epoch was trained.
 
@@ -69,6 +70,7 @@ def create_run(
         dataset: the packed tiles.
         initial_weights: digest of the weights before training, where some were given.
         search_provenance: the search that the configuration's values come from, where one was named.
+        weights_provenance: where the weights before training come from, where some were given.
 
     Returns:
         the manifest of the command that created the run.
@@ -83,6 +85,7 @@ def create_run(
         config=config,
         dataset=dataset.digest,
         search_provenance=search_provenance,
+        initial_weights=weights_provenance,
         provenance=provenance(),
     )
     created = home.put_new_record(MANIFEST, manifest)

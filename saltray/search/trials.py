@@ -11,7 +11,7 @@ from typing import ClassVar, Literal
 
 from saltray.config import Config, Name, Space, Values
 from saltray.data.packing import DatasetManifest
-from saltray.ensemble.manifest import provenance
+from saltray.ensemble.manifest import WeightsProvenance, provenance
 from saltray.errors import ConfigError, IntegrityError, NotFoundError
 from saltray.progress import TrialState, TrialStatus
 from saltray.records import Count, Fold, Many, Sha256, digest, excerpt, plain
@@ -44,6 +44,8 @@ class SearchManifest:
     seed: int
     dataset: Sha256
     """Content digest of the tiles."""
+    initial_weights: WeightsProvenance | None = None
+    """The weights that training starts from, where some were given."""
     provenance: dict[str, str | None]
     """Versions of the libraries, and the git commit."""
 
@@ -126,7 +128,13 @@ def is_complete(home: Store, trials: int) -> bool:
     return sum(result.status != "failed" for result in results) >= trials
 
 
-def create_search(home: Store, spec: SearchSpec, dataset: DatasetManifest, initial_weights: str | None) -> None:
+def create_search(
+    home: Store,
+    spec: SearchSpec,
+    dataset: DatasetManifest,
+    initial_weights: str | None,
+    weights_provenance: WeightsProvenance | None = None,
+) -> None:
     """Write what the search is; every later command must agree with it, once a trial has finished an epoch or ended.
 
     Args:
@@ -134,6 +142,7 @@ def create_search(home: Store, spec: SearchSpec, dataset: DatasetManifest, initi
         spec: the search.
         dataset: the packed tiles.
         initial_weights: digest of the weights before training, where some were given.
+        weights_provenance: where they come from.
 
     Raises:
         ConfigError: a search of this name has trials of other settings or other tiles.
@@ -149,6 +158,7 @@ def create_search(home: Store, spec: SearchSpec, dataset: DatasetManifest, initi
         prune=settings.prune,
         seed=settings.seed,
         dataset=dataset.digest,
+        initial_weights=weights_provenance,
         provenance=provenance(),
     )
     before = manifest

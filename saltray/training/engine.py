@@ -1,8 +1,9 @@
-"""The training loop of one fold, and its validation."""
+"""The training loop of one job, and its validation."""
 
 import math
 import time
 from collections.abc import Iterator
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -10,23 +11,28 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import clip_grad_norm_
 
 from saltray.config import Config, LossConfig
-from saltray.data.augment import Augmenter
 from saltray.errors import ConfigError, DivergedError
 from saltray.training.ema import WeightAverager
 from saltray.training.epoch_metrics import EpochMetrics
 from saltray.training.inference import evaluating, tile_logits
-from saltray.training.losses import batch_loss, tile_losses
+from saltray.training.losses import tile_losses
 from saltray.training.metrics import Counts
 from saltray.training.norm import average_buffers
 from saltray.training.precision import autocast
 from saltray.training.process_group import ProcessGroup
 from saltray.training.schedule import cycle_of, cycle_start, loss_at, lr_at
 from saltray.training.state import FitState
+from saltray.training.tasks import LossFunction, Segmentation, Task
 from saltray.training.tile_tensors import TileTensors
 
 
 def fit(
-    state: FitState, train: TileTensors, valid: TileTensors, config: Config, group: ProcessGroup
+    state: FitState,
+    train: TileTensors,
+    valid: TileTensors | None,
+    config: Config,
+    group: ProcessGroup,
+    task: Task | None = None,
 ) -> Iterator[EpochMetrics]:
     """Train from `state.epoch` to `config.train.epochs`, and yield after each epoch.
 
@@ -37,9 +43,10 @@ def fit(
     Args:
         state: the initial or resumed state, trained in place.
         train: the tiles to train on.
-        valid: the tiles to evaluate the averaged weights on.
+        valid: the tiles to evaluate the averaged weights on; None to evaluate nothing.
         config: the configuration of the run.
         group: the process group of this fold.
+        task: what is learnt; segmentation by default.
 
     Raises:
         ConfigError: the batch size is not divisible by the number of ranks, or tiles are larger than the input size.
@@ -50,20 +57,20 @@ def fit(
     share = rank_slice(settings.batch_size, group)
     steps = train.steps(settings.batch_size)
     ends = [end * steps for end in config.cycle_ends]
-    augment = Augmenter(config.augment, settings.input_size, settings.seed, settings.resize)
+    task = task or Segmentation(config)
     averager = WeightAverager(state.ema, state.model, config.optim.ema_decay)
     network = wrap_ddp(state.model, group)
 
     for epoch in range(state.epoch, settings.epochs):
         started = time.perf_counter()
         network.train()
-        loss_config = loss_at(epoch, config)
+        loss = partial(task.loss, epoch=epoch)
         losses = torch.zeros(steps, device=device)
         for step, index in enumerate(train.epoch_order(settings.seed, epoch, settings.batch_size)[:, share]):
-            images, masks = augment(train.images[index], train.masks[index], train.keys[index], epoch)
+            inputs, targets = task.batch(train.images[index], train.masks[index], train.keys[index], epoch)
             # Kept on the device: reading it here would synchronise CPU and GPU at every step.
             lr = _lr(state.step, steps, config)
-            losses[step] = train_step(network, state.optimizer, images, masks, config, loss_config, lr)
+            losses[step] = train_step(network, state.optimizer, inputs, targets, config, loss, lr)
             # A new cycle leaves the weights that the last one found, so the average starts anew.
             averager.update(state.step - cycle_start(cycle_of(state.step, ends), ends))
             state.step += 1
@@ -73,8 +80,9 @@ def fit(
             average_buffers(state.model, group)
             average_buffers(state.ema, group)
         state.epoch = epoch + 1
-        due = state.epoch % settings.eval_every == 0 or state.epoch in config.cycle_ends
-        validation = evaluate(state.ema, valid, config, loss_config, group) if due else {}
+        validation = {}
+        if valid is not None and (state.epoch % settings.eval_every == 0 or state.epoch in config.cycle_ends):
+            validation = evaluate(state.ema, valid, config, loss_at(epoch, config), group)
         if not math.isfinite(validation.get("valid_loss", 0.0)):
             raise DivergedError(
                 f"the validation loss became NaN or infinite after epoch {state.epoch}; "
@@ -93,10 +101,10 @@ def fit(
 def train_step(
     network: nn.Module,
     optimizer: torch.optim.Optimizer,
-    images: Tensor,
-    masks: Tensor,
+    inputs: Tensor,
+    targets: Tensor,
     config: Config,
-    loss_config: LossConfig,
+    loss_of: LossFunction,
     lr: float,
 ) -> Tensor:
     """One optimizer step on one batch.
@@ -104,19 +112,19 @@ def train_step(
     Args:
         network: the network in training mode, as returned by `wrap_ddp`.
         optimizer: the optimizer of its parameters.
-        images: float32 [B, 1, S, S] in 0..1, augmented, on the network's device.
-        masks: float32 [B, 1, S, S] of 0 and 1.
+        inputs: float32 [B, 1, S, S] in 0..1, of the task, on the network's device.
+        targets: of the task.
         config: the configuration of the run: precision and gradient clipping.
-        loss_config: the loss of this epoch.
+        loss_of: the mean loss of a batch, of the network's outputs and the targets.
         lr: learning rate of this step.
 
     Returns:
         the loss of this rank's part of the batch before the step, a scalar on its device; NaN if the gradient is not
         finite.
     """
-    with autocast(config.train.precision, images.device):
-        output = network(images)
-    loss = batch_loss(output, masks, loss_config)
+    with autocast(config.train.precision, inputs.device):
+        outputs = network(inputs)
+    loss = loss_of(outputs, targets)
     loss.backward()  # type: ignore[no-untyped-call]  # untyped in torch
     parameters = [parameter for param_group in optimizer.param_groups for parameter in param_group["params"]]
     norm = clip_grad_norm_(parameters, config.optim.clip_norm or math.inf)

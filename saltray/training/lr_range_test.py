@@ -4,16 +4,16 @@ import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 
 from saltray.config import Config
-from saltray.data.augment import Augmenter
 from saltray.training.engine import rank_slice, train_step, wrap_ddp
-from saltray.training.losses import batch_loss
 from saltray.training.precision import autocast
 from saltray.training.process_group import ProcessGroup
 from saltray.training.state import FitState
+from saltray.training.tasks import Segmentation
 from saltray.training.tile_tensors import TileTensors
 
 SMOOTHING = 0.9
@@ -73,7 +73,8 @@ def lr_range_test(
     """
     batch_size, seed = config.train.batch_size, config.train.seed
     share = rank_slice(batch_size, group)
-    augment = Augmenter(config.augment, config.train.input_size, seed, config.train.resize)
+    task = Segmentation(config)
+    loss_of = partial(task.loss, epoch=0)
     network = wrap_ddp(state.model, group).train()
     steps_per_epoch = train.steps(batch_size)
     rates = [low * (high / low) ** (step / (steps - 1)) for step in range(steps)]
@@ -84,10 +85,10 @@ def lr_range_test(
     for step, rate in enumerate(rates):
         epoch = step // steps_per_epoch
         index = train.epoch_order(seed, epoch, batch_size)[step % steps_per_epoch, share]
-        images, masks = augment(train.images[index], train.masks[index], train.keys[index], epoch)
+        images, masks = task.batch(train.images[index], train.masks[index], train.keys[index], epoch)
         with torch.no_grad(), autocast(config.train.precision, images.device):
-            reference = batch_loss(untrained(images), masks, config.loss)
-        loss = train_step(network, state.optimizer, images, masks, config, config.loss, rate)
+            reference = loss_of(untrained(images), masks)
+        loss = train_step(network, state.optimizer, images, masks, config, loss_of, rate)
         loss_mean, reference_mean = (group.sum(torch.stack([loss, reference])) / group.size).tolist()
         if not math.isfinite(loss_mean):
             break

@@ -1,4 +1,4 @@
-"""The tiles of a fold as tensors on the device, 8 bits per pixel."""
+"""The tiles of a job as tensors on the device, 8 bits per pixel."""
 
 from dataclasses import dataclass
 
@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from saltray.data.random import random_int64, tile_keys
-from saltray.data.tiles import LabelledTiles
+from saltray.data.tiles import LabelledTiles, Tiles
 from saltray.errors import DataError
 
 _ORDER = 1 << 32
@@ -15,11 +15,11 @@ _ORDER = 1 << 32
 
 @dataclass(frozen=True, eq=False)
 class TileTensors:
-    """Images and masks on a device, in the order of the `LabelledTiles` that they are created from.
+    """Images and masks on a device, in the order of the tiles that they are created from.
 
     Args:
         images: uint8 [N, H, W], 0..255.
-        masks: uint8 [N, H, W], 0 or 1.
+        masks: uint8 [N, H, W], 0 or 1; 0 everywhere, in the memory of one pixel, for tiles without masks.
         keys: int64 [N], a hash of each tile's id, from which all random numbers of the tile are derived.
     """
 
@@ -28,7 +28,7 @@ class TileTensors:
     keys: Tensor
 
     @classmethod
-    def create(cls, tiles: LabelledTiles, device: torch.device) -> "TileTensors":
+    def create(cls, tiles: Tiles, device: torch.device) -> "TileTensors":
         """Copy tiles to the device.
 
         Raises:
@@ -36,9 +36,14 @@ class TileTensors:
         """
         if len(tiles) == 0:
             raise DataError("a fold has 0 tiles to train or validate on; use fewer folds or more tiles")
+        images = torch.tensor(tiles.images, device=device)
+        if isinstance(tiles, LabelledTiles):
+            masks = torch.tensor(tiles.masks, device=device)
+        else:
+            masks = torch.zeros((), dtype=torch.uint8, device=device).expand(images.shape)
         return cls(
-            images=torch.tensor(tiles.images, device=device),
-            masks=torch.tensor(tiles.masks, device=device),
+            images=images,
+            masks=masks,
             keys=tile_keys(tiles.ids).to(device),
         )
 

@@ -77,6 +77,7 @@ VERBS = (
     "synth",
     "check",
     "train",
+    "pretrain",
     "tune",
     "range_test",
     "run",

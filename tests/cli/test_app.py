@@ -84,6 +84,12 @@ def test_a_data_set_without_faults_is_counted(saltray: Saltray, data: Path) -> N
         ("run --search.folds 7", ["fold 7", "folds 0 to 4"]),
         ("run --search.name ../s", ["'../s'"]),
         ("run --name ../r", ["'../r'"]),
+        ("pretrain --pretrain.name ../p", ["'../p'"]),
+        ("pretrain --pretrain.hidden 1", ["pretrain.hidden is 1"]),
+        ("pretrain --pretrain.patch 101", ["pretrain.hidden 0.6 hides 1 of the 1 patches", "smaller pretrain.patch"]),
+        ("pretrain --model.weights nowhere", ["nowhere"]),
+        ("pretrain --model.weights here/ensembles/e", ["no complete ensemble at here/ensembles/e"]),
+        ("train --model.weights here/ensembles/e", ["no complete ensemble at here/ensembles/e"]),
         ("range-test --fold 9", ["no fold 9", "folds 0 to 4"]),
         ("range-test --steps 1", ["steps is 1"]),
         ("range-test --low 1 --high .1", ["range 1..0.1"]),
@@ -96,7 +102,7 @@ def test_a_command_is_refused_before_it_starts(
     (tmp_path / "file").touch()
     verb, *flags = words.split()
     check_refusal(saltray(verb, "--data", data, *flags), *named)
-    assert not [*tmp_path.rglob("runs"), *tmp_path.rglob("searches")]
+    assert not [*tmp_path.rglob("runs"), *tmp_path.rglob("searches"), *tmp_path.rglob("pretrained")]
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from saltray.cli.flags import RENAMED, without
 from saltray.config import (
     ClusterConfig,
     Config,
+    PretrainConfig,
     SearchConfig,
     TrainConfig,
     choice,
@@ -83,6 +84,7 @@ def test_the_verbs_hand_over_their_own_flags(saltray: Saltray, calls: list[Call]
         "synth x --tiles 3 --test-tiles 1 --seed 2 --noise 0",
         "check x",
         "range-test --data d --name s7 --fold 2 --low 1e-4 --high 2 --steps 50",
+        "pretrain --data d --pretrain.name p7 --pretrain.hidden .5 --pretrain.patch 8 --train.epochs 3",
         "plan --data d --on c.yaml --images-per-second 3",
         "plan --data d --like r0",
         "status --store s --run r1",
@@ -98,6 +100,11 @@ def test_the_verbs_hand_over_their_own_flags(saltray: Saltray, calls: list[Call]
         Call("synth", ("x",), {"tiles": 3, "test_tiles": 1, "seed": 2, "noise": 0.0}),
         Call("check", ("x",), {}),
         Call("range_test", (config,), {"name": "s7", "fold": 2, "low": 1e-4, "high": 2.0, "steps": 50}),
+        Call(
+            "pretrain",
+            (Config(data="d", train=TrainConfig(epochs=3)), PretrainConfig(name="p7", hidden=0.5, patch=8)),
+            {},
+        ),
         Call("plan", (config,), {"on": "c.yaml", "images_per_second": 3.0, "like": None}),
         Call("plan", (config,), {"on": None, "images_per_second": None, "like": "r0"}),
         Call("status", ("s", "r1"), {}),
@@ -105,6 +112,13 @@ def test_the_verbs_hand_over_their_own_flags(saltray: Saltray, calls: list[Call]
         Call("compare", ("r1", "r2"), {"store": "s", "out": "x.png"}),
         Call("predict", (), {**predict, "probabilities": "p", "tta": False, "workers": 2}),
     ]
+
+
+def test_a_file_may_have_a_pretraining(saltray: Saltray, calls: list[Call], tmp_path: Path) -> None:
+    path = tmp_path / "job.toml"
+    path.write_text("data = 'd'\n[pretrain]\nname = 'p7'\npatch = 8\n[search]\nname = 's7'")
+    assert saltray("pretrain", "--config", path, "--pretrain.patch", 9).code == 0
+    assert calls == [Call("pretrain", (Config(data="d"), PretrainConfig(name="p7", patch=9)), {})]
 
 
 @pytest.mark.parametrize(("verb", "old", "new"), [(verb, *pair) for verb in RENAMED for pair in RENAMED[verb].items()])

@@ -11,6 +11,7 @@ from samples import EVALUATION, ensemble_manifest
 from saltray.cli import tables
 from saltray.commands.compare import Comparison
 from saltray.commands.predict import Prediction
+from saltray.commands.pretrain import PretrainResult
 from saltray.commands.range_test import RangeTestResult
 from saltray.commands.train import PartialResult, TrainResult
 from saltray.commands.tune import SearchResult
@@ -197,6 +198,18 @@ def test_a_run_of_some_folds_says_what_is_missing_and_how_to_train_it() -> None:
         ["fold", "tiles", "score", "IoU", "epochs", "seconds"],
         ["1", "13", "0.3417", "0.5000", "8", "20"],
         ["not published: folds 0, 2 missing; to finish the run:  saltray train --data d"],
+    ]
+
+
+def test_a_pretraining_says_how_to_use_its_weights() -> None:
+    console = make_console()
+    uri = "s3://b/pretrained/p1/model.safetensors"
+    result = PretrainResult(name="p1", weights=uri, sha256="d" * 64, tiles=24, epochs=8, loss=0.12345, seconds=19.6)
+    tables.print_pretrain(console, result)
+    assert rows_of(console) == [
+        ["pretraining p1: 24 images, 8 epochs in 20 s; mean error of the hidden pixels 0.1235"],
+        [f"weights   {uri}"],
+        [f"use them  saltray train ... --model.weights {uri}"],
     ]
 
 

@@ -15,6 +15,7 @@ from saltray.config import (
     Config,
     ModelConfig,
     OptimConfig,
+    PretrainConfig,
     SearchConfig,
     TrainConfig,
     choice,
@@ -111,6 +112,15 @@ def test_what_a_file_leaves_out_has_the_value_of_its_recipe() -> None:
         saltray.load_config(write("recipe = 'blogg'\ndata = 'd'"))
     with pytest.raises(ConfigError, match="recipe is 3"):
         saltray.load_config(write("recipe = 3\ndata = 'd'"))
+
+
+def test_a_file_may_have_a_pretraining() -> None:
+    uri = write(f"{JOB}\n[pretrain]\nname = 'p7'\nhidden = 0.5")
+    assert load_both(uri) == (CONFIG, SEARCH)
+    assert saltray.load_pretrain_config(uri) == PretrainConfig(name="p7", hidden=0.5)
+    assert saltray.load_pretrain_config(write("data = 'd'")) == PretrainConfig()
+    with pytest.raises(ConfigError, match=r"job.toml: pretrain.patches .*`saltray pretrain --help` lists all settings"):
+        saltray.load_pretrain_config(write("[pretrain]\npatches = 3"))
 
 
 @pytest.mark.parametrize("kind", ["toml", "json"])

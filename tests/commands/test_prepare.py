@@ -13,11 +13,15 @@ from PIL import Image
 from safetensors.torch import save_file
 
 import saltray
-from saltray.commands.prepare import Prepared, open_for_writing, prepare, share
+from saltray.commands.prepare import open_for_writing, prepare, share
 from saltray.config import ClusterConfig, Config, FoldConfig
 from saltray.data.raw import read_tiles
+from saltray.ensemble.manifest import WeightsProvenance
+from saltray.ensemble.versions import read_manifest, resolve
 from saltray.errors import ConfigError, DataError, ModelError, StorageError
+from saltray.runs.initial_weights import InitialWeights
 from saltray.storage.base import Store
+from saltray.storage.files import sha256_of
 from saltray.storage.uri import open_store
 from saltray.training.state import initial_model
 
@@ -40,8 +44,7 @@ def test_the_tiles_are_packed_into_the_store_and_split(config: Config, store: St
     assert (prepared.dataset.tiles, prepared.dataset.height) == (24, 101)
     assert store.exists(f"datasets/{prepared.dataset.name}/manifest.json")
     assert np.bincount(prepared.fold_of).tolist() == [12, 12]
-    assert prepared.initial_weights is None
-    assert prepared.initial_digest is None
+    assert (prepared.initial, prepared.initial_digest, prepared.weights_provenance) == (None, None, None)
     again = prepare(replace(config, data=f"datasets/{prepared.dataset.name}"), store)
     np.testing.assert_array_equal(again.fold_of, prepared.fold_of)
     assert again.dataset == prepared.dataset
@@ -129,10 +132,12 @@ def test_given_weights_are_read_by_the_driver(config: Config, store: Store, tmp_
     path = tmp_path / "weights.safetensors"
     save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, path)
     prepared = prepare(replace(config, model=replace(config.model, weights=str(path))), store)
-    assert prepared.initial_weights is not None
-    assert prepared.initial_weights.keys() == model.state_dict().keys()
+    assert prepared.initial is not None
+    assert prepared.weights_provenance == WeightsProvenance(uri=str(path), sha256=(sha256_of(path),))
+    (weights,) = {id(each): each for each in prepared.initial.by_fold}.values()
+    assert weights.keys() == model.state_dict().keys()
     for name, tensor in model.state_dict().items():
-        assert torch.equal(torch.tensor(prepared.initial_weights[name]), tensor)
+        assert torch.equal(torch.tensor(weights[name]), tensor)
     with pytest.raises(ModelError, match="nowhere"):
         prepare(replace(config, model=replace(config.model, weights="nowhere.safetensors")), store)
 
@@ -140,14 +145,37 @@ def test_given_weights_are_read_by_the_driver(config: Config, store: Store, tmp_
 def test_the_digest_of_given_weights_depends_on_their_values_alone(config: Config, store: Store) -> None:
     plain = prepare(config, store)
 
-    def digest(weights: dict[str, Any]) -> str | None:
-        return Prepared(plain.tiles, plain.fold_of, plain.dataset, weights).initial_digest
+    def digest(*weights: dict[str, Any]) -> str | None:
+        initial = InitialWeights(weights, WeightsProvenance(uri="w", sha256=()))
+        return replace(plain, initial=initial).initial_digest
 
     one = digest({"a": np.zeros(3), "b": np.ones(2)})
     assert one == digest({"b": np.ones(2), "a": np.zeros(3)})
     assert one != digest({"a": np.zeros(3), "b": np.array([1.0, 2.0])})
     assert one is not None
     assert len(one) == 64
+    same, other = {"a": np.zeros(3), "b": np.ones(2)}, {"a": np.ones(3), "b": np.ones(2)}
+    assert digest(same, same) == one
+    assert len({one, digest(same, other), digest(other, same)}) == 3
+
+
+def test_a_member_that_has_seen_what_its_fold_holds_out_is_refused(
+    config: Config, store: Store, untrained: str
+) -> None:
+    home = resolve(untrained)
+    model = read_manifest(home).config.model
+    dataset = prepare(config, store).dataset
+    manifest = replace(read_manifest(home), dataset=dataset.digest)
+    member = store.sub("ensembles/r1/v1")
+    for key in ("fold-0.safetensors", "fold-1.safetensors"):
+        member.put(key, home.get(key))
+    member.put_record("manifest.json", manifest)
+    tuned = replace(config, model=replace(model, weights=f"{store.uri}/ensembles/r1"))
+    prepared = prepare(tuned, store)
+    assert prepared.weights_provenance is not None
+    assert prepared.weights_provenance.members == (0, 1)
+    with pytest.raises(ConfigError, match="fold 0 holds out 7 tiles that the model of fold 0 in"):
+        prepare(replace(tuned, folds=FoldConfig(count=2, seed=1)), store)
 
 
 def test_a_store_that_cannot_be_written_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -163,7 +191,7 @@ def test_a_store_that_cannot_be_written_is_refused(tmp_path: Path, monkeypatch: 
     assert not (tmp_path / "here").exists()
 
 
-@pytest.mark.parametrize("command", ["train", "tune", "range_test"])
+@pytest.mark.parametrize("command", ["train", "tune", "pretrain", "range_test"])
 def test_every_command_that_trains_looks_first(
     command: str, small: Small, tiles_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -182,9 +210,10 @@ def test_every_command_that_trains_looks_first(
 def test_what_is_shared_is_what_was_prepared(config: Config, store: Store) -> None:
     import ray
 
-    prepared = replace(prepare(config, store), initial_weights={"layer": np.arange(3.0)})
+    initial = InitialWeights(({"layer": np.arange(3.0)},) * 2, WeightsProvenance(uri="w", sha256=()))
+    prepared = replace(prepare(config, store), initial=initial)
     job: Any = share(prepared, config, store)
     assert (job.config, job.parent, job.name, job.folds) == (config, store, "", ())
     np.testing.assert_array_equal(job.fold_of, prepared.fold_of)
     np.testing.assert_array_equal(ray.get(job.tiles).masks, prepared.tiles.masks)
-    np.testing.assert_array_equal(ray.get(job.initial_weights)["layer"], np.arange(3.0))
+    np.testing.assert_array_equal(ray.get(job.initial_weights[1])["layer"], np.arange(3.0))

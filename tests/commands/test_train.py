@@ -13,9 +13,10 @@ import torch
 from ceph import Ceph
 from command import Live, upload
 from ray_session import Recorded, record
+from safetensors.torch import load
 
 import saltray
-from saltray.config import ClusterConfig, Config
+from saltray.config import ClusterConfig, Config, FoldConfig
 from saltray.data.raw import read_tiles
 from saltray.errors import ConfigError, FoldsFailedError, ResourceError, RunLockedError, StorageError
 from saltray.progress import (
@@ -245,6 +246,41 @@ def test_a_fold_that_would_fail_again_asks_for_another_run(
     monkeypatch.setattr(fold_jobs, "train_folds", train_folds)
     with pytest.raises(FoldsFailedError, match=r"2 of 2 folds failed \(0, 1\): .* choose another run name"):
         saltray.train(small(tiles_folder, tmp_path))
+
+
+def test_each_fold_starts_from_its_member_of_the_version_that_the_run_began_with(
+    copied: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import ray
+
+    from saltray.distributed import fold_jobs
+
+    started: list[list[Any]] = []
+
+    def train_folds(jobs: list[Any], *_: Any) -> list[Any]:
+        started.append([ray.get(job.initial_weights[job.folds[0]]) for job in jobs])
+        return [fold_jobs.FoldOutcome(job.folds[0], failure="lost") for job in jobs]
+
+    monkeypatch.setattr(fold_jobs, "train_folds", train_folds)
+    store, uri = open_store(copied.store), f"{copied.store}/ensembles/r1"
+    tuned = replace(copied, run="r2", model=replace(copied.model, weights=uri))
+    for _ in range(2):
+        with pytest.raises(FoldsFailedError):
+            saltray.train(tuned)
+        manifest = store.get_json("runs/r2/manifest.json")["initial_weights"]
+        assert (manifest["uri"], manifest["members"]) == (f"{uri}/v1", [0, 1])
+        store.put_json("ensembles/r1/v2/manifest.json", {})  # a later version, which is not for this run
+        store.put("runs/r2/fold-0/checkpoints/epoch-00001/manifest.json", b"{}")
+    for fold in range(2):
+        member = load(store.get(f"ensembles/r1/v1/fold-{fold}.safetensors"))
+        for weights in started:
+            assert all(np.array_equal(weights[fold][name], tensor.numpy()) for name, tensor in member.items())
+    other = replace(
+        copied, run="r3", folds=FoldConfig(count=2, seed=1), model=replace(copied.model, weights=f"{uri}/v1")
+    )
+    with pytest.raises(ConfigError, match=r"fold \d holds out \d+ tiles that the model of fold"):
+        saltray.train(other)
+    assert not store.exists("runs/r3/manifest.json")
 
 
 @pytest.mark.parametrize(

@@ -12,10 +12,18 @@ import pyarrow as pa
 import pytest
 
 import saltray.data.packing
-from saltray.data.packing import DatasetManifest, DatasetSize, dataset_size, load_tiles, pack, packed_tiles
+from saltray.data.packing import (
+    DatasetManifest,
+    DatasetSize,
+    dataset_size,
+    load_all_images,
+    load_tiles,
+    pack,
+    packed_tiles,
+)
 from saltray.data.pixel_range import PixelRange
 from saltray.data.statistics import statistics_of
-from saltray.data.tiles import LabelledTiles
+from saltray.data.tiles import LabelledTiles, Tiles
 from saltray.errors import DataError, IntegrityError
 from saltray.records import to_record
 from saltray.storage.base import Store
@@ -57,6 +65,22 @@ def test_tiles_come_back_from_any_source(any_source_uri: str, mini: Mini, store:
     check_same(again, mini)
     assert manifest_again == manifest
     assert snapshot(store) == before
+
+
+def test_all_images_of_raw_files_and_the_labelled_ones_of_a_packed_set(folder: Path, mini: Mini, store: Store) -> None:
+    raw = load_all_images(str(folder), store)
+    assert (len(raw.tiles), raw.notes) == (17, ())
+    assert not list(store.list())
+    name = pack(str(folder), store).name
+    packed = load_all_images(f"datasets/{name}", store)
+    assert type(packed.tiles) is Tiles
+    assert packed.tiles.ids == tuple(mini.ids)
+    np.testing.assert_array_equal(packed.tiles.images, mini.images)
+    assert packed.notes == (
+        f"packed, with labelled tiles alone; to use its test images, too, name the raw one ({folder})",
+    )
+    put(folder / f"test/images/{mini.test_ids[0]}.png", 255 - mini.test_images[0])
+    assert len({raw.digest, packed.digest, load_all_images(str(folder), store).digest}) == 3
 
 
 def test_tiles_come_back_from_any_store(any_store_uri: str, folder: Path, mini: Mini) -> None:

@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import shutil
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 
 import saltray.data.raw
 from saltray.data.pixel_range import PixelRange
-from saltray.data.raw import list_images, read_image, read_tiles, shared_source
+from saltray.data.raw import list_images, read_all_images, read_image, read_tiles, shared_source
 from saltray.data.source import Source
 from saltray.data.tiles import LabelledTiles, Tiles
 from saltray.errors import DataError
@@ -31,6 +32,41 @@ def test_read_tiles(any_source_uri: str, mini: Mini) -> None:
     assert type(test) is Tiles
     assert test.ids == tuple(mini.test_ids)
     np.testing.assert_array_equal(test.images, mini.test_images)
+
+
+def test_all_images_are_those_of_both_parts(any_source_uri: str, mini: Mini) -> None:
+    tiles = read_all_images(any_source_uri)
+    assert type(tiles) is Tiles
+    assert tiles.ids == (*(f"test/{tile}" for tile in mini.test_ids), *(f"train/{tile}" for tile in mini.ids))
+    np.testing.assert_array_equal(tiles.images, np.concatenate([mini.test_images, mini.images]))
+
+
+def test_all_images_need_no_masks(folder: Path, mini: Mini) -> None:
+    (folder / f"train/masks/{mini.ids[3]}.png").unlink()
+    (folder / f"train/masks/{mini.ids[4]}.png").write_text("?")
+    assert len(read_all_images(str(folder))) == 17
+    shutil.rmtree(folder / "train/masks")
+    assert len(read_all_images(str(folder))) == 17
+    shutil.rmtree(folder / "train")
+    assert len(read_all_images(str(folder))) == 5
+    shutil.rmtree(folder / "test")
+    with pytest.raises(DataError, match=f"no images in {folder}"):
+        read_all_images(str(folder))
+
+
+def test_all_images_have_the_size_and_the_range_of_the_training_images(tmp_path: Path) -> None:
+    put(tmp_path / "train/images/a.png", np.array([[0, 1000, 2000]], np.uint16))
+    put(tmp_path / "test/images/a.png", np.array([[0, 500, 3000]], np.uint16))
+    tiles = read_all_images(str(tmp_path))
+    assert tiles.ids == ("test/a", "train/a")  # two tiles of one name
+    assert tiles.images.tolist() == [[[0, 64, 255]], [[0, 128, 255]]]
+    for name in ("b", "c"):
+        put(tmp_path / f"test/images/{name}.png", np.zeros((2, 2), np.uint16))
+    with pytest.raises(DataError) as caught:
+        read_all_images(str(tmp_path))
+    assert caught.value.problems == tuple(
+        f"test/images/{name}.png: 2x2 pixels, but most tiles have 1x3; crop or pad it" for name in ("b", "c")
+    )
 
 
 def test_read_image(any_source_uri: str, mini: Mini) -> None:

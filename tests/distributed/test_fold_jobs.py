@@ -7,7 +7,7 @@ import pytest
 from ray.train.v2.api.exceptions import ControllerError
 
 from saltray.config import Config
-from saltray.distributed import fold_jobs
+from saltray.distributed import fold_jobs, watcher
 from saltray.distributed.capacity import Capacity, JobResources
 from saltray.distributed.fold_jobs import FoldOutcome, train_folds
 from saltray.distributed.job_pool import JobOutcome
@@ -214,7 +214,7 @@ def test_records_are_told_once_and_in_order(
 
 
 def test_a_fold_without_resources_says_that_it_waits(make_job: MakeJob, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fold_jobs, "WAITING_S", 0.0)
+    monkeypatch.setattr(watcher, "WAITING_S", 0.0)
     job = make_job(3)
 
     def begin() -> None:
@@ -238,18 +238,18 @@ def test_a_store_that_is_away_for_a_moment_does_not_stop_the_folds(
     make_job: MakeJob, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     job = make_job(3)
-    read = fold_jobs.read_history
+    read = watcher.read_history
 
     def away(home: Store) -> Any:
         raise StorageError("the store is away")
 
     def leave() -> None:
-        monkeypatch.setattr(fold_jobs, "read_history", away)
+        monkeypatch.setattr(watcher, "read_history", away)
 
     def come_back() -> None:
         with History(job.home) as history:
             history.append(epoch(1))
-        monkeypatch.setattr(fold_jobs, "read_history", read)
+        monkeypatch.setattr(watcher, "read_history", read)
 
     _, events, _ = train(monkeypatch, [job], [leave, NOTHING, come_back, (3, result_of(3))])
     assert [type(event) for event in events] == [FoldStarted, FoldEpoch, FoldFinished]
@@ -258,9 +258,9 @@ def test_a_store_that_is_away_for_a_moment_does_not_stop_the_folds(
 def test_the_last_records_are_told_also_when_the_store_is_away_as_the_fold_ends(
     make_job: MakeJob, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fold_jobs, "POLL_S", 0.0)
+    monkeypatch.setattr(watcher, "POLL_S", 0.0)
     job = make_job(3)
-    read, answers = fold_jobs.read_history, [StorageError("the store is away"), None]
+    read, answers = watcher.read_history, [StorageError("the store is away"), None]
 
     def away_once(home: Store) -> Any:
         if (answer := answers.pop(0)) is not None:
@@ -270,7 +270,7 @@ def test_the_last_records_are_told_also_when_the_store_is_away_as_the_fold_ends(
     def last_epoch() -> None:
         with History(job.home) as history:
             history.append(epoch(2))
-        monkeypatch.setattr(fold_jobs, "read_history", away_once)
+        monkeypatch.setattr(watcher, "read_history", away_once)
 
     _, events, _ = train(monkeypatch, [job], [last_epoch, (3, result_of(3))])
     assert [type(event) for event in events] == [FoldStarted, FoldEpoch, FoldFinished]
@@ -285,7 +285,7 @@ def test_a_store_that_is_away_at_the_start_is_told_before_a_fold_starts(
     def away(home: Store) -> Any:
         raise StorageError("the store is away")
 
-    monkeypatch.setattr(fold_jobs, "read_history", away)
+    monkeypatch.setattr(watcher, "read_history", away)
     monkeypatch.setattr(fold_jobs, "JobPool", lambda resources: pytest.fail("a fold starts"))
     with pytest.raises(StorageError, match="the store is away"):
         train_folds([make_job(3)], capacity(1), lambda: None, lambda event: None)

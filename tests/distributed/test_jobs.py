@@ -28,17 +28,19 @@ def test_all_jobs_share_one_copy_of_tiles_and_weights(home: Store, small: Callab
     tiles = LabelledTiles(("a", "b"), np.ones((2, 3, 4), np.uint8), np.zeros((2, 3, 4), np.uint8))
     fold_of = np.array([0, 1])
     weights: dict[str, Any] = {"layer": np.arange(3.0)}
+    other: dict[str, Any] = {"layer": np.zeros(3)}
     config = small("tiles", "store")
-    template = Job.template(config, home, tiles=tiles, fold_of=fold_of, initial_weights=weights)
+    template = Job.template(config, home, tiles=tiles, fold_of=fold_of, initial_weights=[weights, other, weights])
     jobs = [replace(template, name=f"fold-{fold}", folds=(fold,)) for fold in (0, 1)]
     assert [job.tiles for job in jobs] == [template.tiles] * 2
     shared = ray.get(template.tiles)
     assert shared.ids == tiles.ids
     np.testing.assert_array_equal(shared.images, tiles.images)
-    assert template.initial_weights is not None
-    np.testing.assert_array_equal(ray.get(template.initial_weights)["layer"], weights["layer"])
-    without = Job.template(config, home, tiles=tiles, fold_of=fold_of, initial_weights=None)
-    assert without.initial_weights is None
+    first, second, third = template.initial_weights
+    assert first == third  # what several folds share is there once
+    for found, given in ((first, weights), (second, other)):
+        np.testing.assert_array_equal(ray.get(found)["layer"], given["layer"])
+    assert Job.template(config, home, tiles=tiles, fold_of=fold_of).initial_weights == ()
 
 
 @pytest.mark.parametrize(

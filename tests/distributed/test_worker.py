@@ -16,15 +16,16 @@ import ray.train
 import ray.train.torch
 import torch
 from ray.train import Checkpoint, CheckpointUploadMode
+from safetensors.torch import load
 
-from saltray.config import AugmentConfig, ClusterConfig, Config
-from saltray.data.tiles import LabelledTiles
+from saltray.config import AugmentConfig, ClusterConfig, Config, PretrainConfig
+from saltray.data.tiles import LabelledTiles, Tiles
 from saltray.distributed import worker
 from saltray.distributed.jobs import Job, PermanentFailure, TrialHistory
-from saltray.distributed.worker import RangeTestLoop, process_group_of, train_fold, train_trial
+from saltray.distributed.worker import PretrainLoop, RangeTestLoop, process_group_of, train_fold, train_trial
 from saltray.recipes import RECIPES
 from saltray.runs.history import EpochRecord, NoteRecord, ResumeRecord, epochs_of, read_history
-from saltray.runs.records import CheckpointManifest, FoldResult
+from saltray.runs.records import CheckpointManifest, FoldResult, PretrainRecord
 from saltray.storage.base import Store
 from saltray.training.lr_range_test import LRRangeTest
 from saltray.training.process_group import ProcessGroup
@@ -324,11 +325,41 @@ def test_given_weights_are_where_training_starts(fake: FakeTrain, job: Job) -> N
     plain = run_fold(elsewhere(job))
     model = worker.initial_model(job.config)
     weights = {name: tensor.numpy() for name, tensor in model.state_dict().items()}
-    same: Any = replace(job, name="fold-8", initial_weights=weights)
+    same: Any = replace(job, name="fold-8", initial_weights=(None, weights))
     assert run_fold(same).weights_sha256 == plain.weights_sha256
     halved = {name: array / 2 if array.dtype == np.float32 else array for name, array in weights.items()}
-    other: Any = replace(job, name="fold-9", initial_weights=halved)
+    other: Any = replace(job, name="fold-9", initial_weights=(weights, halved))
     assert run_fold(other).weights_sha256 != plain.weights_sha256
+
+
+def test_a_pretraining_leaves_the_weights_of_a_network_and_is_resumed(
+    fake: FakeTrain, job: Job, tiles: LabelledTiles, home: Store
+) -> None:
+    loop, images = PretrainLoop(PretrainConfig(patch=10)), Tiles(tiles.ids, tiles.images)
+    untrained = worker.initial_model(job.config).state_dict()
+
+    def job_named(name: str) -> Any:
+        named = replace(job, parent=home.sub("pretrained"), name=name, folds=(0,), tiles=images)
+        named.home.put_json("manifest.json", {})
+        return named
+
+    whole = loop({"job": job_named("p1")})
+    assert isinstance(whole, PretrainRecord)
+    assert home.get_record("pretrained/p1/result.json", PretrainRecord) == whole
+    assert (whole.epochs, [report["score"] for report in fake.reports]) == (3, [None] * 3)
+    weights = load(home.get("pretrained/p1/model.safetensors", sha256=whole.weights_sha256))
+    worker.initial_model(job.config).load_state_dict(weights)
+    same = {name for name, tensor in weights.items() if torch.equal(tensor, untrained[name])}
+    assert {name for name in same if "running" not in name and "bn" not in name} == {"final.weight", "final.bias"}
+
+    fake.dies_in = 2
+    with pytest.raises(Died):
+        loop({"job": job_named("p2")})
+    fake.dies_in = None
+    resumed = loop({"job": job_named("p2")})
+    assert isinstance(resumed, PretrainRecord)
+    assert resumed.weights_sha256 == whole.weights_sha256
+    assert any(isinstance(record, ResumeRecord) for record in read_history(home.sub("pretrained/p2")))
 
 
 def test_what_was_not_as_expected_is_noted(fake: FakeTrain, job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -377,7 +408,7 @@ def test_a_loss_that_is_infinite_is_a_permanent_failure(fake: FakeTrain, job: Jo
     assert not job.home.exists("result.json")
 
 
-@pytest.mark.parametrize("loop", [train_fold, train_trial, RangeTestLoop(1e-5, 1.0, 3)])
+@pytest.mark.parametrize("loop", [train_fold, train_trial, RangeTestLoop(1e-5, 1.0, 3), PretrainLoop(PretrainConfig())])
 def test_a_rank_that_does_not_see_the_store_is_a_permanent_failure(
     fake: FakeTrain, job: Job, loop: Any, home: Store
 ) -> None:

@@ -14,7 +14,7 @@ from saltray.data.packing import DatasetManifest
 from saltray.ensemble import publishing
 from saltray.ensemble.card import model_card
 from saltray.ensemble.load import Ensemble
-from saltray.ensemble.manifest import EnsembleManifest, SearchProvenance
+from saltray.ensemble.manifest import EnsembleManifest, SearchProvenance, WeightsProvenance
 from saltray.ensemble.postprocess import Postprocess
 from saltray.ensemble.publishing import FoldModel, publish
 from saltray.ensemble.versions import last_number, list_ensembles, read_manifest, resolve
@@ -62,6 +62,7 @@ def test_the_manifest_holds_what_was_given(
     search = SearchProvenance(
         uri="s3://b/searches/s1", search="s1", trial="trial-003", values={"optim.lr": 1e-3}, score=0.8, trials=4
     )
+    weights = WeightsProvenance(uri="s3://b/ensembles/e/v2", sha256=("e" * 64,) * 2, members=(0, 1))
     publish(
         store,
         config=config,
@@ -73,6 +74,7 @@ def test_the_manifest_holds_what_was_given(
         evaluation=EVALUATION,
         dataset=dataset,
         search_provenance=search,
+        weights_provenance=weights,
     )
     manifest = read_manifest(store.sub("ensembles/r1/v1"))
     assert manifest.postprocess == Postprocess(threshold=0.44, min_area=12, blank_is_empty=True)
@@ -80,6 +82,7 @@ def test_the_manifest_holds_what_was_given(
     assert manifest.evaluation == EVALUATION
     assert (manifest.height, manifest.width, manifest.dataset) == (64, 48, "d" * 64)
     assert (manifest.run, manifest.config, manifest.search_provenance) == ("r1", config, search)
+    assert manifest.initial_weights == weights
     assert manifest.provenance["torch"] is not None
 
 

@@ -9,8 +9,18 @@ import torch
 from ray.train import Checkpoint
 from samples import EVALUATION, metrics
 
-from saltray.config import ClusterConfig, Config, FoldConfig, ModelConfig, SearchConfig, TrainConfig, choice, loguniform
-from saltray.data.packing import load_tiles
+from saltray.config import (
+    ClusterConfig,
+    Config,
+    FoldConfig,
+    ModelConfig,
+    PretrainConfig,
+    SearchConfig,
+    TrainConfig,
+    choice,
+    loguniform,
+)
+from saltray.data.packing import load_all_images, load_tiles
 from saltray.data.synthetic import write_dataset
 from saltray.distributed.checkpoints import Upload
 from saltray.ensemble.postprocess import Postprocess
@@ -18,6 +28,7 @@ from saltray.ensemble.publishing import FoldModel, publish
 from saltray.runs.fold_output import write_fold
 from saltray.runs.history import EpochRecord, History
 from saltray.runs.layout import checkpoint_folder
+from saltray.runs.pretraining import create_pretraining, write_pretraining
 from saltray.runs.run import create_run
 from saltray.search.results import write_best, write_table
 from saltray.search.spec import SearchSpec
@@ -61,7 +72,7 @@ def state_of(root: Store) -> FitState:
 
 
 def make_store(folder: Path) -> Store:
-    """Run r1 that is finished, its ensemble, a search, and packed tiles.
+    """Run r1 that is finished, its ensemble, a pretraining, a search, and packed tiles.
 
     Of the search's trials the first has ended, the second runs, and the third has run all epochs without a result.
     """
@@ -100,6 +111,9 @@ def make_store(folder: Path) -> Store:
         evaluation=EVALUATION,
         dataset=dataset,
     )
+    pretrained = root.sub("pretrained/p1")
+    create_pretraining(pretrained, config, PretrainConfig(), load_all_images(DATA, root), None)
+    write_pretraining(pretrained, config, state_of(root).ema, records)
     search, spec = root.sub("searches/s1"), spec_of(root)
     create_search(search, spec, dataset, None)
     ended = create_trial(search, 0, {"optim.lr": 0.001, "train.batch_size": 4, "model.is_deconv": True})

@@ -8,7 +8,7 @@ import tomllib
 import warnings
 import zipfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,9 @@ from saltray.cli.status import print_run, print_runs
 from saltray.cli.tables import print_ensembles
 from saltray.commands.load_config import load_config, load_search_config
 from saltray.commands.plan import plan
-from saltray.data.packing import dataset_size, load_tiles
+from saltray.config import PretrainConfig
+from saltray.data.packing import dataset_size, load_all_images, load_tiles
+from saltray.data.tiles import LabelledTiles
 from saltray.distributed.checkpoints import newest
 from saltray.distributed.cluster_file import cluster_nodes
 from saltray.ensemble.load import Ensemble
@@ -43,6 +45,8 @@ from saltray.models.build import build_model
 from saltray.models.weights import load_weights
 from saltray.report.page import FoldRow, RunReport, render_run
 from saltray.runs.history import epochs_of, read_history
+from saltray.runs.initial_weights import check_unseen, read_initial_weights
+from saltray.runs.pretraining import create_pretraining, pretraining_result
 from saltray.runs.run import create_run, fold_result, out_of_fold
 from saltray.runs.status import run_status, run_summaries
 from saltray.search.results import trials_frame, with_best_values, write_table
@@ -136,6 +140,24 @@ def ensemble(root: Store) -> None:
     assert Ensemble.card(uri)
     Ensemble.verify(uri)
     Ensemble.load(uri).predict(np.zeros((1, 101, 101), np.uint8))
+
+
+def fine_tuned(root: Store) -> None:
+    config = config_of(root)
+    for weights in (f"{root.uri}/ensembles/r1", f"{root.uri}/runs/r1/fold-0/model.safetensors"):
+        initial = read_initial_weights(replace(config, model=replace(config.model, weights=weights)))
+        assert initial is not None
+        labelled, dataset = load_tiles(DATA, root)
+        fold_of = np.arange(len(labelled)) % FOLDS
+        others = LabelledTiles(tuple(f"x{tile}" for tile in labelled.ids), labelled.images, labelled.masks)
+        for each in (others, labelled):
+            check_unseen(initial.provenance, each, fold_of, dataset)
+
+
+def pretraining(root: Store) -> None:
+    home = root.sub("pretrained/p1")
+    pretraining_result(home)
+    create_pretraining(home, config_of(root), PretrainConfig(), load_all_images(DATA, root), None)
 
 
 def tiles(root: Store) -> None:
@@ -311,15 +333,23 @@ RUN, SEARCH, VERSION = "runs/r1", "searches/s1", "ensembles/r1/v1"
 CHECKPOINT = f"{RUN}/fold-0/checkpoints/epoch-00002"
 CASES = [
     Case(f"{RUN}/manifest.json", damaged_json, (status, plan_like, resumed_run)),
-    Case(f"{RUN}/folds.json", damaged_json, (plan_like,)),
+    Case(f"{RUN}/folds.json", damaged_json, (plan_like, fine_tuned), count=20),
     Case(f"{RUN}/fold-0/history.jsonl", damaged_lines, (status, plan_like, report), count=60),
     Case(f"{RUN}/fold-0/result.json", damaged_json, (status, resumed_run, report)),
     Case(f"{RUN}/fold-0/oof.parquet", damaged_table, (resumed_run,), f"{RUN}/fold-0/result.json"),
     Case(f"{RUN}/lock/000001.json", damaged_json, (lock, status), count=60),
     Case(f"{CHECKPOINT}/manifest.json", damaged_json, (resumed_fold, status)),
     Case(f"{CHECKPOINT}/state.pt", damaged_state, (resumed_fold,), f"{CHECKPOINT}/manifest.json", count=20),
-    Case(f"{VERSION}/manifest.json", damaged_json, (ensemble, status), count=20),
-    Case(f"{VERSION}/fold-0.safetensors", damaged_safetensors, (ensemble,), f"{VERSION}/manifest.json", count=20),
+    Case(f"{VERSION}/manifest.json", damaged_json, (ensemble, status, fine_tuned), count=20),
+    Case(
+        f"{VERSION}/fold-0.safetensors",
+        damaged_safetensors,
+        (ensemble, fine_tuned),
+        f"{VERSION}/manifest.json",
+        count=20,
+    ),
+    Case("pretrained/p1/manifest.json", damaged_json, (pretraining,)),
+    Case("pretrained/p1/result.json", damaged_json, (pretraining,)),
     Case(f"{SEARCH}/manifest.json", damaged_json, (search,)),
     Case(f"{SEARCH}/trial-000/trial.json", damaged_json, (search,)),
     Case(f"{SEARCH}/trial-000/result.json", damaged_json, (search,)),

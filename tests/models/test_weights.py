@@ -21,6 +21,7 @@ from saltray.models.parts import DecoderParts
 from saltray.models.ternausnet import TernausNet
 from saltray.models.unet import UNet
 from saltray.models.weights import load_weights
+from saltray.storage.files import sha256_of
 
 State = dict[str, Tensor]
 Outputs = Callable[[nn.Module], Tensor]
@@ -436,3 +437,10 @@ def test_name_loads_from_the_cache_of_torch(tmp_path: Path, monkeypatch: pytest.
     load_weights(model, "IMAGENET1K_V1")
     ours, theirs = model.encoder.state_dict(), read(path)
     assert all(torch.equal(ours[key], theirs[key]) for key in ours)
+
+
+def test_the_digest_of_a_file_is_returned(tmp_path: Path) -> None:
+    model = UNet(num_filters=1, encoder_width=1)
+    path = tmp_path / "weights.safetensors"
+    safetensors.torch.save_file(model.state_dict(), path)
+    assert load_weights(model, str(path)) == sha256_of(path)

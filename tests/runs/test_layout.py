@@ -3,11 +3,19 @@
 import pytest
 
 from saltray.runs import layout
-from saltray.runs.layout import checkpoint_epoch, checkpoint_folder, fold_folder, run_folder
+from saltray.runs.layout import (
+    checkpoint_epoch,
+    checkpoint_folder,
+    fold_folder,
+    fold_of_uri,
+    pretrained_folder,
+    run_folder,
+)
 
 
 def test_keys() -> None:
     assert run_folder("r1") == "runs/r1"
+    assert pretrained_folder("p1") == "pretrained/p1"
     assert fold_folder(4) == "fold-4"
     assert [checkpoint_folder(epoch) for epoch in (12, 123456)] == [
         "checkpoints/epoch-00012",
@@ -15,6 +23,7 @@ def test_keys() -> None:
     ]
     assert {name: value for name, value in vars(layout).items() if name.isupper() and not name.startswith("_")} == {
         "RUNS": "runs",
+        "PRETRAINED": "pretrained",
         "FOLD_PREFIX": "fold-",
         "MANIFEST": "manifest.json",
         "SPLIT": "folds.json",
@@ -49,3 +58,10 @@ def test_a_checkpoint_is_known_by_its_manifest(epoch: int) -> None:
 )
 def test_other_keys_are_no_checkpoint(key: str) -> None:
     assert checkpoint_epoch(key) is None
+
+
+@pytest.mark.parametrize("store", ["", "store/", "/a/runs/b/", "s3://bucket/"])
+def test_uris_of_weights_of_a_fold(store: str) -> None:
+    assert fold_of_uri(f"{store}runs/r1/fold-3/model.safetensors") == (f"{store}runs/r1", 3)
+    for other in ("runs/r1/model.safetensors", "runs/fold-3/model.safetensors", "pretrained/p1/model.safetensors"):
+        assert fold_of_uri(f"{store}{other}") is None

@@ -16,6 +16,7 @@ MANIFEST: dict[str, Any] = {
     "config": STORED_CONFIG,
     "dataset": DIGEST,
     "identity": "1" * 64,
+    "initial_weights": None,
     "origin": {
         "score": 0.4166666666666667,
         "search": "s1",
@@ -88,7 +89,8 @@ def test_a_stored_record_is_what_it_was(store: Store) -> None:
 
 
 def test_a_manifest_from_before_searches_is_read(store: Store) -> None:
-    store.put_json("manifest.json", {name: value for name, value in MANIFEST.items() if name != "origin"})
+    later = ("origin", "initial_weights")
+    store.put_json("manifest.json", {name: value for name, value in MANIFEST.items() if name not in later})
     assert store.get_record("manifest.json", RunManifest).search_provenance is None
 
 

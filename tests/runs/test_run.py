@@ -12,7 +12,7 @@ from samples import DIGEST, STORED_EPOCH, dataset
 
 from saltray.config import AugmentConfig, ClusterConfig, Config, FoldConfig, OptimConfig, TrainConfig
 from saltray.data.tiles import LabelledTiles
-from saltray.ensemble.manifest import SearchProvenance, provenance
+from saltray.ensemble.manifest import SearchProvenance, WeightsProvenance, provenance
 from saltray.errors import ConfigError, IntegrityError, NotFoundError
 from saltray.records import to_record
 from saltray.runs.history import History
@@ -26,6 +26,7 @@ FOLD_OF = np.array([0, 1, 0, 1])
 SEARCH = SearchProvenance(
     uri="s3://b/searches/s1", search="s1", trial="trial-003", values={"optim.lr": 0.5}, score=0.8, trials=4
 )
+WEIGHTS = WeightsProvenance(uri="s3://b/ensembles/e/v2", sha256=(DIGEST, DIGEST), members=(0, 1))
 
 
 def create(
@@ -46,6 +47,7 @@ def create(
         dataset=dataset(digest),
         initial_weights=initial_weights,
         search_provenance=search,
+        weights_provenance=WEIGHTS,
     )
 
 
@@ -62,6 +64,7 @@ def test_a_run_has_a_manifest_and_a_split(store: Store, tiles: LabelledTiles) ->
         "config": to_record(CONFIG),
         "dataset": DIGEST,
         "origin": to_record(SEARCH),
+        "initial_weights": to_record(WEIGHTS),
         "provenance": provenance(),
     }
     assert store.get_json("folds.json") == {

@@ -38,6 +38,7 @@ MANIFEST: dict[str, Any] = {
     "dataset": DIGEST,
     "folds": [0],
     "identity": "1" * 64,
+    "initial_weights": None,
     "provenance": STORED_PROVENANCE,
     "prune": True,
     "sampler": "quasirandom",
@@ -111,6 +112,7 @@ def test_a_search_has_a_manifest(home: Store, make_spec: SpecMaker) -> None:
         "prune": True,
         "seed": 0,
         "dataset": DIGEST,
+        "initial_weights": None,
         "provenance": provenance(),
     }
 

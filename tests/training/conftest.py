@@ -102,6 +102,7 @@ def two_ranks(make_config: ConfigMaker, tiles: LabelledTiles, tmp_path_factory: 
         "unsynchronised": make_config(**quick, sync_batchnorm=False),
         "albunet": make_config(),
         "nan": make_config(),
+        "inpainting": make_config(),
         "deep": make_config(deep_supervision=True, late_loss=LateLossConfig(after=1, lovasz_elu=1)),
     }
     (folder / "cases.json").write_text(json.dumps({name: to_record(config) for name, config in cases.items()}))

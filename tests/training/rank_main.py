@@ -14,7 +14,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from saltray.config import Config
+from saltray.config import Config, PretrainConfig
 from saltray.data.tiles import LabelledTiles
 from saltray.errors import DivergedError
 from saltray.records import from_record
@@ -23,6 +23,7 @@ from saltray.training.lr_range_test import lr_range_test
 from saltray.training.metrics import Counts
 from saltray.training.process_group import ProcessGroup
 from saltray.training.state import FitState, initial_model
+from saltray.training.tasks import Inpainting
 from saltray.training.tile_tensors import TileTensors
 
 
@@ -46,8 +47,9 @@ def train(name: str, config: Config, train: TileTensors, valid: TileTensors, gro
     if name == "nan":
         model = NanOnLastRank(model, group.rank == group.size - 1)
     state = FitState.create(config, group, model)
+    task = Inpainting(config, PretrainConfig(hidden=0.5, patch=10)) if name == "inpainting" else None
     try:
-        metrics = [asdict(epoch) for epoch in fit(state, train, valid, config, group)]
+        metrics = [asdict(epoch) for epoch in fit(state, train, valid if task is None else None, config, group, task)]
     except DivergedError as error:
         return {"error": str(error)}
     return {"metrics": metrics, "model": state.model.state_dict(), "ema": state.ema.state_dict()}

@@ -3,6 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from saltray.models.network import Output
 from saltray.training.ema import WeightAverager
 from saltray.training.engine import evaluate, fit, rank_slice, train_step, wrap_ddp
 from saltray.training.epoch_metrics import EpochMetrics
+from saltray.training.losses import batch_loss
 from saltray.training.process_group import ProcessGroup
 from saltray.training.state import FitState
 from saltray.training.tile_tensors import TileTensors
@@ -256,7 +258,8 @@ def test_train_step_uses_the_given_learning_rate_and_leaves_no_gradient(make_con
     optimizer = torch.optim.SGD(model.parameters(), lr=99)
     images = torch.ones(2, 1, 4, 4)
     config = make_config(optim=OptimConfig(clip_norm=0))
-    loss = train_step(model, optimizer, images, torch.zeros_like(images), config, BCE, lr=0.5)
+    loss_of = partial(batch_loss, config=BCE)
+    loss = train_step(model, optimizer, images, torch.zeros_like(images), config, loss_of, lr=0.5)
     assert float(loss) == pytest.approx(math.log1p(math.exp(2)))
     assert float(model.gain.detach()) == pytest.approx(2 - 0.5 / (1 + math.exp(-2)))
     assert model.gain.grad is None

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from saltray.data.tiles import LabelledTiles
+from saltray.data.tiles import LabelledTiles, Tiles
 from saltray.errors import DataError
 from saltray.training.process_group import ProcessGroup
 from saltray.training.tile_tensors import TileTensors
@@ -15,6 +15,13 @@ def test_tensors_are_the_tiles(tiles: LabelledTiles, tensors: TileTensors) -> No
     np.testing.assert_array_equal(tensors.images.numpy(), tiles.images)
     np.testing.assert_array_equal(tensors.masks.numpy(), tiles.masks)
     assert len(set(tensors.keys.tolist())) == 20
+
+
+def test_tiles_without_masks_have_empty_ones_that_take_no_memory(tiles: LabelledTiles, single: ProcessGroup) -> None:
+    tensors = TileTensors.create(Tiles(tiles.ids, tiles.images), single.device)
+    assert tensors.masks.shape == tensors.images.shape
+    assert not tensors.masks[[3, 1]].any()
+    assert tensors.masks.untyped_storage().nbytes() == 1
 
 
 def test_each_epoch_has_every_tile_and_fills_the_last_batch_with_its_first_ones(tensors: TileTensors) -> None:

@@ -1,0 +1,228 @@
+"""The weights that training starts from: one file for all folds, or an earlier ensemble, a member for each fold."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from saltray.config import Config, ModelConfig
+from saltray.data.folds import assign_folds
+from saltray.data.packing import DatasetManifest
+from saltray.data.problems import and_more
+from saltray.data.tiles import LabelledTiles
+from saltray.ensemble.layout import is_ensemble_uri, member_of_uri, version_prefix
+from saltray.ensemble.load import read_member
+from saltray.ensemble.manifest import EnsembleManifest, WeightsProvenance
+from saltray.ensemble.versions import read_manifest, resolve
+from saltray.errors import ConfigError, ModelError, NotFoundError
+from saltray.records import to_record
+from saltray.runs.layout import MANIFEST, SPLIT, fold_of_uri, run_folder
+from saltray.runs.records import RunManifest, Split
+from saltray.storage.base import Store
+from saltray.storage.uri import open_store
+
+if TYPE_CHECKING:
+    from saltray.models.network import Network
+
+Weights = Mapping[str, NDArray[Any]]
+"""A network's state dict."""
+
+
+@dataclass(frozen=True, eq=False)
+class InitialWeights:
+    """What the networks of a run start from."""
+
+    by_fold: tuple[Weights, ...]
+    """One per fold; the same object for all of them if it is of one file."""
+    provenance: WeightsProvenance
+
+    @property
+    def digest(self) -> str:
+        """SHA-256, in hex, of the weights of all folds."""
+        parts = {id(weights): _digest(weights) for weights in self.by_fold}
+        if len(parts) == 1:
+            return next(iter(parts.values()))
+        return sha256("".join(parts[id(weights)] for weights in self.by_fold).encode()).hexdigest()
+
+
+def read_initial_weights(config: Config, before: WeightsProvenance | None = None) -> InitialWeights | None:
+    """Read what `model.weights` names, once, in the driver: a fault is found before anything starts.
+
+    Args:
+        config: the run.
+        before: what an earlier command of the same run started from, if it named the same `model.weights`; of an
+            ensemble the same version is taken again, whatever was published since.
+
+    Raises:
+        ModelError: the weights cannot be read, or do not fit the network.
+        EnsembleError: there is no such ensemble, or a member is no state dict.
+        IntegrityError: a member is not the one that was published.
+        StorageError: the store refuses.
+    """
+    weights = config.model.weights
+    if weights is None:
+        return None
+    if is_ensemble_uri(weights):
+        return _read_ensemble(config, before.uri if before is not None and before.members else weights)
+    from saltray.models.weights import load_weights
+    from saltray.training.state import initial_model
+
+    model = initial_model(config)
+    sha256 = load_weights(model, weights)
+    folds = config.folds.count
+    found = member_of_uri(weights) or fold_of_uri(weights)
+    if found is not None and sha256 is not None and open_store(found[0]).exists(MANIFEST):
+        provenance = WeightsProvenance(uri=found[0], sha256=(sha256,) * folds, members=(found[1],) * folds)
+    else:
+        provenance = WeightsProvenance(uri=weights, sha256=() if sha256 is None else (sha256,))
+    return InitialWeights((_arrays(model),) * folds, provenance)
+
+
+class Started(Protocol):
+    """The manifest of a run, a search or a pretraining."""
+
+    @property
+    def config(self) -> Config: ...
+    @property
+    def initial_weights(self) -> WeightsProvenance | None: ...
+
+
+def weights_before(home: Store, kind: type[Started], config: Config) -> WeightsProvenance | None:
+    """What an earlier command started from, if there was one and it named the same `model.weights`.
+
+    Args:
+        home: the part of the store of a run or a search.
+        kind: class of its manifest.
+        config: that of this command.
+    """
+    try:
+        before = home.get_record(MANIFEST, kind)
+    except NotFoundError:
+        return None
+    return before.initial_weights if before.config.model.weights == config.model.weights else None
+
+
+def _read_ensemble(config: Config, uri: str) -> InitialWeights:
+    from saltray.models.weights import load_state
+    from saltray.training.state import initial_model
+
+    home = resolve(uri)
+    manifest = read_manifest(home)
+    member_of = {member.fold: member for member in manifest.members}  # of several of a fold, the last
+    folds = sorted(member_of)
+    chosen = [member_of[folds[fold % len(folds)]] for fold in range(config.folds.count)]
+    loaded: dict[int, Weights] = {}
+    for member in chosen:
+        if member.fold not in loaded:
+            model = initial_model(config)
+            try:
+                load_state(model, read_member(home, member), f"{home.uri}/{member.key}")
+            except ModelError as error:
+                raise _misfit(home, manifest, config.model, error) from error
+            loaded[member.fold] = _arrays(model)
+    provenance = WeightsProvenance(
+        uri=home.uri,
+        sha256=tuple(member.sha256 for member in chosen),
+        members=tuple(member.fold for member in chosen),
+    )
+    return InitialWeights(tuple(loaded[member.fold] for member in chosen), provenance)
+
+
+def _misfit(home: Store, manifest: EnsembleManifest, now: ModelConfig, error: ModelError) -> ModelError:
+    """What differs, by the settings' names; torch knows only tensors."""
+    own, other = to_record(now), to_record(manifest.config.model)
+    differing = [f"model.{name} {other[name]}" for name in own if name != "weights" and own[name] != other[name]]
+    if not differing:
+        return error
+    return ModelError(f"ensemble {home.uri} is of another network; use its {', '.join(differing)}, or other weights")
+
+
+def check_unseen(
+    provenance: WeightsProvenance, tiles: LabelledTiles, fold_of: NDArray[np.int64], dataset: DatasetManifest
+) -> None:
+    """Refuse models of an ensemble or a run where one was trained on a tile that its fold now holds out.
+
+    The fold's score would be that of tiles it has seen. What the ensemble itself started from counts as well.
+
+    Args:
+        provenance: of the run's initial weights; those of a file that is of no run or ensemble are taken as they are.
+        tiles: all of them.
+        fold_of: [N] fold of each tile.
+        dataset: the packed tiles.
+
+    Raises:
+        ConfigError: there is such a tile, or nothing tells what the ensemble was trained on.
+        EnsembleError, NotFoundError: the ensemble or the run is gone.
+    """
+    origin: WeightsProvenance | None = provenance
+    members = provenance.members
+    visited: set[str] = set()
+    while origin is not None and origin.members and origin.uri not in visited:
+        visited.add(origin.uri)
+        manifest, split = _trained_with(origin.uri, tiles, dataset)
+        for fold, member in enumerate(members):
+            held_out = [tiles.ids[at] for at in np.flatnonzero(fold_of == fold)]
+            if seen := [tile for tile in held_out if split.get(tile, member) != member]:
+                raise ConfigError(_seen_text(fold, seen, member, origin, manifest))
+        origin = manifest.initial_weights
+        if origin is not None and origin.members:
+            members = tuple(origin.members[member % len(origin.members)] for member in members)
+
+
+def _seen_text(
+    fold: int, seen: list[str], member: int, origin: WeightsProvenance, manifest: EnsembleManifest | RunManifest
+) -> str:
+    tiles, folds = f"{len(seen)} tile{'s' * (len(seen) > 1)}", manifest.config.folds
+    if len(set(origin.members)) == 1:
+        remedy = "start each fold from its own model, by --model.weights STORE/ensembles/NAME"
+    else:
+        remedy = (
+            f"use its tiles and its split (folds.count {folds.count}, folds.scheme {folds.scheme}, folds.seed "
+            f"{folds.seed})"
+        )
+    return (
+        f"fold {fold} holds out {tiles} that the model of fold {member} in {origin.uri} was trained on "
+        f"({and_more(seen)}), so its score would be too good; {remedy}, or weights that have seen no masks, such as "
+        "those of `saltray pretrain`"
+    )
+
+
+def _trained_with(
+    uri: str, tiles: LabelledTiles, dataset: DatasetManifest
+) -> tuple[EnsembleManifest | RunManifest, Mapping[str, int]]:
+    """The manifest of an ensemble's version or of a run, and the fold of each tile that it was trained with."""
+    if not is_ensemble_uri(uri):
+        run = open_store(uri)
+        return run.get_record(MANIFEST, RunManifest), run.get_record(SPLIT, Split).fold_of
+    home = resolve(uri)
+    manifest = read_manifest(home)
+    store = open_store(home.uri.removesuffix(f"/{version_prefix(manifest.name, manifest.version)}"))
+    run = store.sub(run_folder(manifest.run))
+    try:
+        before, split = run.get_record(MANIFEST, RunManifest), run.get_record(SPLIT, Split)
+        if (before.dataset, before.config.folds) == (manifest.dataset, manifest.config.folds):
+            return manifest, split.fold_of
+        reason = f"{run.uri} is another run of the same name"
+    except NotFoundError as error:
+        reason = f"its run is gone ({error})"
+    if manifest.dataset == dataset.digest:  # the split is a function of the tiles
+        folds = assign_folds(tiles.ids, tiles.masks, manifest.config.folds)
+        return manifest, dict(zip(tiles.ids, folds.tolist(), strict=True))
+    raise ConfigError(
+        f"nothing tells which tiles {home.uri} was trained on, as {reason}; use the very tiles that it was trained on, "
+        "or other weights"
+    )
+
+
+def _arrays(model: "Network") -> Weights:
+    return {name: tensor.numpy() for name, tensor in model.state_dict().items()}
+
+
+def _digest(weights: Weights) -> str:
+    whole = sha256()
+    for name in sorted(weights):
+        whole.update(weights[name].tobytes())
+    return whole.hexdigest()
