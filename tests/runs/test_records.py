@@ -36,6 +36,7 @@ SPLIT: dict[str, Any] = {
     "fold_of": {"070cba1603": 0, "2c26b61c6c": 1},
 }
 RESULT: dict[str, Any] = {
+    "cost": None,
     "dice": 0.0,
     "epochs": 3,
     "finished": 1795712817.6974378,
