@@ -59,6 +59,7 @@ MODULES = (
     "saltray.ensemble.load",
     "saltray.models.albunet",
     "saltray.runs.fold_output",
+    "saltray.runs.pretraining",
     "saltray.runs.run",
     "saltray.search.results",
     "saltray.storage.arrow",

@@ -6,6 +6,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from ray_session import Recorded, record
 
 import saltray
 from saltray.commands import run as module
+from saltray.commands.train import TrainResult
 from saltray.config import ClusterConfig, Config, SearchConfig, choice
 from saltray.errors import ConfigError, DataError, ResourceError
 from saltray.progress import FoldEpoch, RunPlanned, SearchPlanned, SearchValuesTaken, TrialEnded
@@ -105,6 +107,9 @@ def probabilities(store: Store) -> Any:
     return np.stack([np.frombuffer(row, np.float16) for row in rows]).astype(np.float32)
 
 
+TRAINED = Mock(spec=TrainResult)
+
+
 @dataclass
 class Calls:
     """What `run` gives to the search and to the training."""
@@ -119,10 +124,10 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
     """In place of the search, the training and Ray; the inputs are those of the test."""
     calls = Calls()
     monkeypatch.setattr(module, "ray_cluster", nullcontext)
-    monkeypatch.setattr(module, "prepare", lambda *_: calls)
+    monkeypatch.setattr(module, "prepare", lambda *_, **__: calls)
     monkeypatch.setattr(module, "tune_prepared", lambda *given: calls.searched.append(given))
     monkeypatch.setattr(module, "take_best_values", lambda config, source, observer: (config, source))
-    monkeypatch.setattr(module, "train_prepared", lambda *given: calls.trained.append(given) or "trained")
+    monkeypatch.setattr(module, "train_prepared", lambda *given: calls.trained.append(given) or TRAINED)
     return calls
 
 
@@ -131,10 +136,11 @@ def test_a_search_without_a_name_has_that_of_the_run(
     name: str | None, used: str, small: Small, tmp_path: Path, calls: Calls
 ) -> None:
     config, observer = small("tiles", tmp_path / "store", run="night"), calls.told.append
-    assert saltray.run(config, SearchConfig(name=name), observer=observer) == "trained"
+    assert saltray.run(config, SearchConfig(name=name), observer=observer) is TRAINED
     ((base, spec, store, inputs, to_search),) = calls.searched
     assert (base, spec.name, store.uri, to_search) == (config, used, config.store, observer)
-    ((best, same_store, same_inputs, source, to_train),) = calls.trained
+    ((best, same_store, same_inputs, folds, source, to_train),) = calls.trained
+    assert list(folds) == list(range(config.folds.count))
     assert (best, source, to_train) == (config, f"searches/{used}", observer)
     assert inputs is same_inputs is calls  # read once
     assert store is same_store
@@ -150,8 +156,8 @@ def test_a_finished_run_is_not_refused_on_a_lesser_machine(
         with pytest.raises(ResourceError, match="a job needs 2 ranks of 999 CPU"):
             saltray.run(config)
         monkeypatch.setattr("saltray.commands.tune.is_complete", lambda *_: True)
-    monkeypatch.setattr("saltray.commands.train.fold_result", lambda *_: "a result")
-    assert saltray.run(config) == "trained"
+    monkeypatch.setattr("saltray.commands.train.fold_result", lambda *_: Mock(epochs=config.train.epochs))
+    assert saltray.run(config) is TRAINED
 
 
 def test_all_bad_tiles_are_told_before_ray_starts(
