@@ -63,8 +63,8 @@ SINGLE_MACHINE_ONLY = {
 FOLDER = re.compile(r"[\w./+@=-]{1,38}", re.ASCII)
 """A folder in which Ray can start: its sockets' paths are up to 68 characters longer, of at most 107."""
 
-END_S = 10.0
-"""Longest wait for the actors of a job that is stopped."""
+END_S = 15.0
+"""Longest wait for the actors and threads of a job that is stopped, and again once the rest of Ray was killed."""
 LOOK_S = 0.1
 QUIET_LOOKS = 3
 """Looks in a row at which nothing was left, before a process disconnects from Ray."""
@@ -269,15 +269,18 @@ def end_ray_job(threads: Sequence[threading.Thread] = ()) -> None:
                     kill_actor(actor)
                     left = True
                 left = remove_placement_groups() > 0 or left
+            except RayDied:
+                break
             except Exception:  # whatever Ray raises when its GCS is away
                 log.debug("cannot end the trainers now", exc_info=True)
                 left = True
             quiet = 0 if left else quiet + 1
             time.sleep(LOOK_S)
-    except RayDied:
-        kill_ray()
-        for thread in threads:
-            thread.join(max(0.0, end - time.monotonic()))
+        if quiet < QUIET_LOOKS:
+            kill_ray()
+            end = time.monotonic() + END_S
+            for thread in threads:
+                thread.join(max(0.0, end - time.monotonic()))
     finally:
         shut_down()
 

@@ -230,11 +230,15 @@ def check_alive() -> None:
         if kind in MAIN_PROCESSES:
             code = process.returncode
             how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
-            raise RayDied(f"its {MAIN_PROCESSES[kind]} {how}")
+            why = ", as the kernel does when memory is short" if code == -signal.SIGKILL else ""
+            raise RayDied(f"its {MAIN_PROCESSES[kind]} {how}{why}")
 
 
 def kill_ray() -> None:
-    """Kill what is left of a Ray that was started here, so that threads that wait for it get an error."""
+    """Kill what is left of a Ray that was started here, so that threads that wait for it get an error.
+
+    A cluster that was joined is left as it is.
+    """
     node: Any = ray._private.worker._global_node
     node.kill_all_processes(check_alive=False, allow_graceful=False)
 

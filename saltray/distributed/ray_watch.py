@@ -54,10 +54,7 @@ def ray_watched() -> Iterator[None]:
         death = error if isinstance(error, RayDied) else next(iter(deaths), None)
         if death is None:  # somebody else's interrupt
             raise
-        raise ResourceError(
-            f"Ray on this machine has died: {death}, as the kernel does when memory is short; run the same command "
-            "again to resume"
-        ) from death
+        raise ResourceError(f"Ray on this machine has died: {death}; run the same command again to resume") from death
     finally:
         ended.set()
         if in_main_thread:

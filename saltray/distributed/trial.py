@@ -14,6 +14,7 @@ from saltray.distributed.jobs import Job, PermanentFailure, TrialHistory
 from saltray.distributed.ray_internals import UserCallback, is_on_loopback
 from saltray.distributed.trainer import failure_reason, run_job
 from saltray.distributed.worker import train_trial
+from saltray.runs.layout import ERROR
 from saltray.search.objective import OBJECTIVE, best_epoch, objective
 from saltray.search.space import apply_values
 from saltray.search.trials import Trial
@@ -69,6 +70,7 @@ def run_trial(parameters: Mapping[str, Any], template: TrialTemplate) -> None:
     thread.start()
     ended: Any
     try:
+        job.home.delete(ERROR)  # of an earlier attempt
         ended = run_job(train_trial, job, template.resources, callbacks=[EpochForwarder(epochs)])
     except Exception as error:  # whatever Ray raises ends this trial alone
         ended = error

@@ -1,5 +1,6 @@
 """The search as Ray Tune runs it."""
 
+import errno
 import logging
 from collections.abc import Iterable, Mapping
 from types import SimpleNamespace
@@ -16,7 +17,7 @@ from saltray.distributed.trial_searcher import NotPickled, TrialSearcher
 from saltray.search.objective import OBJECTIVE, best_epoch, objective
 from saltray.search.spec import REDUCTION_FACTOR, SearchSpec
 from saltray.search.trials import Trial
-from saltray.storage.files import scratch_folder
+from saltray.storage.files import no_scratch, scratch_folder
 from saltray.storage.lock import RunLock
 
 WORKERS_END_S = 10.0
@@ -77,7 +78,9 @@ def _fit(tuner: tune.Tuner, errors: list[Exception]) -> None:
     """Run Ray Tune's loop; the first error of a hook is raised as itself, not as the text that Tune makes of it."""
     try:
         tuner.fit()
-    except Exception:
+    except Exception as error:
+        if not errors and isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise no_scratch(error) from error  # of what Ray Tune keeps on the disk
         if not errors:
             raise
     if errors:

@@ -316,14 +316,14 @@ def test_threads_that_do_not_end_keep_nobody_waiting(fake_job: FakeJob, monkeypa
     thread = threading.Thread(target=threading.Event().wait, daemon=True)
     thread.start()
     cluster.end_ray_job([thread])
-    assert fake_job.calls[-1] == "shut down"
+    assert fake_job.calls[-2:] == ["kill Ray", "shut down"]
 
 
 def test_ray_is_left_where_it_does_not_answer(fake_job: FakeJob, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cluster, "END_S", 0.2)
     fake_job.fault = RuntimeError("the GCS is away")
     cluster.end_ray_job()
-    assert fake_job.calls == ["shut down"]
+    assert fake_job.calls == ["kill Ray", "shut down"]
     assert fake_job.looks > 1  # it may be away for a moment
 
 

@@ -120,6 +120,16 @@ def test_the_last_report_says_how_the_trial_ended(
     assert last == report | reason
 
 
+def test_the_reason_of_an_earlier_failure_does_not_stay(fake: FakeTune, template: TrialTemplate) -> None:
+    fake.ended = RuntimeError("lost")
+    run_trial(PARAMETERS, template)
+    home = template.job.parent.sub("trial-007")
+    assert home.exists("error.txt")
+    fake.ended = TrialHistory(EPOCHS)
+    run_trial(PARAMETERS, template)
+    assert not home.exists("error.txt")
+
+
 def test_no_two_threads_report_at_once(fake: FakeTune, template: TrialTemplate) -> None:
     fake.slow = True
     run_trial(PARAMETERS, template)

@@ -1,5 +1,7 @@
 """How Ray Tune is asked to run a search: which trials it stops, how many run at once, and what an interrupt does."""
 
+import errno
+import os
 import threading
 from collections.abc import Callable
 from dataclasses import replace
@@ -154,6 +156,16 @@ def test_a_lost_lock_ends_the_search(fake: FakeTune, run: Callable[[], TrialTemp
     with pytest.raises(RunLockedError):
         run()
     assert fake.calls == ["fit", "wait", "check", "end"]
+
+
+def test_a_full_disk_is_told_in_a_line(fake: FakeTune, run: Callable[[], TrialTemplate]) -> None:
+    fake.error = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))  # as Tune's own files meet it
+    with pytest.raises(StorageError, match="^temporary files cannot be written to .*: No space left on device; free"):
+        run()
+    assert fake.calls == ["fit", "end"]
+    fake.error = ConnectionResetError(errno.ECONNRESET, "reset")
+    with pytest.raises(ConnectionResetError):
+        run()
 
 
 @pytest.mark.parametrize("raised", [True, False], ids=["by a text of Tune's", "as a failure of the trial"])
