@@ -252,6 +252,8 @@ def end_ray_job(threads: Sequence[threading.Thread] = ()) -> None:
             touches Ray afterwards, and Ray then ends the whole process.
     """
     from saltray.distributed.ray_internals import (
+        CONTROLLER,
+        RANK,
         RayDied,
         kill_actor,
         kill_ray,
@@ -265,10 +267,8 @@ def end_ray_job(threads: Sequence[threading.Thread] = ()) -> None:
         while quiet < QUIET_LOOKS and time.monotonic() < end:
             left = any(thread.is_alive() for thread in threads)  # it may be about to start a trainer
             try:
-                for actor in live_actors():
-                    kill_actor(actor)
-                    left = True
-                left = remove_placement_groups() > 0 or left
+                killed = [actor for actor in live_actors() if kill_actor(actor)]
+                left = bool(killed or remove_placement_groups() or live_actors(CONTROLLER, RANK)) or left
             except RayDied:
                 break
             except Exception:  # whatever Ray raises when its GCS is away

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import ray
+from ray.exceptions import ActorHandleNotFoundError
 from ray.train.backend import Backend
 from ray.train.torch.config import (
     TorchConfig,
@@ -140,9 +141,18 @@ def _actors() -> dict[str, dict[str, Any]]:
     return actors
 
 
-def kill_actor(actor: str) -> None:
-    """Kill an actor by its id. `ray.kill` needs a handle, and Ray Train hands out none of its controllers."""
-    _core_worker().kill_actor(ray.ActorID.from_hex(actor), True)
+def kill_actor(actor: str) -> bool:
+    """Kill an actor by its id. `ray.kill` needs a handle, and Ray Train hands out none of its controllers.
+
+    Returns:
+        False for one that another actor has started, which is left to Ray: it is killed when that one is dead, or is
+        one of Ray's own that the whole cluster shares.
+    """
+    try:
+        _core_worker().kill_actor(ray.ActorID.from_hex(actor), True)
+    except ActorHandleNotFoundError:
+        return False
+    return True
 
 
 def remove_orphaned_placement_groups() -> None:

@@ -333,7 +333,7 @@ def test_an_interrupted_and_a_killed_search_resume(
     start: Callable[..., Live], saltray: Saltray, ray_here: None, data: Path, tmp_path: Path
 ) -> None:
     rates = "optim.lr=1e-3,2e-3,3e-3,4e-3"
-    command = ("tune", "--data", data, "--store", tmp_path / "store", *SMALL, "--train.epochs", 12)
+    command = ("tune", "--data", data, "--store", tmp_path / "store", *SMALL, "--train.epochs", 40)
     command = (*command, "--search.no-prune", "--search.concurrent", 2, "--search.space", rates)
     search = open_store(f"{tmp_path}/store/searches/s1")
 
@@ -348,7 +348,7 @@ def test_an_interrupted_and_a_killed_search_resume(
 
     live = start(*command)
     live.wait_for("(from epoch ")
-    live.wait_for("finished after epoch 12")
+    live.wait_for("finished after epoch 40")
     live.wait_for("  epoch ")
     live.kill()
     assert live.left(*AGENTS) == set()

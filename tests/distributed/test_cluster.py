@@ -255,6 +255,7 @@ class FakeJob:
 
     def __init__(self, patch: pytest.MonkeyPatch) -> None:
         self.actors = ["controller"]
+        self.ranks: list[str] = []
         self.groups = 1
         self.fault: BaseException | None = None
         self.calls: list[str] = []
@@ -264,16 +265,22 @@ class FakeJob:
         patch.setattr(cluster, "LOOK_S", 0.001)
 
     def live_actors(self, *classes: str) -> list[str]:
+        if classes:
+            assert classes == ("TrainController", "RayTrainWorker")
+            return self.ranks
         self.looks += 1
         if self.fault is not None:
             raise self.fault
         if self.looks == 2:
             self.actors.append("late controller")
-        return list(self.actors)
+        return [*self.actors, "one of the cluster"]
 
-    def kill_actor(self, actor: str) -> None:
+    def kill_actor(self, actor: str) -> bool:
+        if actor == "one of the cluster":
+            return False
         self.calls.append(f"kill {actor}")
         self.actors.remove(actor)
+        return True
 
     def remove_placement_groups(self) -> int:
         count, self.groups = self.groups, int(self.looks == 3)
@@ -296,6 +303,18 @@ def test_a_job_is_ended_with_what_appears_late(fake_job: FakeJob) -> None:
     cluster.end_ray_job()
     assert fake_job.calls == ["kill controller", "remove", "kill late controller", "remove", "shut down"]
     assert fake_job.looks == 4 + cluster.QUIET_LOOKS
+
+
+def test_a_job_is_ended_once_its_ranks_are(fake_job: FakeJob) -> None:
+    fake_job.ranks = ["rank"]
+    waiter = threading.Thread(target=cluster.end_ray_job)
+    waiter.start()
+    while fake_job.looks < 20:
+        assert "shut down" not in fake_job.calls
+    fake_job.ranks = []
+    waiter.join(30)
+    assert fake_job.calls[-1] == "shut down"
+    assert "kill Ray" not in fake_job.calls
 
 
 def test_a_job_is_ended_once_its_threads_are(fake_job: FakeJob) -> None:

@@ -74,6 +74,11 @@ def until(condition: Callable[[], bool]) -> None:
 class GroupOwner:
     """Reserves a little CPU, as Ray Train's controller does for its ranks."""
 
+    def start_another(self) -> str:
+        self.other = GroupOwner.remote()  # type: ignore[attr-defined]
+        ray.get(self.other.__ray_ready__.remote())
+        return str(self.other._actor_id.hex())
+
     def reserve(self) -> PlacementGroup:
         group = placement_group([{"CPU": 0.01}])
         ray.get(group.ready(), timeout=60)
@@ -166,6 +171,17 @@ def test_what_an_ended_job_has_left_is_removed() -> None:
     assert remove_placement_groups() == 1
     until(lambda: not ray_internals._placement_groups())
     assert left
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_here")
+def test_an_actor_of_an_actor_is_killed_with_it() -> None:
+    outer: Any = GroupOwner.remote()  # type: ignore[attr-defined]
+    inner = ray.get(outer.start_another.remote(), timeout=60)
+    assert not kill_actor(inner)  # which this process has no handle of
+    assert set(live_actors("GroupOwner")) == {outer._actor_id.hex(), inner}
+    assert kill_actor(outer._actor_id.hex())
+    until(lambda: live_actors("GroupOwner") == [])
 
 
 @pytest.mark.parametrize(("value", "enabled"), [("0", False), ("1", True)])
