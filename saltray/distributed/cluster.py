@@ -268,7 +268,8 @@ def end_ray_job(threads: Sequence[threading.Thread] = ()) -> None:
             left = any(thread.is_alive() for thread in threads)  # it may be about to start a trainer
             try:
                 killed = [actor for actor in live_actors() if kill_actor(actor)]
-                left = bool(killed or remove_placement_groups() or live_actors(CONTROLLER, RANK)) or left
+                removed = remove_placement_groups()
+                left = left or bool(killed or removed or live_actors(CONTROLLER, RANK))
             except RayDied:
                 break
             except Exception:  # whatever Ray raises when its GCS is away
