@@ -144,11 +144,13 @@ def ensemble(root: Store) -> None:
 
 def fine_tuned(root: Store) -> None:
     config = config_of(root)
-    for weights in (f"{root.uri}/ensembles/r1", f"{root.uri}/runs/r1/fold-0/model.safetensors"):
+    # The model of fold 0 alone has seen the tiles of the others, which are held out by none here.
+    for weights, folds in ((f"{root.uri}/ensembles/r1", FOLDS), (f"{root.uri}/runs/r1/fold-0/model.safetensors", 1)):
         initial = read_initial_weights(replace(config, model=replace(config.model, weights=weights)))
         assert initial is not None
         labelled, dataset = load_tiles(DATA, root)
         fold_of = np.arange(len(labelled)) % FOLDS
+        fold_of[fold_of >= folds] = FOLDS
         others = LabelledTiles(tuple(f"x{tile}" for tile in labelled.ids), labelled.images, labelled.masks)
         for each in (others, labelled):
             check_unseen(initial.provenance, each, fold_of, dataset)
