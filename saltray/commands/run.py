@@ -3,7 +3,8 @@
 from dataclasses import replace
 
 from saltray.commands.prepare import open_for_writing, prepare
-from saltray.commands.train import TrainResult, check_run, take_best_values, train_prepared
+from saltray.commands.publish_run import TrainResult
+from saltray.commands.train import check_run, take_best_values, train_prepared
 from saltray.commands.tune import check_search, make_spec, tune_prepared
 from saltray.config import Config, SearchConfig
 from saltray.distributed.cluster import ray_cluster
