@@ -27,12 +27,16 @@ if TYPE_CHECKING:
 class Prepared:
     """The inputs of a run or a search."""
 
-    tiles: LabelledTiles
+    tiles: PackedDataset
     fold_of: NDArray[np.int64]
     """[N] fold of each tile."""
-    dataset: DatasetManifest
     initial: InitialWeights | None
     """The weights before training, where model.weights names some."""
+
+    @property
+    def dataset(self) -> DatasetManifest:
+        """What the tiles are, and where they are from."""
+        return self.tiles.manifest
 
     @property
     def initial_digest(self) -> str | None:
@@ -151,13 +155,19 @@ def _check_network(model: ModelConfig, pixels: int, batch: int) -> None:
 
 
 def share(prepared: Prepared, config: Config, parent: Store) -> "Job":
-    """Put the inputs into Ray's object store, one copy per node; returns a job that lacks its name and folds."""
+    """Put the inputs into Ray's object store, a shard at a time; returns a job that lacks its name and folds.
+
+    Raises:
+        IntegrityError: the packed tiles are damaged.
+        StorageError: the store cannot be reached.
+    """
     from saltray.distributed.jobs import Job
+    from saltray.training.tile_pool import TilePart
 
     return Job.template(
         config,
         parent,
-        tiles=prepared.tiles,
+        tiles=(TilePart.create(shard.ids, shard.images, shard.mask_bits) for shard in prepared.tiles.shards()),
         fold_of=prepared.fold_of,
         initial_weights=() if prepared.initial is None else prepared.initial.by_fold,
     )

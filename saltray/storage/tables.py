@@ -5,12 +5,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from saltray.errors import one_line
+from saltray.errors import IntegrityError, one_line
 from saltray.storage.files import no_scratch
 from saltray.storage.formats import COMPRESSION, FormatError, check_table
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+RESTORE = "restore it or write it again"
+"""What to do about a damaged object."""
 
 
 def write_tables(path: Path, schema: "pa.Schema", tables: "Iterable[pa.Table]") -> None:
@@ -21,16 +24,23 @@ def write_tables(path: Path, schema: "pa.Schema", tables: "Iterable[pa.Table]") 
     """
     import pyarrow.parquet as pq
 
-    try:
+    with _disk_explained():
         writer = pq.ParquetWriter(path, schema, compression=COMPRESSION)
+    try:
+        for table in tables:
+            with _disk_explained():
+                writer.write_table(table)
+    finally:
+        with _disk_explained():
+            writer.close()
+
+
+@contextmanager
+def _disk_explained() -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
         raise no_scratch(error) from error
-    with writer:
-        for table in tables:
-            try:
-                writer.write_table(table)
-            except OSError as error:
-                raise no_scratch(error) from error
 
 
 class TableFile:
@@ -38,18 +48,20 @@ class TableFile:
 
     Args:
         path: the file.
+        where: what to call it in errors.
         schema: columns that it must have, of these types and without nulls.
         rows: number of rows that it must have.
 
     Raises:
-        FormatError: not Parquet, or without such columns and rows.
+        IntegrityError: not Parquet, or without such columns and rows.
     """
 
-    def __init__(self, path: Path, schema: "pa.Schema", rows: int) -> None:
+    def __init__(self, path: Path, where: str, schema: "pa.Schema", rows: int) -> None:
         import pyarrow.parquet as pq
 
+        self.where = where
         self._schema = schema
-        with _explained():
+        with self._explained():
             self._file = pq.ParquetFile(path)
             check_table(self._file, schema, rows)
 
@@ -57,11 +69,11 @@ class TableFile:
         """The columns of the schema, so many rows at a time or fewer.
 
         Raises:
-            FormatError: the file is corrupted.
+            IntegrityError: the file is corrupted.
         """
         import pyarrow as pa
 
-        with _explained():
+        with self._explained():
             for batch in self._file.iter_batches(rows, columns=self._schema.names):
                 yield self._checked(pa.Table.from_batches([batch]))
 
@@ -69,9 +81,9 @@ class TableFile:
         """One row of the same.
 
         Raises:
-            FormatError: the file is corrupted.
+            IntegrityError: the file is corrupted.
         """
-        with _explained():
+        with self._explained():
             start = 0
             for group in range(self._file.num_row_groups):
                 here = self._file.metadata.row_group(group).num_rows
@@ -87,13 +99,14 @@ class TableFile:
             raise FormatError(f"column {nulls[0]} has nulls")
         return table
 
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        """Turn what is wrong with the file into an IntegrityError."""
+        import pyarrow as pa
 
-@contextmanager
-def _explained() -> Iterator[None]:
-    """Turn pyarrow's errors into FormatErrors."""
-    import pyarrow as pa
-
-    try:
-        yield
-    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-        raise FormatError(f"not Parquet: {one_line(error)}") from error
+        try:
+            yield
+        except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+            raise IntegrityError(f"{self.where}: not Parquet: {one_line(error)}; {RESTORE}") from error
+        except FormatError as error:
+            raise IntegrityError(f"{self.where}: {error}; {RESTORE}") from error

@@ -20,6 +20,8 @@ from saltray.data.tiles import LabelledTiles, Tiles
 
 Cache = Literal["device", "host"]
 """Where the tiles are kept during training."""
+PART_BYTES = 8 * 2**20
+"""Of pixels in a part, where tiles are in memory."""
 SHARE = 0.5
 """Of a rank's memory on a GPU, the most that tiles may take: the network needs the rest."""
 
@@ -57,6 +59,13 @@ class TilePart:
             return cls.create(tiles.ids, tiles.images)
         pixels = tiles.masks.reshape(len(tiles), tiles.height * tiles.width)
         return cls.create(tiles.ids, tiles.images, np.packbits(pixels, axis=1))
+
+    @classmethod
+    def several(cls, tiles: Tiles) -> Iterator[Self]:
+        """From tiles in memory, a few MiB in each."""
+        rows = max(1, PART_BYTES // (tiles.height * tiles.width))
+        for start in range(0, len(tiles), rows):
+            yield cls.of(tiles.select(np.arange(start, min(start + rows, len(tiles)))))
 
     def __len__(self) -> int:
         return len(self.keys)
