@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 
 from saltray.config import Config, ModelConfig
 from saltray.data.folds import assign_folds, check_count
-from saltray.data.packing import DatasetManifest, DatasetSize, dataset_size, load_tiles
-from saltray.data.tiles import LabelledTiles
+from saltray.data.packed import DatasetManifest
+from saltray.data.packing import DatasetSize, dataset_size, load_tiles
+from saltray.data.tiles import LabelledTiles, TileIndex
 from saltray.distributed.paths import check_kept
 from saltray.ensemble.manifest import WeightsProvenance
 from saltray.errors import ConfigError, DataError
@@ -81,7 +82,7 @@ def prepare(
         check_inputs(config, store, variants)
     initial = read_initial_weights(config, before)
     tiles, dataset = load_tiles(config.data, store)
-    fold_of = assign_folds(tiles.ids, tiles.masks, config.folds)
+    fold_of = assign_folds(TileIndex.of(tiles.ids, tiles.masks), config.folds)
     if initial is not None:
         check_unseen(initial.provenance, tiles, fold_of, dataset)
     return Prepared(tiles, fold_of, dataset, initial)

@@ -206,7 +206,7 @@ def _asked(config: Config, only_folds: Sequence[int] | None) -> tuple[int, ...]:
 
 def _planned(config: Config, prepared: Prepared) -> RunPlanned:
     tiles, settings = prepared.tiles, config.train
-    split = fold_balance(tiles.masks, prepared.fold_of, config.folds.count)
+    split = fold_balance(tiles.coverage, prepared.fold_of, config.folds.count)
     largest = len(tiles) - min(row.tiles for row in split)
     return RunPlanned(
         run=config.run,
@@ -354,7 +354,7 @@ def _report(
     report = RunReport(
         run=config.run,
         folds=rows,
-        balance=fold_balance(tiles.masks, prepared.fold_of, config.folds.count),
+        balance=fold_balance(tiles.coverage, prepared.fold_of, config.folds.count),
         history={row.fold: epochs_of(read_history(home.sub(fold_folder(row.fold)))) for row in rows},
         threshold_curve=choice.curve,
         threshold=result.threshold,
