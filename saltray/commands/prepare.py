@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from saltray.config import Config, ModelConfig
 from saltray.data.folds import assign_folds, check_count
-from saltray.data.packing import DatasetManifest, DatasetSize, dataset_size, load_tiles
-from saltray.data.tiles import LabelledTiles
+from saltray.data.packed import DatasetManifest, PackedDataset
+from saltray.data.packing import DatasetSize, dataset_size, open_packed
 from saltray.distributed.paths import check_kept
 from saltray.ensemble.manifest import WeightsProvenance
 from saltray.errors import ConfigError, DataError
@@ -65,7 +65,7 @@ def open_for_writing(uri: str) -> Store:
 def prepare(
     config: Config, store: Store, variants: Iterable[Config] = (), *, before: WeightsProvenance | None = None
 ) -> Prepared:
-    """Load the initial weights, read the tiles (packing them into the store first), and split them.
+    """Load the initial weights, pack the tiles into the store unless they are, and split them; no pixels are read then.
 
     Args:
         config: the run.
@@ -84,11 +84,11 @@ def prepare(
     with suppress(DataError):  # of one tile; what reads them all tells all faults
         check_inputs(config, store, variants)
     initial = read_initial_weights(config, before)
-    tiles, dataset = load_tiles(config.data, store)
-    fold_of = assign_folds(tiles.ids, tiles.masks, config.folds)
+    tiles = open_packed(config.data, store)
+    fold_of = assign_folds(tiles.index, config.folds)
     if initial is not None:
-        check_unseen(initial.provenance, tiles, fold_of, dataset)
-    return Prepared(tiles, fold_of, dataset, initial)
+        check_unseen(initial.provenance, tiles.index, fold_of, tiles.manifest)
+    return Prepared(tiles, fold_of, initial)
 
 
 def check_inputs(config: Config, store: Store, variants: Iterable[Config] = ()) -> DatasetSize:

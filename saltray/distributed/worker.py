@@ -397,7 +397,7 @@ class _OutOfFold:
         valid, group = self.fold.valid, self.group
         whole = self.config.train.batch_size * group.size  # so that all batches but the last are full
         rows = whole * max(1, part_rows(valid.height, valid.width) // whole)
-        for index in torch.arange(len(valid), device=group.device).split(rows):
+        for index in torch.split(torch.arange(len(valid), device=group.device), rows):
             own = self._predict(index[group.rank :: group.size])
             parts: list[Any] | None = [own]
             if group.size > 1:

@@ -125,9 +125,7 @@ class PostprocessScores:
             key=lambda at: (self._least[at[1]], round(abs(self._thresholds[at[0]] - 0.5), 6)),
         )
         threshold, area = max(candidates, key=lambda at: found[at])  # the first of the best
-        return Postprocess(
-            threshold=self._thresholds[threshold], min_area=self._least[area], blank_is_empty=rule
-        )
+        return Postprocess(threshold=self._thresholds[threshold], min_area=self._least[area], blank_is_empty=rule)
 
 
 class _Part(NamedTuple):

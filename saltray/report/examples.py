@@ -102,7 +102,7 @@ def draw_examples(
 
 
 def pick_examples(hits: NDArray[np.int64], union: NDArray[np.int64], *, each: int = 3) -> list[Example]:
-    """The `each` best, median and worst tiles by IoU, each tile once, of those with salt in the label or the prediction.
+    """The best, the median and the worst tiles by IoU, each once, of those with salt in the label or the prediction.
 
     If no tile has any, all tiles count, with an IoU of 0.
 

@@ -57,7 +57,7 @@ def write_predictions(
         parts: the predictions of the last model, of all tiles that the fold holds out.
         tiles: their number.
         shape: height and width of a tile.
-        cycles: those whose ends enter the ensemble; those of all but the last are in the store, each in its `snapshot_folder`.
+        cycles: those whose ends enter the ensemble; all but the last have left theirs in their `snapshot_folder`.
 
     Raises:
         NotFoundError, IntegrityError: an earlier snapshot is missing or corrupted.

@@ -60,8 +60,8 @@ class PredictionReader:
         Raises:
             IntegrityError: they are not of these tiles.
         """
-        tables = []
-        while (lacking := len(ids) - sum(map(len, tables))) > 0:
+        tables: list[pa.Table] = []
+        while (lacking := len(ids) - sum(len(table) for table in tables)) > 0:
             if len(self._table) == 0:
                 if (following := next(self._parts, None)) is None:
                     raise self._fault(f"has no prediction of {ids[-lacking]}")

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from saltray.config import Config, check_name
 from saltray.data.folds import fold_balance
-from saltray.data.tiles import LabelledTiles
+from saltray.data.tiles import TileIndex
 from saltray.ensemble.manifest import SearchProvenance, WeightsProvenance, provenance
 from saltray.errors import ConfigError, IntegrityError, NotFoundError
 from saltray.records import digest
@@ -29,7 +29,7 @@ from saltray.runs.records import FoldResult, RunManifest, Split
 from saltray.storage.base import Store
 
 if TYPE_CHECKING:  # `saltray status` loads no pyarrow
-    from saltray.data.packing import DatasetManifest
+    from saltray.data.packed import DatasetManifest
 
 
 def find_run(root: Store, run: str) -> Store:
@@ -50,7 +50,7 @@ def create_run(
     home: Store,
     config: Config,
     *,
-    tiles: LabelledTiles,
+    tiles: TileIndex,
     fold_of: NDArray[np.int64],
     dataset: "DatasetManifest",
     initial_weights: str | None,
@@ -118,7 +118,7 @@ def create_run(
         )
     split = Split(
         fold_of=dict(zip(tiles.ids, map(int, fold_of), strict=True)),
-        balance=fold_balance(tiles.masks, fold_of, config.folds.count),
+        balance=fold_balance(tiles.coverage, fold_of, config.folds.count),
     )
     home.put_new_record(SPLIT, split)
     return before

@@ -109,7 +109,7 @@ class HostPool:
 
     def batches(self, positions: Tensor, size: int) -> Iterator[tuple[Tensor, Tensor]]:
         """As `TilePool.batches`; on a GPU a batch is gathered and copied while the last one computes."""
-        chosen = positions.cpu().split(size)
+        chosen = torch.split(positions.cpu(), size)
         if self.device.type == "cpu":
             for each in chosen:
                 yield self._unpacked(*self.gather(each.numpy()))
@@ -179,7 +179,7 @@ class DevicePool:
 
     def batches(self, positions: Tensor, size: int) -> Iterator[tuple[Tensor, Tensor]]:
         """As `TilePool.batches`."""
-        for each in positions.split(size):
+        for each in torch.split(positions, size):
             yield self.images[each], unpack_masks(self.mask_bits[each], self.height, self.width)
 
 

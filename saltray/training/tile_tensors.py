@@ -83,7 +83,7 @@ class TileTensors:
         if len(index) == 0:  # which would be split into one empty batch
             return
         positions = self.positions[index]
-        for (images, masks), here in zip(self.pool.batches(positions, size), positions.split(size), strict=True):
+        for (images, masks), here in zip(self.pool.batches(positions, size), torch.split(positions, size), strict=True):
             yield Batch(images, masks, self.pool.keys[here])
 
     def batch(self, index: Tensor) -> Batch:
