@@ -360,7 +360,7 @@ class ClusterConfig:
     cpus_per_worker: float | None = None
     """Logical CPUs per rank. Unset: 1, or a share of the machine that lets all folds run at once without GPUs."""
     cache: Literal["device", "host"] | None = None
-    """Where tiles are kept: copied to each rank's device, or in memory that the ranks of a node share. Unset: by size."""
+    """Where tiles are kept: on each rank's device, or in memory that the ranks of a node share. Unset: by size."""
     max_failures: int = 2
     """Times that a fold may lose a worker and resume from its last checkpoint."""
 

@@ -47,8 +47,9 @@ class DatasetSize:
 
     @property
     def packed_bytes(self) -> int:
-        """Bytes of all images and masks in memory during training, at one byte per pixel each."""
-        return 2 * self.count * self.height * self.width
+        """Bytes of all images and masks in memory during training: a byte and a bit per pixel."""
+        pixels = self.height * self.width
+        return self.count * (pixels + -(-pixels // 8))
 
 
 def dataset_size(uri: str, store: Store) -> DatasetSize:
