@@ -159,9 +159,9 @@ def _train_fold(job: Job, group: ProcessGroup) -> FoldResult | None:
     fold = set_up_fold(job, job.folds[0], group, tiles)
     cycles = job.config.snapshots
     epochs = _train(job, [fold.state], [fold.fit(job.config, group)], group, tiles, fold, cycles[:-1])
-    out_of_fold = _OutOfFold(fold, job.config, group)
-    written = out_of_fold.write(job.home, cycles)
-    cost = out_of_fold.cost()
+    predictor = HeldOutPredictor(fold, job.config, group)
+    written = predictor.write(job.home, cycles)
+    cost = predictor.cost()
     if written is None:
         return None
     return write_fold(job.home, job.folds[0], fold.state.ema, written, epochs, cycles[-1], cost)
@@ -249,7 +249,7 @@ def _train(
 def _write_snapshot(job: Job, fold: Fold, cycle: int, history: History | None, group: ProcessGroup) -> None:
     """Before the checkpoint of this epoch, so that whoever resumes after it finds the snapshot."""
     home = job.home.sub(snapshot_folder(cycle))
-    written = _OutOfFold(fold, job.config, group).write(home, (cycle,))
+    written = HeldOutPredictor(fold, job.config, group).write(home, (cycle,))
     if history is not None and written is not None:
         write_fold(home, job.folds[0], fold.state.ema, written, history.epochs, cycle)
 
@@ -367,7 +367,7 @@ class _Reporter:
         return old and (self.upload is None or self.upload.done.is_set())
 
 
-class _OutOfFold:
+class HeldOutPredictor:
     """Predicts the tiles that a fold holds out, a part at a time, of which each rank predicts every size-th tile."""
 
     def __init__(self, fold: Fold, config: Config, group: ProcessGroup) -> None:
