@@ -280,7 +280,7 @@ def main() -> None:
                     str(folds),
                 ]
                 environment = os.environ | {"OMP_NUM_THREADS": "1"}
-                text = subprocess.run(command, check=True, capture_output=True, text=True, env=environment).stdout
+                text = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=environment).stdout
                 rows.append(row := json.loads(text.splitlines()[-1]))
                 cells = [f"{row[name]:,.1f}" if name in row else "" for name in names]
                 print(f"| {count:,} | {folds} |", " | ".join(cells), "|", flush=True)

@@ -29,7 +29,7 @@ from saltray.runs.records import CheckpointManifest, FoldResult, PretrainRecord
 from saltray.storage.base import Store
 from saltray.training.lr_range_test import LRRangeTest
 from saltray.training.process_group import ProcessGroup
-from saltray.training.tile_pool import TilePart
+from saltray.training.tile_pool import Cache, TilePart
 
 MakeJob = Callable[..., Job]
 BOUNDLESS = 1e30
@@ -332,6 +332,22 @@ def test_given_weights_are_where_training_starts(fake: FakeTrain, job: Job) -> N
     halved = {name: array / 2 if array.dtype == np.float32 else array for name, array in weights.items()}
     other: Any = replace(job, name="fold-9", initial_weights=(weights, halved))
     assert run_fold(other).weights_sha256 != plain.weights_sha256
+
+
+@pytest.mark.parametrize("cache", ["host", "device"])
+def test_where_tiles_are_and_how_many_are_predicted_at_a_time_changes_nothing(
+    fake: FakeTrain, job: Job, cache: Cache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usual = run_fold(elsewhere(job))
+    monkeypatch.setattr(worker, "part_rows", lambda height, width: 1)
+    cluster = replace(job.config.cluster, cache=cache)
+    found = run_fold(replace(job, config=replace(job.config, cluster=cluster)))
+    assert (found.weights_sha256, found.score) == (usual.weights_sha256, usual.score)
+    assert found.cost is not None
+    assert usual.cost is not None
+    assert found.cost.score_without_tta == usual.cost.score_without_tta
+    table, whole = (part.home.get_table("oof.parquet") for part in (job, elsewhere(job)))
+    assert table.equals(whole)
 
 
 def test_a_pretraining_leaves_the_weights_of_a_network_and_is_resumed(
