@@ -6,7 +6,8 @@ of all held-out tiles, then the publishing of the run, all by the code that a ru
 whole epoch would take hours on two cores, and the cost of a step does not depend on the number of steps. The network
 that predicts is the identity, so that what is measured is the way of the tiles and not the network.
 
-Memory is private memory (RssAnon) beyond what each process had before it saw a tile, at its peak; the object store's is
+Memory is private memory (RssAnon) at its peak, beyond what the process had before it saw a tile (a rank: beyond the
+peak of its first steps, on blank tiles); the object store's is
 the shared memory of its process. CPU time is in microseconds an image.
 """
 
@@ -19,7 +20,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -117,16 +118,6 @@ def memory(pid: int | str, name: str) -> int:
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{name}:"))
 
 
-def raylet() -> str:
-    """The process of Ray's object store, a child of this one."""
-    for status in Path("/proc").glob("[0-9]*/status"):
-        with suppress(OSError):
-            text = status.read_text()
-            if text.startswith("Name:\traylet\n") and f"\nPPid:\t{os.getpid()}\n" in text:
-                return status.parent.name
-    raise AssertionError("there is no raylet")
-
-
 @contextmanager
 def measured() -> Iterator[dict[str, float]]:
     """Of the body: MiB of private memory at its peak beyond the start, and seconds of CPU time."""
@@ -143,7 +134,8 @@ def measured() -> Iterator[dict[str, float]]:
     yield found
     done.set()
     thread.join()
-    found["mib"] = (max(peak[0], memory("self", "RssAnon")) - start) / 2**20
+    found["peak"] = max(peak[0], memory("self", "RssAnon")) / 2**20
+    found["mib"] = found["peak"] - start / 2**20
     found["cpu"] = time.process_time() - cpu
 
 
@@ -172,11 +164,14 @@ class Rank:
         self.job, self.worker, self.group = job, worker, ProcessGroup.single()
         self.task, self.train_step = Segmentation(job.config), train_step
         # A first step, so that what every process allocates once is there before the measurement.
-        state = FitState.create(job.config, self.group)
-        shape = (BATCH, SIDE, SIDE)
-        images, masks = (torch.zeros(shape, dtype=torch.uint8) for _ in range(2))
-        self._step(state, images, masks, torch.arange(BATCH))
-        worker.predict_both_ways(state.ema, images, input_size=SIDE, batch_size=BATCH, precision="fp32")
+        with measured() as first:
+            state = FitState.create(job.config, self.group)
+            shape = (BATCH, SIDE, SIDE)
+            images, masks = (torch.zeros(shape, dtype=torch.uint8) for _ in range(2))
+            for _ in range(2):
+                self._step(state, images, masks, torch.arange(BATCH))
+            worker.predict_both_ways(state.ema, images, input_size=SIDE, batch_size=BATCH, precision="fp32")
+        self.first = first["peak"]
 
     def _step(self, state: Any, images: Any, masks: Any, keys: Any) -> None:
         inputs, targets = self.task.batch(images, masks, keys, 0)
@@ -206,7 +201,7 @@ class Rank:
             assert written is not None
             self.result = write_fold(job.home, job.folds[0], model, written, history.epochs, 1, predictor.cost())
         return {
-            "mib": whole["mib"],
+            "mib": whole["peak"] - self.first,
             "setup": setup["cpu"],
             "step": training["cpu"] / (min(steps, len(order)) * BATCH),
             "predict": prediction["cpu"] / len(fold.valid),
@@ -236,7 +231,7 @@ def one(folder: Path, count: int, folds: int, steps: int) -> dict[str, float]:
         ranks = [remote.remote(job) for job in jobs]
         done = ray.get([rank.run.remote(steps) for rank in ranks])
         results = ray.get([rank.finished.remote() for rank in ranks])
-        found["store MiB"] = memory(raylet(), "RssShmem") / 2**20
+        found["store MiB"] = memory("self", "RssShmem") / 2**20
     found |= {"driver MiB": sharing["mib"], "share us": 1e6 * sharing["cpu"] / count}
     found["rank MiB"] = max(each["mib"] for each in done)
     for name in ("step", "predict"):
