@@ -7,8 +7,8 @@ whole epoch would take hours on two cores, and the cost of a step does not depen
 that predicts is the identity, so that what is measured is the way of the tiles and not the network.
 
 Memory is private memory (RssAnon) at its peak, beyond what the process had before it saw a tile (a rank: beyond the
-peak of its first steps, on blank tiles); the object store's is
-the shared memory of its process. CPU time is in microseconds an image.
+peak of its first steps, on blank tiles); the object store's is what the driver has put there. CPU time is in
+microseconds an image.
 """
 
 import argparse
