@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import chain, pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -137,6 +137,13 @@ class TileIndex:
         salt = masks.sum(axis=(1, 2), dtype=np.int64)
         digests = mask_digests(pack_masks(masks))
         return cls(tuple(ids), salt, first_of_same(digests, salt), masks[0].size)
+
+
+def join_shards(shards: Sequence[TileShard]) -> LabelledTiles:
+    """The tiles of consecutive shards, of which there is at least one."""
+    ids = tuple(chain.from_iterable(shard.ids for shard in shards))
+    images = np.concatenate([shard.images for shard in shards])
+    return LabelledTiles(ids, images, np.concatenate([shard.masks() for shard in shards]))
 
 
 def pack_masks(masks: NDArray[np.uint8]) -> NDArray[np.uint8]:
