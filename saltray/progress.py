@@ -68,7 +68,7 @@ class TilesImported(Event):
     total: int
 
     def __str__(self) -> str:
-        return f"tiles: {self.done:,} of {self.total:,} imported"
+        return f"tiles: {self.done:,} of {self.total:,}"
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,11 @@ from saltray.data.folds import assign_folds, check_count
 from saltray.data.packed import DatasetManifest
 from saltray.data.packing import DatasetSize, dataset_size, load_tiles
 from saltray.data.tiles import LabelledTiles, TileIndex
+from saltray.distributed.packing import mapper_for
 from saltray.distributed.paths import check_kept
 from saltray.ensemble.manifest import WeightsProvenance
 from saltray.errors import ConfigError, DataError
+from saltray.progress import Observer
 from saltray.runs.initial_weights import InitialWeights, check_unseen, read_initial_weights
 from saltray.storage.base import Store
 from saltray.storage.uri import open_store
@@ -60,7 +62,12 @@ def open_for_writing(uri: str) -> Store:
 
 
 def prepare(
-    config: Config, store: Store, variants: Iterable[Config] = (), *, before: WeightsProvenance | None = None
+    config: Config,
+    store: Store,
+    variants: Iterable[Config] = (),
+    *,
+    before: WeightsProvenance | None = None,
+    observer: Observer | None = None,
 ) -> Prepared:
     """Load the initial weights, read the tiles (packing them into the store first), and split them.
 
@@ -69,6 +76,7 @@ def prepare(
         store: where packed data sets are kept.
         variants: the configurations of a search's trials.
         before: what an earlier command of the same run or search started from; see `read_initial_weights`.
+        observer: is told how many tiles are packed.
 
     Raises:
         DataError: the tiles cannot be used; all faults at once.
@@ -81,7 +89,7 @@ def prepare(
     with suppress(DataError):  # of one tile; what reads them all tells all faults
         check_inputs(config, store, variants)
     initial = read_initial_weights(config, before)
-    tiles, dataset = load_tiles(config.data, store)
+    tiles, dataset = load_tiles(config.data, store, observer, mapper_for(config.data, store))
     fold_of = assign_folds(TileIndex.of(tiles.ids, tiles.masks), config.folds)
     if initial is not None:
         check_unseen(initial.provenance, tiles, fold_of, dataset)

@@ -20,15 +20,13 @@ from saltray.data.raw_layout import RawLayout, find_layout
 from saltray.data.source import Source
 from saltray.data.statistics import Statistics, Tally, statistics_of
 from saltray.data.tables import KnownMask, check_masks_table, read_depths, read_table
-from saltray.data.tiles import TileIndex, TileShard, first_of_same
+from saltray.data.tiles import SHARD_BYTES, TileIndex, TileShard, first_of_same
 from saltray.data.workers import Mapper, map_here
 from saltray.errors import DataError, NotFoundError
 from saltray.progress import Observer, TilesImported
 
 T = TypeVar("T")
 NO_MASK = "no mask of the same name; add it, or move the image to test/images, if it is one to predict"
-SLICE_BYTES = 8 * 2**20
-"""Of pixels and masks in a slice: few enough that each core may have one in memory, and a small data set several."""
 TOLD = 10_000
 """Tiles between two events of progress."""
 _EIGHT = range_of(8, 255)
@@ -201,7 +199,7 @@ class _Reader(Generic[T]):
         self, ids: tuple[str, ...], first: GreyValues | None, scale: PixelRange | None, problems: list[Problem]
     ) -> Iterator[Slice]:
         pixels = first.size if first is not None else MAX_SIDE
-        step = max(1, SLICE_BYTES // (pixels * 9 // 8))
+        step = max(1, SHARD_BYTES // (pixels * 9 // 8))
         for number, start in enumerate(range(0, len(ids), step)):
             chosen = ids[start : start + step]
             images, masks = (

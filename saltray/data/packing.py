@@ -100,17 +100,21 @@ def open_packed(
     return PackedDataset.open(find_packed(uri, store) or _ensure_packed(uri, store, mapper, observer))
 
 
-def load_tiles(uri: str, store: Store) -> tuple[LabelledTiles, DatasetManifest]:
+def load_tiles(
+    uri: str, store: Store, observer: Observer | None = None, mapper: Mapper = map_on_cores
+) -> tuple[LabelledTiles, DatasetManifest]:
     """The labelled tiles of a data set, all in memory, and its manifest.
 
     Args:
-        uri: as for `open_packed`.
-        store: where packed data sets are kept.
+        uri: as for `open_packed`, and so are the others.
+        store: as there.
+        observer: as there.
+        mapper: as there.
 
     Raises:
         as `open_packed`.
     """
-    found = open_packed(uri, store)
+    found = open_packed(uri, store, observer, mapper)
     return found.tiles(), found.manifest
 
 

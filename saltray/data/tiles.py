@@ -8,6 +8,9 @@ from itertools import chain, pairwise
 import numpy as np
 from numpy.typing import NDArray
 
+SHARD_BYTES = 8 * 2**20
+"""Of pixels and masks in a shard: few enough that each core may have one in memory, and a small data set several."""
+
 
 @dataclass(frozen=True, eq=False)
 class Tiles:
