@@ -13,14 +13,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from saltray.data.decoding import Decoded, Slice, Use, decode_all, decode_slice
-from saltray.data.images import MAX_SIDE, decode_image
+from saltray.data.images import decode_image
 from saltray.data.pixel_range import GreyValues, PixelRange, range_of
 from saltray.data.problems import Problem, and_more, raise_problems
 from saltray.data.raw_layout import RawLayout, find_layout
 from saltray.data.source import Source
 from saltray.data.statistics import Statistics, Tally, statistics_of
 from saltray.data.tables import KnownMask, check_masks_table, read_depths, read_table
-from saltray.data.tiles import SHARD_BYTES, TileIndex, TileShard, first_of_same
+from saltray.data.tiles import TileIndex, TileShard, first_of_same, shard_tiles
 from saltray.data.workers import Mapper, map_here
 from saltray.errors import DataError, NotFoundError
 from saltray.progress import Observer, TilesImported
@@ -198,8 +198,8 @@ class _Reader(Generic[T]):
     def _slices(
         self, ids: tuple[str, ...], first: GreyValues | None, scale: PixelRange | None, problems: list[Problem]
     ) -> Iterator[Slice]:
-        pixels = first.size if first is not None else MAX_SIDE
-        step = max(1, SHARD_BYTES // (pixels * 9 // 8))
+        pixels = 1 if first is None else first.size
+        step = shard_tiles(pixels)
         for number, start in enumerate(range(0, len(ids), step)):
             chosen = ids[start : start + step]
             images, masks = (

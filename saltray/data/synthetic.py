@@ -23,7 +23,7 @@ from saltray.data.rle import encode_rle
 from saltray.data.shards import ShardWriter, Written, write_manifest
 from saltray.data.statistics import Tally, statistics_of
 from saltray.data.synthetic_tiles import SIDE, Part, cut_id, cuts, draw_tile, whole_id
-from saltray.data.tiles import SHARD_BYTES, TileIndex, TileShard, first_of_same, mask_digests, pack_masks
+from saltray.data.tiles import TileIndex, TileShard, first_of_same, mask_digests, pack_masks, shard_tiles
 from saltray.data.workers import map_on_cores
 from saltray.errors import ConfigError, DataError
 from saltray.progress import Observer, TilesImported
@@ -171,7 +171,7 @@ def write_packed(store: Store, drawing: Drawing, tiles: int, observer: Observer 
     if folder.exists(MANIFEST):
         return folder
     ids = _ids(drawing, tiles, "train")
-    step = max(1, SHARD_BYTES // (drawing.size**2 * 9 // 8))
+    step = shard_tiles(drawing.size**2)
     starts = range(0, tiles, step)
     done, parts = 0, []
     order = np.array(sorted(range(tiles), key=ids.__getitem__))

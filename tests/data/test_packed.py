@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-import saltray.data.inspection
+import saltray.data.tiles
 from saltray.data.packed import DatasetManifest, PackedDataset
 from saltray.data.packing import load_tiles, open_packed, pack
 from saltray.data.tiles import TileIndex
@@ -61,7 +61,7 @@ def test_index_has_what_a_split_needs(mini: Mini, packed: Store) -> None:
 
 
 def test_shards_are_read_one_at_a_time(folder: Path, mini: Mini, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(saltray.data.inspection, "SHARD_BYTES", 5 * 9 * 13 * 9 // 8)
+    monkeypatch.setattr(saltray.data.tiles, "SHARD_TILES", 5)
     data = open_packed(str(folder), store)
     assert (len(data), data.shard_starts) == (12, (0, 5, 10))
     assert [shard.tiles for shard in data.manifest.shards] == [5, 5, 2]

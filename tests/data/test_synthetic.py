@@ -149,7 +149,7 @@ def test_packed_tiles_are_those_of_the_files(
     size: int, tmp_path: Path, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = write_dataset(tmp_path / "data", tiles=23, test_tiles=0, seed=4, size=size)
-    monkeypatch.setattr("saltray.data.synthetic.SHARD_BYTES", 10 * size * size * 9 // 8)
+    monkeypatch.setattr("saltray.data.tiles.SHARD_TILES", 10)
     direct = PackedDataset.open(write_packed(store, Drawing(seed=4, size=size), 23))
     assert [shard.tiles for shard in direct.manifest.shards] == [10, 10, 3]
     files = pack(str(folder), store)

@@ -29,7 +29,7 @@ def test_nodes_decode_where_all_of_them_reach_the_files_and_the_store(
 @pytest.mark.ray
 @pytest.mark.usefixtures("ray_here")
 def test_a_data_set_that_tasks_have_packed(tiles_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("saltray.data.inspection.SHARD_BYTES", 5 * 101 * 101 * 9 // 8)
+    monkeypatch.setattr("saltray.data.tiles.SHARD_TILES", 5)
     store, other = open_store(str(tmp_path / "store")), open_store(str(tmp_path / "other"))
     packed = open_packed(str(tiles_folder), store, mapper=map_on_nodes)
     assert packed.manifest == pack(str(tiles_folder), other)
