@@ -12,9 +12,11 @@ from saltray.config import Config, ModelConfig
 from saltray.data.folds import assign_folds, check_count
 from saltray.data.packed import DatasetManifest, PackedDataset
 from saltray.data.packing import DatasetSize, dataset_size, open_packed
+from saltray.distributed.packing import mapper_for
 from saltray.distributed.paths import check_kept
 from saltray.ensemble.manifest import WeightsProvenance
 from saltray.errors import ConfigError, DataError
+from saltray.progress import Observer
 from saltray.runs.initial_weights import InitialWeights, check_unseen, read_initial_weights
 from saltray.storage.base import Store
 from saltray.storage.uri import open_store
@@ -63,7 +65,12 @@ def open_for_writing(uri: str) -> Store:
 
 
 def prepare(
-    config: Config, store: Store, variants: Iterable[Config] = (), *, before: WeightsProvenance | None = None
+    config: Config,
+    store: Store,
+    variants: Iterable[Config] = (),
+    *,
+    before: WeightsProvenance | None = None,
+    observer: Observer | None = None,
 ) -> Prepared:
     """Load the initial weights, pack the tiles into the store unless they are, and split them; no pixels are read then.
 
@@ -72,6 +79,7 @@ def prepare(
         store: where packed data sets are kept.
         variants: the configurations of a search's trials.
         before: what an earlier command of the same run or search started from; see `read_initial_weights`.
+        observer: is told how many tiles are packed.
 
     Raises:
         DataError: the tiles cannot be used; all faults at once.
@@ -84,7 +92,7 @@ def prepare(
     with suppress(DataError):  # of one tile; what reads them all tells all faults
         check_inputs(config, store, variants)
     initial = read_initial_weights(config, before)
-    tiles = open_packed(config.data, store)
+    tiles = open_packed(config.data, store, observer, mapper_for(config.data, store))
     fold_of = assign_folds(tiles.index, config.folds)
     if initial is not None:
         check_unseen(initial.provenance, tiles.index, fold_of, tiles.manifest)

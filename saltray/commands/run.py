@@ -33,7 +33,7 @@ def run(config: Config, search: SearchConfig | None = None, *, observer: Observe
     check_run(config, store, range(config.folds.count))
     # For both: neither the tiles, nor their split, nor the initial weights can be searched.
     before = weights_before(store.sub(search_folder(spec.name)), SearchManifest, spec.config)
-    prepared = prepare(spec.config, store, spec.variants, before=before)
+    prepared = prepare(spec.config, store, spec.variants, before=before, observer=observer)
     with ray_cluster():
         tune_prepared(config, spec, store, prepared, observer)
         best, found = take_best_values(config, search_folder(spec.name), observer)

@@ -87,7 +87,8 @@ def train(
     if from_search is not None:
         config, found = take_best_values(config, from_search, observer)
     check_run(config, store, asked)
-    prepared = prepare(config, store, before=weights_before(store.sub(run_folder(config.run)), RunManifest, config))
+    before = weights_before(store.sub(run_folder(config.run)), RunManifest, config)
+    prepared = prepare(config, store, before=before, observer=observer)
     return train_prepared(config, store, prepared, asked, found, observer)
 
 

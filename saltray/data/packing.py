@@ -4,37 +4,32 @@ The name of a data set is made from its source and the fingerprint of the source
 found again without decoding it.
 """
 
+import hashlib
+import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain
 
 from saltray.data.inspection import inspect
 from saltray.data.layout import DATASETS, MANIFEST, dataset_prefix, is_dataset_prefix, shard_key
-from saltray.data.packed import (
-    FORMAT,
-    ContentDigest,
-    DatasetManifest,
-    PackedDataset,
-    read_manifest,
-    tile_digests,
-    write_index,
-    write_shard,
-)
+from saltray.data.packed import FORMAT, DatasetManifest, PackedDataset, read_manifest
 from saltray.data.problems import Problem, named, raise_problems
 from saltray.data.raw import list_images, read_image
 from saltray.data.raw_layout import find_layout
+from saltray.data.shards import ShardWriter, write_manifest
 from saltray.data.source import Source
-from saltray.data.statistics import statistics_of
-from saltray.data.tiles import LabelledTiles, TileIndex, TileShard, pack_masks
+from saltray.data.tiles import LabelledTiles
+from saltray.data.workers import Mapper, map_on_cores
 from saltray.errors import DataError, IntegrityError, NotFoundError
-from saltray.records import digest
-from saltray.storage.base import Store
+from saltray.progress import Observer
+from saltray.storage.base import Entry, Store
 from saltray.storage.uri import open_store
 
-SHARD_BYTES = 8 * 2**20
-"""Of pixels and masks in a shard: few enough that each core may have one in memory, and a small data set several."""
+_FILES = 4096
+"""Files of a task of the fingerprint."""
 
 
 @dataclass(frozen=True)
@@ -83,36 +78,44 @@ def pack(uri: str, store: Store) -> DatasetManifest:
         DataError: the labelled part or a table has problems; `problems` lists them by file.
         StorageError: the source or the store cannot be reached.
     """
-    return read_manifest(_ensure_packed(uri, store))
+    return read_manifest(_ensure_packed(uri, store, map_on_cores, None))
 
 
-def open_packed(uri: str, store: Store) -> PackedDataset:
+def open_packed(
+    uri: str, store: Store, observer: Observer | None = None, mapper: Mapper = map_on_cores
+) -> PackedDataset:
     """A data set whose tiles are read shard by shard.
 
     Args:
         uri: a raw data set, which is packed into the store first; `datasets/NAME` of the store; or the URI of a packed
             data set's folder.
         store: where packed data sets are kept.
+        observer: is told how many tiles are packed.
+        mapper: where a raw data set is decoded.
 
     Raises:
         DataError: a raw data set has problems, which `problems` lists by file.
         IntegrityError: a packed data set is damaged.
         StorageError: the source or the store cannot be reached.
     """
-    return PackedDataset.open(find_packed(uri, store) or _ensure_packed(uri, store))
+    return PackedDataset.open(find_packed(uri, store) or _ensure_packed(uri, store, mapper, observer))
 
 
-def load_tiles(uri: str, store: Store) -> tuple[LabelledTiles, DatasetManifest]:
+def load_tiles(
+    uri: str, store: Store, observer: Observer | None = None, mapper: Mapper = map_on_cores
+) -> tuple[LabelledTiles, DatasetManifest]:
     """The labelled tiles of a data set, all in memory, and its manifest.
 
     Args:
-        uri: as for `open_packed`.
-        store: where packed data sets are kept.
+        uri: as for `open_packed`, and so are the others.
+        store: as there.
+        observer: as there.
+        mapper: as there.
 
     Raises:
         as `open_packed`.
     """
-    found = open_packed(uri, store)
+    found = open_packed(uri, store, observer, mapper)
     return found.tiles(), found.manifest
 
 
@@ -149,40 +152,29 @@ def find_packed(uri: str, store: Store) -> Store | None:
     return folder if folder.exists(MANIFEST) and folder.exists(shard_key(0)) else None
 
 
-def _ensure_packed(uri: str, store: Store) -> Store:
+def _ensure_packed(uri: str, store: Store, mapper: Mapper, observer: Observer | None) -> Store:
     """The folder of a raw data set's packed form, which is written unless it exists."""
     source = Source(uri)
-    name = f"{_plain_name(source.uri)}-{_fingerprint(source)[:12]}"
+    name = f"{_plain_name(source.uri)}-{_fingerprint(source, mapper)[:12]}"
     folder = store.sub(dataset_prefix(name))
     if not folder.exists(MANIFEST):
-        found = inspect(source, test=False)
-        tiles, content, shards = found.tiles, ContentDigest(), []
-        for number, shard in enumerate(_shards(tiles)):
-            content.add(shard.ids, tile_digests(shard))
-            shards.append(write_shard(folder, number, shard))
-        manifest = DatasetManifest(
-            format=FORMAT,
+        try:
+            found = inspect(source, ShardWriter(folder), test=False, mapper=mapper, observer=observer)
+        except DataError:
+            for entry in list(folder.list()):  # the shards before the first fault
+                folder.delete(entry.key)
+            raise
+        write_manifest(
+            folder,
+            found.used,
             name=name,
             source=source.uri,
-            digest=content.hexdigest(tiles.height, tiles.width, found.pixel_range),
-            tiles=len(tiles),
-            height=tiles.height,
-            width=tiles.width,
-            statistics=statistics_of(tiles),
+            index=found.index,
+            statistics=found.statistics,
             pixel_range=found.pixel_range,
             notes=found.notes,
-            shards=tuple(shards),
-            index=write_index(folder, TileIndex.of(tiles.ids, tiles.masks)),
         )
-        folder.put_record(MANIFEST, manifest)
     return folder
-
-
-def _shards(tiles: LabelledTiles) -> Iterator[TileShard]:
-    step = max(1, SHARD_BYTES // (tiles.height * tiles.width * 9 // 8))
-    for start in range(0, len(tiles), step):
-        chosen = slice(start, start + step)
-        yield TileShard(tiles.ids[chosen], tiles.images[chosen], pack_masks(tiles.masks[chosen]))
 
 
 def _plain_name(uri: str) -> str:
@@ -191,13 +183,25 @@ def _plain_name(uri: str) -> str:
     return re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip(".-_")[:60] or "tiles"
 
 
-def _fingerprint(source: Source) -> str:
+def _fingerprint(source: Source, mapper: Mapper) -> str:
     """SHA-256 over name, size and content tag of every file that packing reads; nothing is decoded."""
     problems: list[Problem] = []
     layout = find_layout(source, problems)
     raise_problems(source.uri, problems)
     entries = sorted([*layout.images.values(), *layout.masks.values(), *layout.tables.values()])
+    # What is packed in another format has another name.
+    whole = hashlib.sha256(str(FORMAT).encode())
+    tags = chain.from_iterable(mapper(partial(_content_tags, source), _groups(entries)))
+    for entry, tag in zip(entries, tags, strict=True):
+        whole.update(json.dumps([entry.key, entry.size, tag]).encode())
+    return whole.hexdigest()
+
+
+def _groups(entries: Sequence[Entry]) -> Iterator[Sequence[Entry]]:
+    for start in range(0, len(entries), _FILES):
+        yield entries[start : start + _FILES]
+
+
+def _content_tags(source: Source, entries: Iterable[Entry]) -> list[str]:
     with ThreadPoolExecutor(source.threads) as pool:
-        tags = pool.map(source.content_tag, entries)
-        files = [(entry.key, entry.size, tag) for entry, tag in zip(entries, tags, strict=True)]
-    return digest([FORMAT, files])  # what is packed in another format has another name
+        return list(pool.map(source.content_tag, entries))

@@ -3,10 +3,15 @@
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import chain, pairwise
 
 import numpy as np
 from numpy.typing import NDArray
+
+SHARD_BYTES = 8 * 2**20
+"""Of pixels and masks in a shard: few enough that each core may have one in memory, and a small data set several."""
+SHARD_TILES = 2048
+"""Most tiles in a shard: of small ones, each costs more than its pixels do."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -137,6 +142,18 @@ class TileIndex:
         salt = masks.sum(axis=(1, 2), dtype=np.int64)
         digests = mask_digests(pack_masks(masks))
         return cls(tuple(ids), salt, first_of_same(digests, salt), masks[0].size)
+
+
+def shard_tiles(pixels: int) -> int:
+    """The number of tiles of so many pixels in a shard."""
+    return max(1, min(SHARD_TILES, SHARD_BYTES // (pixels * 9 // 8 + 1)))
+
+
+def join_shards(shards: Sequence[TileShard]) -> LabelledTiles:
+    """The tiles of consecutive shards, of which there is at least one."""
+    ids = tuple(chain.from_iterable(shard.ids for shard in shards))
+    images = np.concatenate([shard.images for shard in shards])
+    return LabelledTiles(ids, images, np.concatenate([shard.masks() for shard in shards]))
 
 
 def pack_masks(masks: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from saltray.data.tiles import LabelledTiles
+from saltray.data.statistics import Statistics, Tally, statistics_of
+from saltray.data.tiles import LabelledTiles, TileIndex, TileShard, pack_masks
 from saltray.storage.uri import open_store
 
 Array = NDArray[np.uint8]
@@ -67,6 +68,12 @@ def check_same(tiles: LabelledTiles, mini: Mini) -> None:
     assert tiles.ids == tuple(mini.ids)
     np.testing.assert_array_equal(tiles.images, mini.images)
     np.testing.assert_array_equal(tiles.masks, mini.masks)
+
+
+def statistics(mini: Mini) -> Statistics:
+    """The statistics of its labelled tiles."""
+    tally = Tally.of(TileShard(tuple(mini.ids), mini.images, pack_masks(mini.masks)))
+    return statistics_of(TileIndex.of(mini.ids, mini.masks), tally, HEIGHT, WIDTH)
 
 
 def rgb(grey: Array) -> Array:

@@ -9,22 +9,20 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-import saltray.data.packing
+import saltray.data.tiles
 from saltray.data.packed import DatasetManifest, PackedDataset
 from saltray.data.packing import load_tiles, open_packed, pack
-from saltray.data.statistics import statistics_of
-from saltray.data.tiles import LabelledTiles, TileIndex
+from saltray.data.tiles import TileIndex
 from saltray.errors import DataError, IntegrityError
 from saltray.records import to_record
 from saltray.storage.base import Store
 
-from .mini import DIGEST, HEIGHT, WIDTH, Mini, deepen
+from .mini import DIGEST, HEIGHT, WIDTH, Mini, deepen, statistics
 
 
 def test_manifest_json(folder: Path, mini: Mini, packed: Store) -> None:
-    tiles = LabelledTiles(tuple(mini.ids), mini.images, mini.masks)
-    statistics = to_record(statistics_of(tiles))
-    assert statistics["train_tiles"] == 12
+    counted = to_record(statistics(mini))
+    assert counted["train_tiles"] == 12
     shard = "part-00000.parquet"
     assert packed.get_json("manifest.json") == {
         "format": 2,
@@ -34,7 +32,7 @@ def test_manifest_json(folder: Path, mini: Mini, packed: Store) -> None:
         "tiles": 12,
         "height": HEIGHT,
         "width": WIDTH,
-        "statistics": statistics,
+        "statistics": counted,
         "pixel_range": {"bits": 8, "maximum": 255},
         "notes": [],
         "parts": [{"key": shard, "tiles": 12, "sha256": hashlib.sha256(packed.get(shard)).hexdigest()}],
@@ -63,7 +61,7 @@ def test_index_has_what_a_split_needs(mini: Mini, packed: Store) -> None:
 
 
 def test_shards_are_read_one_at_a_time(folder: Path, mini: Mini, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(saltray.data.packing, "SHARD_BYTES", 5 * 9 * 13 * 9 // 8)
+    monkeypatch.setattr(saltray.data.tiles, "SHARD_TILES", 5)
     data = open_packed(str(folder), store)
     assert (len(data), data.shard_starts) == (12, (0, 5, 10))
     assert [shard.tiles for shard in data.manifest.shards] == [5, 5, 2]

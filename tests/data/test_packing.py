@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 import saltray.data.packing
+import saltray.data.shards
 from saltray.data.packing import (
     DatasetSize,
     dataset_size,
@@ -97,7 +98,8 @@ def test_name_depends_on_the_content_and_not_on_times(folder: Path, mini: Mini, 
 
 def test_what_another_format_has_packed_is_packed_anew(folder: Path, mini: Mini, store: Store) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(saltray.data.packing, "FORMAT", 1)
+        for module in (saltray.data.packing, saltray.data.shards):
+            patch.setattr(module, "FORMAT", 1)
         with pytest.raises(DataError, match="is packed in format 1, not 2"):
             pack(str(folder), store)
     tiles, manifest = load_tiles(str(folder), store)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from saltray.data.tiles import LabelledTiles, TileIndex, Tiles, TileShard, pack_masks
+from saltray.data.tiles import LabelledTiles, TileIndex, Tiles, TileShard, pack_masks, shard_tiles
 
 IDS = ("a", "b", "c")
 IMAGES = np.arange(3 * 2 * 5, dtype=np.uint8).reshape(3, 2, 5)
@@ -61,3 +61,8 @@ def test_index_finds_equal_masks_and_no_tile_without_salt_is_equal_to_another() 
     assert index.same_mask.tolist() == [0, 1, 2, 2, 1, 5, 1]
     assert (len(index), index.area) == (7, 9)
     assert index.coverage.tolist() == LabelledTiles(tuple("abcdefg"), masks, masks).coverage.tolist()
+
+
+@pytest.mark.parametrize(("pixels", "tiles"), [(1, 2048), (32 * 32, 2048), (101 * 101, 730), (4096 * 4096, 1)])
+def test_shards_are_small_in_bytes_and_in_tiles(pixels: int, tiles: int) -> None:
+    assert shard_tiles(pixels) == tiles
