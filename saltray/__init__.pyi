@@ -14,6 +14,7 @@ from .commands.predict import Prediction as Prediction
 from .commands.predict import predict as predict
 from .commands.pretrain import PretrainResult as PretrainResult
 from .commands.pretrain import pretrain as pretrain
+from .commands.publish_run import TrainResult as TrainResult
 from .commands.range_test import RangeTestResult as RangeTestResult
 from .commands.range_test import range_test as range_test
 from .commands.run import run as run
@@ -21,7 +22,6 @@ from .commands.status import list_runs as list_runs
 from .commands.status import status as status
 from .commands.synth import synth as synth
 from .commands.train import PartialResult as PartialResult
-from .commands.train import TrainResult as TrainResult
 from .commands.train import train as train
 from .commands.tune import SearchResult as SearchResult
 from .commands.tune import tune as tune

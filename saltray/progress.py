@@ -61,6 +61,17 @@ class TilesWritten(Event):
 
 
 @dataclass(frozen=True)
+class TilesImported(Event):
+    """So many of a raw data set's tiles are decoded and checked, or so many synthetic ones drawn."""
+
+    done: int
+    total: int
+
+    def __str__(self) -> str:
+        return f"tiles: {self.done:,} of {self.total:,}"
+
+
+@dataclass(frozen=True)
 class DataNote(Event):
     """Something of the data set that was read in another way than the most usual one."""
 

@@ -6,7 +6,7 @@ from typing import Any
 import boto3
 
 from saltray.config import Config
-from saltray.data.packing import DatasetManifest
+from saltray.data.packed import DatasetManifest
 from saltray.ensemble.manifest import EnsembleManifest, Member
 from saltray.ensemble.postprocess import Postprocess
 from saltray.records import from_record
@@ -101,7 +101,13 @@ def foreign_object(store: Store, key: str) -> None:
 
 STORED_CONFIG: dict[str, Any] = {
     "augment": {"brightness": 0.1, "contrast": 0.1, "flip": 0.5, "rotate": 5.0, "scale": 0.1, "shift": 0.1},
-    "cluster": {"cpus_per_worker": None, "gpus_per_worker": None, "max_failures": 2, "workers_per_fold": 1},
+    "cluster": {
+        "cache": None,
+        "cpus_per_worker": None,
+        "gpus_per_worker": None,
+        "max_failures": 2,
+        "workers_per_fold": 1,
+    },
     "data": "tiles",
     "folds": {"count": 2, "scheme": "coverage", "seed": 0},
     "late_loss": {
@@ -176,9 +182,11 @@ STORED_EPOCH: dict[str, Any] = {
 }
 STORED_DATASET: dict[str, Any] = {
     "digest": DIGEST,
-    "format": 1,
+    "format": 2,
     "height": 2,
+    "index": "b" * 64,
     "name": "tiles-3452cbc184e0",
+    "pixel_range": {"bits": 8, "maximum": 255},
     "parts": [{"key": "part-00000.parquet", "sha256": "a" * 64, "tiles": 4}],
     "source": "tiles",
     "statistics": {

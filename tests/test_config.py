@@ -123,6 +123,7 @@ def refusal(make: Any) -> str:
         (lambda: ClusterConfig(gpus_per_worker=2), "gpus_per_worker is 2"),
         (lambda: ClusterConfig(gpus_per_worker=0.5, workers_per_fold=2), "NCCL refuses"),
         (lambda: ClusterConfig(cpus_per_worker=0), "cpus_per_worker is 0"),
+        (lambda: ClusterConfig(cache="disk"), "cluster.cache is 'disk'"),  # type: ignore[arg-type]
         (lambda: ClusterConfig(max_failures=-1), "max_failures is -1"),
         (lambda: Config(data=""), "data is empty"),
         (lambda: Config(data="d", store=""), "store is empty"),

@@ -36,6 +36,7 @@ from saltray.progress import (
     SearchValuesTaken,
     StoreMustBeShared,
     TilesClipped,
+    TilesImported,
     TilesWritten,
     TrialEnded,
     TrialEpoch,
@@ -89,6 +90,7 @@ PREDICTION = PredictionPlanned(tiles=18, ensemble="r1 v2", where="2 CPUs", worke
 
 TEXTS = [
     (TilesWritten(240, "demo/tiles"), "wrote 240 synthetic tiles to demo/tiles"),
+    (TilesImported(10_000, 1_000_000), "tiles: 10,000 of 1,000,000"),
     (DataNote("12-bit range"), "data set: 12-bit range"),
     (LockTakenOver("process 7 on h"), "took over the stale lock of process 7 on h"),
     (

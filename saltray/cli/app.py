@@ -54,17 +54,30 @@ def synth(
     test_tiles: int | None = None,
     seed: int = 0,
     noise: float = 1.0,
+    size: int = 101,
+    packed: bool = False,
 ) -> None:
-    """Write a synthetic data set in the Kaggle layout.
+    """Write a synthetic data set in the Kaggle layout, or packed.
 
     Args:
-        directory: Folder to make, or s3://bucket/prefix.
+        directory: Folder to make, or s3://bucket/prefix; with --packed, the store.
         tiles: Number of training tiles, with masks.
         test_tiles: Number of test tiles, without; a quarter of the training tiles unless given.
         seed: The same seed gives the same tiles.
         noise: How much hides the salt: 1 is as in the field, 0 is nothing.
+        size: Height and width of a tile, 101 or less.
+        packed: Write a packed data set into the store, to train on, and no files.
     """
-    written = saltray.synth(directory, tiles=tiles, seed=seed, test_tiles=test_tiles, noise=noise)
+    written = saltray.synth(
+        directory,
+        tiles=tiles,
+        seed=seed,
+        test_tiles=test_tiles,
+        noise=noise,
+        size=size,
+        packed=packed,
+        observer=observer,
+    )
     console.print(f"wrote {tiles} training tiles to {written}")
 
 
@@ -74,7 +87,7 @@ def check(data: Annotated[Positional[str], arg(metavar="DATA")], /) -> None:
     Args:
         data: A folder, a zip or s3://bucket/prefix in the Kaggle layout.
     """
-    tables.print_summary(console, saltray.check(data))
+    tables.print_summary(console, saltray.check(data, observer=observer))
 
 
 def train(

@@ -21,8 +21,9 @@ if TYPE_CHECKING:
     from saltray.commands.compare import Comparison
     from saltray.commands.predict import Prediction
     from saltray.commands.pretrain import PretrainResult
+    from saltray.commands.publish_run import TrainResult
     from saltray.commands.range_test import RangeTestResult
-    from saltray.commands.train import PartialResult, TrainResult
+    from saltray.commands.train import PartialResult
     from saltray.commands.tune import SearchResult
     from saltray.data.summary import DatasetSummary
     from saltray.ensemble.postprocess import Postprocess

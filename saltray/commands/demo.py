@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 
 from saltray.commands.predict import Prediction, predict
+from saltray.commands.publish_run import TrainResult
 from saltray.commands.synth import synth
-from saltray.commands.train import TrainResult, train
+from saltray.commands.train import train
 from saltray.config import AugmentConfig, Config, ModelConfig, OptimConfig, TrainConfig
 from saltray.data.packing import load_tiles
 from saltray.distributed.cluster import ray_cluster

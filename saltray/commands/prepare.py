@@ -10,11 +10,13 @@ from numpy.typing import NDArray
 
 from saltray.config import Config, ModelConfig
 from saltray.data.folds import assign_folds, check_count
-from saltray.data.packing import DatasetManifest, DatasetSize, dataset_size, load_tiles
-from saltray.data.tiles import LabelledTiles
+from saltray.data.packed import DatasetManifest, PackedDataset
+from saltray.data.packing import DatasetSize, dataset_size, open_packed
+from saltray.distributed.packing import mapper_for
 from saltray.distributed.paths import check_kept
 from saltray.ensemble.manifest import WeightsProvenance
 from saltray.errors import ConfigError, DataError
+from saltray.progress import Observer
 from saltray.runs.initial_weights import InitialWeights, check_unseen, read_initial_weights
 from saltray.storage.base import Store
 from saltray.storage.uri import open_store
@@ -27,12 +29,16 @@ if TYPE_CHECKING:
 class Prepared:
     """The inputs of a run or a search."""
 
-    tiles: LabelledTiles
+    tiles: PackedDataset
     fold_of: NDArray[np.int64]
     """[N] fold of each tile."""
-    dataset: DatasetManifest
     initial: InitialWeights | None
     """The weights before training, where model.weights names some."""
+
+    @property
+    def dataset(self) -> DatasetManifest:
+        """What the tiles are, and where they are from."""
+        return self.tiles.manifest
 
     @property
     def initial_digest(self) -> str | None:
@@ -59,15 +65,21 @@ def open_for_writing(uri: str) -> Store:
 
 
 def prepare(
-    config: Config, store: Store, variants: Iterable[Config] = (), *, before: WeightsProvenance | None = None
+    config: Config,
+    store: Store,
+    variants: Iterable[Config] = (),
+    *,
+    before: WeightsProvenance | None = None,
+    observer: Observer | None = None,
 ) -> Prepared:
-    """Load the initial weights, read the tiles (packing them into the store first), and split them.
+    """Load the initial weights, pack the tiles into the store unless they are, and split them; no pixels are read then.
 
     Args:
         config: the run.
         store: where packed data sets are kept.
         variants: the configurations of a search's trials.
         before: what an earlier command of the same run or search started from; see `read_initial_weights`.
+        observer: is told how many tiles are packed.
 
     Raises:
         DataError: the tiles cannot be used; all faults at once.
@@ -80,11 +92,11 @@ def prepare(
     with suppress(DataError):  # of one tile; what reads them all tells all faults
         check_inputs(config, store, variants)
     initial = read_initial_weights(config, before)
-    tiles, dataset = load_tiles(config.data, store)
-    fold_of = assign_folds(tiles.ids, tiles.masks, config.folds)
+    tiles = open_packed(config.data, store, observer, mapper_for(config.data, store))
+    fold_of = assign_folds(tiles.index, config.folds)
     if initial is not None:
-        check_unseen(initial.provenance, tiles, fold_of, dataset)
-    return Prepared(tiles, fold_of, dataset, initial)
+        check_unseen(initial.provenance, tiles.index, fold_of, tiles.manifest)
+    return Prepared(tiles, fold_of, initial)
 
 
 def check_inputs(config: Config, store: Store, variants: Iterable[Config] = ()) -> DatasetSize:
@@ -151,13 +163,19 @@ def _check_network(model: ModelConfig, pixels: int, batch: int) -> None:
 
 
 def share(prepared: Prepared, config: Config, parent: Store) -> "Job":
-    """Put the inputs into Ray's object store, one copy per node; returns a job that lacks its name and folds."""
+    """Put the inputs into Ray's object store, a shard at a time; returns a job that lacks its name and folds.
+
+    Raises:
+        IntegrityError: the packed tiles are damaged.
+        StorageError: the store cannot be reached.
+    """
     from saltray.distributed.jobs import Job
+    from saltray.training.tile_pool import TilePart
 
     return Job.template(
         config,
         parent,
-        tiles=prepared.tiles,
+        tiles=(TilePart.create(shard.ids, shard.images, shard.mask_bits) for shard in prepared.tiles.shards()),
         fold_of=prepared.fold_of,
         initial_weights=() if prepared.initial is None else prepared.initial.by_fold,
     )

@@ -6,8 +6,8 @@ import numpy as np
 
 from saltray.commands.prepare import check_fits, open_for_writing
 from saltray.config import Config, PretrainConfig
+from saltray.data.all_images import AllImages, load_all_images
 from saltray.data.hiding import PatchHider
-from saltray.data.packing import AllImages, load_all_images
 from saltray.distributed.cluster import ray_cluster
 from saltray.distributed.preflight import check_cluster, preflight
 from saltray.errors import ConfigError
@@ -145,6 +145,7 @@ def _train(
     with ray_cluster() as where:
         from saltray.distributed.jobs import Job
         from saltray.distributed.pretrain_job import run_pretraining
+        from saltray.training.tile_pool import TilePart
 
         home = parent.sub(settings.name)
         capacity = check_cluster(config.cluster, home, jobs=1, sharing=1, observer=observer)
@@ -155,7 +156,7 @@ def _train(
         template = Job.template(
             config,
             parent,
-            tiles=images.tiles,
+            tiles=TilePart.several(images.tiles),
             fold_of=np.zeros(len(images.tiles), np.int64),
             initial_weights=() if initial is None else initial.by_fold,
         )

@@ -100,7 +100,7 @@ def range_test(
         raise ConfigError(f"there is no fold {fold}; the split has folds 0 to {config.folds.count - 1}")
     store = open_for_writing(config.store)
     preflight(config.cluster, jobs=1, sharing=1)
-    prepared = prepare(config, store)
+    prepared = prepare(config, store, observer=observer)
     home = store.sub(search_folder(name))
     for note in prepared.dataset.notes:
         observer(DataNote(note))

@@ -3,7 +3,8 @@
 from dataclasses import replace
 
 from saltray.commands.prepare import open_for_writing, prepare
-from saltray.commands.train import TrainResult, check_run, take_best_values, train_prepared
+from saltray.commands.publish_run import TrainResult
+from saltray.commands.train import check_run, take_best_values, train_prepared
 from saltray.commands.tune import check_search, make_spec, tune_prepared
 from saltray.config import Config, SearchConfig
 from saltray.distributed.cluster import ray_cluster
@@ -32,7 +33,7 @@ def run(config: Config, search: SearchConfig | None = None, *, observer: Observe
     check_run(config, store, range(config.folds.count))
     # For both: neither the tiles, nor their split, nor the initial weights can be searched.
     before = weights_before(store.sub(search_folder(spec.name)), SearchManifest, spec.config)
-    prepared = prepare(spec.config, store, spec.variants, before=before)
+    prepared = prepare(spec.config, store, spec.variants, before=before, observer=observer)
     with ray_cluster():
         tune_prepared(config, spec, store, prepared, observer)
         best, found = take_best_values(config, search_folder(spec.name), observer)

@@ -97,7 +97,8 @@ def tune(config: Config, search: SearchConfig | None = None, *, observer: Observ
     store = open_for_writing(config.store)
     check_search(spec, store)
     before = weights_before(store.sub(search_folder(spec.name)), SearchManifest, spec.config)
-    return tune_prepared(config, spec, store, prepare(spec.config, store, spec.variants, before=before), observer)
+    prepared = prepare(spec.config, store, spec.variants, before=before, observer=observer)
+    return tune_prepared(config, spec, store, prepared, observer)
 
 
 def make_spec(config: Config, settings: SearchConfig) -> SearchSpec:

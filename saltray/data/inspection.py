@@ -2,26 +2,34 @@
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import NamedTuple, TypeVar
+from functools import partial, reduce
+from operator import add
+from typing import Generic, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from saltray.data.images import Mask, decode_image, decode_mask
+from saltray.data.decoding import Decoded, Slice, Use, decode_all, decode_slice
+from saltray.data.images import decode_image
 from saltray.data.pixel_range import GreyValues, PixelRange, range_of
 from saltray.data.problems import Problem, and_more, raise_problems
 from saltray.data.raw_layout import RawLayout, find_layout
 from saltray.data.source import Source
-from saltray.data.tables import check_masks_table, read_depths, read_table
-from saltray.data.tiles import LabelledTiles
+from saltray.data.statistics import Statistics, Tally, statistics_of
+from saltray.data.tables import KnownMask, check_masks_table, read_depths, read_table
+from saltray.data.tiles import TileIndex, TileShard, first_of_same, shard_tiles
+from saltray.data.workers import Mapper, map_here
 from saltray.errors import DataError, NotFoundError
-from saltray.storage.base import Entry
+from saltray.progress import Observer, TilesImported
 
 T = TypeVar("T")
 NO_MASK = "no mask of the same name; add it, or move the image to test/images, if it is one to predict"
+TOLD = 10_000
+"""Tiles between two events of progress."""
+_EIGHT = range_of(8, 255)
 
 
 class ImageSummary(NamedTuple):
@@ -37,20 +45,24 @@ class ImageSummary(NamedTuple):
     """Of its pixels."""
 
 
-@dataclass(frozen=True)
-class Inspected:
+@dataclass(frozen=True, eq=False)
+class Inspected(Generic[T]):
     """A data set without problems.
 
     Args:
-        tiles: the labelled part.
-        pixel_range: of the files of its images, which `tiles` has scaled to 0..255.
+        index: of the labelled tiles.
+        statistics: of the labelled tiles.
+        used: what was made of the pixels of each slice, in order.
+        pixel_range: of the image files, by which pixels were scaled to 0..255.
         bits: [N] bits per pixel of each mask's file.
         test: one per test image; empty unless they were asked for.
         depths: z by id, of all rows of depths.csv; empty without that file.
         notes: what was read in another way than the most usual one, a line each.
     """
 
-    tiles: LabelledTiles
+    index: TileIndex
+    statistics: Statistics
+    used: tuple[T, ...]
     pixel_range: PixelRange
     bits: NDArray[np.int64]
     test: tuple[ImageSummary, ...]
@@ -58,46 +70,152 @@ class Inspected:
     notes: tuple[str, ...]
 
 
-def inspect(source: Source, *, test: bool) -> Inspected:
+def keep(_number: int, shard: TileShard) -> TileShard:
+    """The pixels themselves, for `inspect` of what fits into memory."""
+    return shard
+
+
+def inspect(
+    source: Source,
+    use: Use[T],
+    *,
+    test: bool,
+    mapper: Mapper = map_here,
+    observer: Observer | None = None,
+) -> Inspected[T]:
     """Decode the labelled part and, with `test`, the test images.
+
+    Args:
+        source: the raw data set.
+        use: what is done with the pixels of each slice. As long as nothing is wrong with the data set it is called
+            before all of it is read; its results are worth something only if nothing is raised.
+        test: whether to read the test images, too.
+        mapper: where slices are decoded.
+        observer: is told how many tiles are decoded.
 
     Raises:
         DataError: a file has a problem; `problems` lists all of them.
+        StorageError: the source cannot be reached.
     """
     problems: list[Problem] = []
     layout = find_layout(source, problems)
-    images = decode_all(source, layout.images, decode_image, problems)
-    scale = common_range({layout.images[tile].key: image for tile, image in images.items()}, problems)
-    masks = decode_all(source, layout.masks, decode_mask, problems)
+    first = _first_image(source, layout)
+    # Pixels of 16 bits are scaled by the largest of all images, so these are decoded twice.
+    at_once = _EIGHT if first is not None and first.dtype == np.uint8 else None
+    reader = _Reader(source, layout, use, mapper, observer)
+    tiles, slices = reader.read(first, at_once, problems)
+    rows = np.flatnonzero(tiles.images[:, 2])
+    scale = _usual_range(
+        tiles.images[rows, 2], tiles.images[rows, 3], lambda at: layout.images[tiles.ids[rows[at]]].key, problems
+    )
     tests = decode_all(source, layout.test if test else {}, lambda data: _summarise(data, scale), problems)
-    _check_pairs(layout, images, masks, problems)
-    shapes = [(layout.images[tile].key, image.shape) for tile, image in images.items()]
-    check_sizes(shapes, [(layout.test[tile].key, image.shape) for tile, image in tests.items()], problems)
+    _check_pairs(tiles, problems)
+    _check_all_sizes(tiles, tests, problems)
     notes = list(layout.notes)
-    depths = _check_tables(source, layout, masks, problems, notes)
+    depths = _check_tables(source, tiles, problems, notes)
     raise_problems(source.uri, problems)
+    if at_once is None:
+        tiles, slices = reader.read(first, scale, problems)
+        raise_problems(source.uri, problems)  # of files that have changed meanwhile
     if scale.bits == 16:
         notes.insert(0, f"images: {scale}")
     if clipped := [layout.test[tile].key for tile, image in tests.items() if image.clipped]:
         count = "1 test image is" if len(clipped) == 1 else f"{len(clipped):,} test images are"
         notes.append(f"{count} brighter than any training image, and the excess is cut off: {and_more(clipped)}")
+    height, width = tiles.images[0, :2].tolist()
+    index = tiles.index()
+    tallies, used = zip(*slices, strict=True)
     return Inspected(
-        tiles=_labelled_tiles(images, masks, scale),
+        index=index,
+        statistics=statistics_of(index, reduce(add, tallies), height, width),
+        used=used,
         pixel_range=scale,
-        bits=np.array([mask.bits for mask in masks.values()]),
+        bits=tiles.masks[:, 2],
         test=tuple(tests.values()),
         depths=depths,
         notes=tuple(notes),
     )
 
 
-def _labelled_tiles(images: dict[str, GreyValues], masks: dict[str, Mask], scale: PixelRange) -> LabelledTiles:
-    """Arrays of all tiles. Each image leaves `images` as it is scaled, so that few are in memory twice."""
-    ids = tuple(images)
-    scaled = np.empty((len(ids), *images[ids[0]].shape), np.uint8)
-    for row, tile in enumerate(ids):
-        scaled[row] = scale.scale(images.pop(tile)).pixels
-    return LabelledTiles(ids, scaled, np.stack([masks[tile].salt for tile in ids]))
+@dataclass(frozen=True, eq=False)
+class _Known:
+    """What is known of all labelled tiles, in the order of their ids; the arrays are those of `Decoded`."""
+
+    layout: RawLayout
+    ids: tuple[str, ...]
+    images: NDArray[np.int64]
+    masks: NDArray[np.int64]
+    mask_digests: NDArray[np.uint64]
+
+    def index(self) -> TileIndex:
+        salt = self.masks[:, 3].copy()
+        return TileIndex(self.ids, salt, first_of_same(self.mask_digests, salt), int(self.images[0, :2].prod()))
+
+    def shapes(self) -> Iterator[tuple[str, tuple[int, ...]]]:
+        """Name and size of each image that could be decoded."""
+        for row in np.flatnonzero(self.images[:, 2]).tolist():
+            yield self.layout.images[self.ids[row]].key, tuple(self.images[row, :2].tolist())
+
+
+@dataclass(frozen=True)
+class _Reader(Generic[T]):
+    """Decodes all labelled tiles, slice by slice."""
+
+    source: Source
+    layout: RawLayout
+    use: Use[T]
+    mapper: Mapper
+    observer: Observer | None
+
+    def read(
+        self, first: GreyValues | None, scale: PixelRange | None, problems: list[Problem]
+    ) -> tuple[_Known, list[tuple[Tally, T]]]:
+        """All tiles, and what was made of their pixels; whatever is wrong with a file is added to `problems`.
+
+        Args:
+            first: an image, whose size is likely that of all.
+            scale: the range of the images; None to look at them alone.
+            problems: receives them.
+        """
+        ids = tuple(sorted(self.layout.images.keys() | self.layout.masks.keys()))
+        decoded: list[Decoded[T]] = []
+        done = 0
+        for found in self.mapper(
+            partial(decode_slice, self.source, self.use), self._slices(ids, first, scale, problems)
+        ):
+            problems += found.problems
+            decoded.append(found)
+            before, done = done, done + len(found.images)
+            if self.observer and done // TOLD != before // TOLD:
+                self.observer(TilesImported(done, len(ids)))
+        images, masks, digests = (
+            np.concatenate([getattr(found, name) for found in decoded] or [np.zeros((0, 4), np.int64)])
+            for name in ("images", "masks", "mask_digests")
+        )
+        used = [found.used for found in decoded if found.used is not None]
+        return _Known(self.layout, ids, images, masks, digests), used
+
+    def _slices(
+        self, ids: tuple[str, ...], first: GreyValues | None, scale: PixelRange | None, problems: list[Problem]
+    ) -> Iterator[Slice]:
+        pixels = 1 if first is None else first.size
+        step = shard_tiles(pixels)
+        for number, start in enumerate(range(0, len(ids), step)):
+            chosen = ids[start : start + step]
+            images, masks = (
+                {tile: of[tile] for tile in chosen if tile in of} for of in (self.layout.images, self.layout.masks)
+            )
+            # After a problem the others are only looked for.
+            yield Slice(number, chosen, images, masks, None if problems else scale)
+
+
+def _first_image(source: Source, layout: RawLayout) -> GreyValues | None:
+    """One that tells what to expect of the others; None if it cannot be decoded, which is reported later."""
+    for entry in layout.images.values():
+        with suppress(DataError, NotFoundError):
+            return decode_image(source.read(entry.key))
+        break
+    return None
 
 
 def common_range(images: Mapping[str, GreyValues], problems: list[Problem]) -> PixelRange:
@@ -107,34 +225,20 @@ def common_range(images: Mapping[str, GreyValues], problems: list[Problem]) -> P
         images: by file name.
         problems: receives one problem per image.
     """
-    bits = Counter(8 * image.itemsize for image in images.values())
-    usual = max(bits, key=lambda depth: (bits[depth], -depth), default=8)
+    bits = np.array([8 * image.itemsize for image in images.values()], np.int64)
+    tops = np.array([image.max() for image in images.values()], np.int64)
+    return _usual_range(bits, tops, list(images).__getitem__, problems)
+
+
+def _usual_range(
+    bits: NDArray[np.int64], tops: NDArray[np.int64], name_of: Callable[[int], str], problems: list[Problem]
+) -> PixelRange:
+    """`common_range`, from bits per pixel and largest value of each image."""
+    depths, counts = np.unique(bits, return_counts=True)  # ascending, so that 8 wins a draw
+    usual = int(depths[np.argmax(counts)]) if len(depths) else 8
     what = f"{24 - usual} bits per pixel, but most images have {usual}; save all with the same, and the same range"
-    problems += [Problem(name, what) for name, image in images.items() if 8 * image.itemsize != usual]
-    return range_of(image for image in images.values() if 8 * image.itemsize == usual)
-
-
-def decode_all(
-    source: Source, entries: dict[str, Entry], decode: Callable[[bytes], T], problems: list[Problem]
-) -> dict[str, T]:
-    """The decoded files by id, in the order of `entries`; a line for each that fails is added to `problems`."""
-
-    def attempt(entry: Entry) -> T | DataError:
-        try:
-            return decode(source.read(entry.key))
-        except NotFoundError:
-            return DataError("a link that leads nowhere, or a file that was deleted meanwhile; restore or remove it")
-        except DataError as error:
-            return error
-
-    found: dict[str, T] = {}
-    with ThreadPoolExecutor(source.threads) as pool:
-        for (tile, entry), result in zip(entries.items(), pool.map(attempt, entries.values()), strict=True):
-            if isinstance(result, DataError):
-                problems.append(Problem(entry.key, str(result)))
-            else:
-                found[tile] = result
-    return found
+    problems += [Problem(name_of(at), what) for at in np.flatnonzero(bits != usual).tolist()]
+    return range_of(usual, int(tops[bits == usual].max(initial=0)))
 
 
 def check_sizes(
@@ -161,40 +265,62 @@ def check_sizes(
     ]
 
 
-def _check_pairs(
-    layout: RawLayout, images: dict[str, GreyValues], masks: dict[str, Mask], problems: list[Problem]
-) -> None:
+def _check_all_sizes(tiles: _Known, tests: Mapping[str, ImageSummary], problems: list[Problem]) -> None:
+    """`check_sizes` of the labelled part and the test images."""
+    shapes = tiles.images[tiles.images[:, 2] > 0, :2]
+    if len(shapes) and (shapes == shapes[0]).all() and all(image.shape == tuple(shapes[0]) for image in tests.values()):
+        return
+    check_sizes(tiles.shapes(), [(tiles.layout.test[tile].key, image.shape) for tile, image in tests.items()], problems)
+
+
+def _check_pairs(tiles: _Known, problems: list[Problem]) -> None:
     """Check that each image has a mask of its name and size, and each mask an image."""
-    for tile, entry in layout.images.items():
-        if tile not in layout.masks:
-            problems.append(Problem(entry.key, NO_MASK))
-        elif tile in images and tile in masks and masks[tile].salt.shape != images[tile].shape:
-            sizes = f"{_pixels(masks[tile].salt.shape)} pixels, but its image has {_pixels(images[tile].shape)}"
-            problems.append(Problem(layout.masks[tile].key, f"{sizes}; crop or pad one of them"))
+    images, masks = tiles.layout.images, tiles.layout.masks
+    problems += [Problem(entry.key, NO_MASK) for tile, entry in images.items() if tile not in masks]
+    both = (tiles.images[:, 2] > 0) & (tiles.masks[:, 2] > 0)
+    for row in np.flatnonzero(both & (tiles.images[:, :2] != tiles.masks[:, :2]).any(axis=1)).tolist():
+        sizes = f"{_pixels(tiles.masks[row, :2])} pixels, but its image has {_pixels(tiles.images[row, :2])}"
+        problems.append(Problem(masks[tiles.ids[row]].key, f"{sizes}; crop or pad one of them"))
     problems += [
         Problem(entry.key, "no image of the same name; add it, or remove the mask")
-        for tile, entry in layout.masks.items()
-        if tile not in layout.images
+        for tile, entry in masks.items()
+        if tile not in images
     ]
 
 
-def _check_tables(
-    source: Source, layout: RawLayout, masks: dict[str, Mask], problems: list[Problem], notes: list[str]
-) -> dict[str, float]:
+def _check_tables(source: Source, tiles: _Known, problems: list[Problem], notes: list[str]) -> dict[str, float]:
     """Compare train.csv with the masks, and read the depths from depths.csv."""
     depths = {}
-    for name, entry in layout.tables.items():
+    for name, entry in tiles.layout.tables.items():
         try:
             data = read_table(source, entry)
         except DataError as error:
             problems.append(Problem(entry.key, str(error)))
             continue
         if name == "train.csv":
-            known = {tile: masks.get(tile) for tile in layout.masks}
-            check_masks_table(data, known, layout.images.keys(), problems, notes)
+            check_masks_table(data, _KnownMasks(tiles), tiles.layout.images.keys(), problems, notes)
         else:
             depths = read_depths(data, problems)
     return depths
+
+
+class _KnownMasks(Mapping[str, KnownMask | None]):
+    """The masks by id, without an object for each."""
+
+    def __init__(self, tiles: _Known) -> None:
+        self._tiles = tiles
+        self._row_of = {tile: row for row, tile in enumerate(tiles.ids) if tile in tiles.layout.masks}
+
+    def __getitem__(self, tile: str) -> KnownMask | None:
+        row = self._row_of[tile]
+        height, width, bits, _ = self._tiles.masks[row].tolist()
+        return KnownMask(height, width, tuple(self._tiles.mask_digests[row].tolist())) if bits else None
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._row_of)
+
+    def __len__(self) -> int:
+        return len(self._row_of)
 
 
 def _summarise(data: bytes, scale: PixelRange) -> ImageSummary:
@@ -207,5 +333,5 @@ def pixels_digest(image: NDArray[np.uint8]) -> bytes:
     return hashlib.blake2b(image.tobytes(), digest_size=16).digest()
 
 
-def _pixels(shape: tuple[int, ...]) -> str:
+def _pixels(shape: Iterable[int]) -> str:
     return "x".join(map(str, shape))

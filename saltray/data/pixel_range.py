@@ -1,6 +1,5 @@
 """What the grey values of image files mean: which value is white, over a whole data set."""
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Annotated, Literal, NamedTuple
 
@@ -75,13 +74,11 @@ def scale_as_before(pixels: GreyValues) -> ScaledImage:
     return ScaledImage(_scale(pixels, 65535) if pixels.dtype == np.uint16 else pixels.astype(np.uint8), clipped=False)
 
 
-def range_of(images: Iterable[GreyValues]) -> PixelRange:
-    """The range of images that all have the same bits per pixel."""
-    bits, maximum = 8, 255  # values up to 255 in 16-bit files are 8-bit values
-    for pixels in images:
-        if pixels.dtype == np.uint16:
-            bits, maximum = 16, max(maximum, int(pixels.max()))
-    return PixelRange(bits=16 if bits == 16 else 8, maximum=maximum)
+def range_of(bits: int, largest: int) -> PixelRange:
+    """The range of images that all have these bits per pixel, and of whose values this is the largest."""
+    if bits == 8:
+        return PixelRange(bits=8, maximum=255)
+    return PixelRange(bits=16, maximum=max(255, largest))  # values up to 255 in 16-bit files are 8-bit values
 
 
 def _scale(pixels: GreyValues, maximum: int) -> NDArray[np.uint8]:

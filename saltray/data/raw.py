@@ -8,13 +8,14 @@ from typing import Literal, overload
 import numpy as np
 from numpy.typing import NDArray
 
+from saltray.data.decoding import decode_all
 from saltray.data.images import decode_image
-from saltray.data.inspection import check_sizes, common_range, decode_all, inspect
+from saltray.data.inspection import check_sizes, common_range, inspect, keep
 from saltray.data.pixel_range import PixelRange, ScaledImage, scale_as_before
 from saltray.data.problems import Problem, raise_problems
 from saltray.data.raw_layout import Part, find_all_images, find_images
 from saltray.data.source import Source
-from saltray.data.tiles import LabelledTiles, Tiles
+from saltray.data.tiles import LabelledTiles, Tiles, join_shards
 from saltray.errors import DataError
 from saltray.storage.base import Entry
 
@@ -37,7 +38,7 @@ def read_tiles(uri: str, *, part: Part = "train", scale: PixelRange | None = Non
     """
     source = Source(uri)
     if part == "train":
-        return inspect(source, test=False).tiles
+        return join_shards(inspect(source, keep, test=False).used)
     return _read({}, find_images(source, part), source, scale)
 
 

@@ -3,8 +3,10 @@
 import builtins
 import hashlib
 import os
+import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from itertools import islice
 from pathlib import Path
 
@@ -79,7 +81,12 @@ class Source:
                     del self._members[name]  # it is unpacked
         if self._twice:
             self.notes.append(f"in several zips with equal content, and read once: {and_more(sorted(self._twice))}")
+        self._token = uuid.uuid4().hex  # a later source of this URI may have other files
         self.threads = 4 if self._is_local else 16
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """Another process opens it once, however often it is sent there."""
+        return _reopened, (self.uri, self._token)
 
     @property
     def _is_local(self) -> bool:
@@ -237,6 +244,11 @@ class Source:
             return name if name in files else min((file for file in files if file.lower() == name), default=None)
         stem, _, kind = name.rpartition(".")
         return next((file for file in (name, f"{stem.title()}.{kind}") if self._store.exists(prefix + file)), None)
+
+
+@lru_cache(maxsize=2)
+def _reopened(uri: str, _token: str) -> Source:
+    return Source(uri)
 
 
 def _parent(name: str) -> str:

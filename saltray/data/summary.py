@@ -1,11 +1,15 @@
 """Summary of a raw data set: counts and statistics over all of its files."""
 
 from dataclasses import asdict, dataclass
+from itertools import chain
 
 from saltray.data.inspection import inspect, pixels_digest
 from saltray.data.pixel_range import PixelRange
 from saltray.data.source import Source
-from saltray.data.statistics import Statistics, count_repeated, statistics_of
+from saltray.data.statistics import Statistics, count_repeated
+from saltray.data.tiles import TileShard
+from saltray.data.workers import map_on_cores
+from saltray.progress import Observer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,28 +33,33 @@ class DatasetSummary(Statistics):
     """What was read in another way than the most usual one, a line each."""
 
 
-def summarise(uri: str) -> DatasetSummary:
+def summarise(uri: str, observer: Observer | None = None) -> DatasetSummary:
     """Read and check every file of a raw data set, and summarise it.
 
     Args:
         uri: a folder, a zip or s3://bucket/prefix with train/images and train/masks, or images and masks, and
             optionally test/images, train.csv and depths.csv.
+        observer: is told how many tiles are read.
 
     Raises:
         DataError: the data set has problems; `problems` lists them by file.
         StorageError: the source cannot be reached.
     """
-    found = inspect(Source(uri), test=True)
-    depths = [found.depths[tile] for tile in found.tiles.ids if tile in found.depths]
-    train_digests = [pixels_digest(image) for image in found.tiles.images]
+    found = inspect(Source(uri), _image_digests, test=True, mapper=map_on_cores, observer=observer)
+    depths = [found.depths[tile] for tile in found.index.ids if tile in found.depths]
+    digests = chain(chain.from_iterable(found.used), (image.digest for image in found.test))
     return DatasetSummary(
-        **asdict(statistics_of(found.tiles)),
+        **asdict(found.statistics),
         test_tiles=len(found.test),
         pixel_range=found.pixel_range,
         masks_8bit=int((found.bits == 8).sum()),
         masks_16bit=int((found.bits == 16).sum()),
         black_test=sum(image.black for image in found.test),
-        duplicate_images=count_repeated([*train_digests, *(image.digest for image in found.test)]),
+        duplicate_images=count_repeated(digests),
         depth_range=(min(depths), max(depths)) if depths else None,
         notes=found.notes,
     )
+
+
+def _image_digests(_number: int, shard: TileShard) -> list[bytes]:
+    return [pixels_digest(image) for image in shard.images]

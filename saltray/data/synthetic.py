@@ -1,56 +1,74 @@
-"""A synthetic data set in the layout of the TGS Salt Identification Challenge, with its irregularities.
+"""A synthetic data set: in the layout of the TGS Salt Identification Challenge, with its irregularities, or packed.
 
-Each tile is simulated from a small geological model. A log of acoustic impedance is mapped to a stratigraphic
-coordinate that is tilted, folded, faulted and dragged up beside the salt; a salt body replaces part of it; and a
-migration-like filter turns impedance into reflections. Salt is therefore visible as in field data: by the strong
-reflection at its edge and by missing layers inside it, but not by a grey level of its own.
+Both are made slice by slice on all cores, and no more than a slice for each core is in memory.
 """
 
 import csv
-import hashlib
-import math
 import tempfile
-from collections.abc import Iterable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial, reduce
+from operator import add
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import IO, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from saltray.data.layout import MANIFEST, dataset_prefix
+from saltray.data.packed import FORMAT
+from saltray.data.pixel_range import PixelRange
 from saltray.data.rle import encode_rle
+from saltray.data.shards import ShardWriter, Written, write_manifest
+from saltray.data.statistics import Tally, statistics_of
+from saltray.data.synthetic_tiles import SIDE, Part, cut_id, cuts, draw_tile, whole_id
+from saltray.data.tiles import TileIndex, TileShard, first_of_same, mask_digests, pack_masks, shard_tiles
+from saltray.data.workers import map_on_cores
 from saltray.errors import ConfigError, DataError
+from saltray.progress import Observer, TilesImported
+from saltray.records import digest
+from saltray.storage.base import Store
 from saltray.storage.files import explain_os_error
 
-Floats = NDArray[np.float64]
-Kind = Literal["blank", "empty", "vertical", "tiny", "salt"]
-
-SIDE = 101
-"""Height and width of a tile, in pixels."""
-SHARES: dict[Kind, float] = {"blank": 0.02, "empty": 0.37, "vertical": 0.03, "tiny": 0.015, "salt": 0.565}
-"""Share of each kind of tile. blank: all black. empty: no salt. vertical: labelled by whole columns. tiny: 1-10 px."""
-
-# The model is larger than the tile, so that the periodic FFT wraps around outside the tile.
-_GRID = 144
-_FIRST = (_GRID - SIDE) // 2
-_TILE = (slice(_FIRST, _FIRST + SIDE), slice(_FIRST, _FIRST + SIDE))
-_Z, _X = np.mgrid[:_GRID, :_GRID] - (_GRID - 1) / 2.0  # pixels from the centre, depth downwards
-_KZ = np.fft.fftfreq(_GRID)[:, None]  # cycles per pixel
-_KX = np.fft.rfftfreq(_GRID)[None, :]
-_K = np.maximum(np.hypot(_KZ, _KX), 0.5 / _GRID)
+FILES = 64
+"""Tiles whose files are written at a time."""
+TOLD = 10_000
+"""Tiles between two events of progress."""
 
 
-class SynthTile(NamedTuple):
-    """One tile: its id, image [101, 101] uint8 grey, mask [101, 101] uint8 of 0 and 1, and depth in feet."""
+@dataclass(frozen=True, kw_only=True)
+class Drawing:
+    """How tiles are drawn.
 
-    id: str
-    image: NDArray[np.uint8]
-    mask: NDArray[np.uint8]
-    depth: int
+    Args:
+        seed: 0 or more.
+        noise: level of the recording noise, and of the migration noise inside the salt; 1 is as in field data, 0 is no
+            noise.
+        size: height and width of a tile, in pixels.
+    """
+
+    seed: int = 0
+    noise: float = 1.0
+    size: int = SIDE
+
+    def __post_init__(self) -> None:
+        _check_least("seed", self.seed, 0)
+        _check_least("noise", self.noise, 0)
+        _check_least("size", self.size, 1)
+        if self.size > SIDE:
+            raise ConfigError(f"size is {self.size}; use {SIDE} or less")
 
 
 def write_dataset(
-    directory: str | Path, *, tiles: int, seed: int = 0, test_tiles: int | None = None, noise: float = 1.0
+    directory: str | Path,
+    *,
+    tiles: int,
+    seed: int = 0,
+    test_tiles: int | None = None,
+    noise: float = 1.0,
+    size: int = SIDE,
+    observer: Observer | None = None,
 ) -> Path:
     """Write a synthetic data set of `tiles` labelled and `test_tiles` unlabelled tiles, and return its folder.
 
@@ -59,17 +77,19 @@ def write_dataset(
     Args:
         directory: a folder that is empty or does not exist.
         tiles: number of tiles with masks, 1 or more.
-        seed: 0 or more.
+        seed: as for `Drawing`, and so are `noise` and `size`.
         test_tiles: number of tiles without masks. Unset: a quarter of `tiles`, but at least 1.
-        noise: level of the recording noise, and of the migration noise inside the salt; 1 is as in field data, 0 is no
-            noise.
+        noise: as there.
+        size: as there.
+        observer: is told how many tiles are written.
 
     Raises:
         ConfigError: a number is out of range.
         DataError: the folder is not empty.
         StorageError: it cannot be written.
     """
-    _test_tiles(tiles, seed, test_tiles, noise)
+    drawing = Drawing(seed=seed, noise=noise, size=size)
+    tests = check_tiles(tiles, test_tiles)
     folder = Path(directory).resolve()
     try:
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
@@ -77,210 +97,185 @@ def write_dataset(
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as scratch:
             whole = Path(scratch, "data")
-            write_files(whole, tiles=tiles, seed=seed, test_tiles=test_tiles, noise=noise)
+            write_files(whole, drawing, tiles, tests, observer)
             whole.replace(folder)
     except OSError as error:
         raise explain_os_error(f"cannot write {folder}", error) from error
     return folder
 
 
-def write_files(folder: Path, *, tiles: int, seed: int = 0, test_tiles: int | None = None, noise: float = 1.0) -> None:
+def check_tiles(tiles: int, test_tiles: int | None) -> int:
+    """The number of test tiles, after a check of both numbers.
+
+    Raises:
+        ConfigError: a number is out of range.
+    """
+    _check_least("tiles", tiles, 1)
+    _check_least("test_tiles", 0 if test_tiles is None else test_tiles, 0)
+    return max(1, tiles // 4) if test_tiles is None else test_tiles
+
+
+def write_files(folder: Path, drawing: Drawing, tiles: int, test_tiles: int, observer: Observer | None = None) -> None:
     """Write the files of such a data set into a new folder, which an error leaves incomplete.
 
     Args:
         folder: does not exist yet.
-        tiles: as for `write_dataset`, and so are the others.
-        seed: as there.
+        drawing: of its tiles.
+        tiles: as for `write_dataset`.
         test_tiles: as there.
-        noise: as there.
+        observer: as there.
 
     Raises:
-        ConfigError: a number is out of range.
+        ConfigError: two tiles have the same id.
         OSError: a file cannot be written.
     """
-    _write(folder, tiles, _test_tiles(tiles, seed, test_tiles, noise), seed, noise)
-
-
-def _test_tiles(tiles: int, seed: int, test_tiles: int | None, noise: float) -> int:
-    """The number of test tiles, after a check of all numbers."""
-    if test_tiles is None:
-        test_tiles = max(1, tiles // 4)
-    least_of = {"tiles": (tiles, 1), "seed": (seed, 0), "test_tiles": (test_tiles, 0), "noise": (noise, 0)}
-    for name, (value, least) in least_of.items():
-        if not value >= least:
-            raise ConfigError(f"{name} is {value}; use {least} or more")
-    return test_tiles
-
-
-def draw_tile(index: int, *, seed: int = 0, part: Literal["train", "test"] = "train", noise: float = 1.0) -> SynthTile:
-    """Tile `index` of a part. It depends only on the arguments."""
-    rng = np.random.default_rng([seed, ("train", "test").index(part), index])
-    name = hashlib.sha256(f"{seed}/{part}/{index}".encode()).hexdigest()[:10]
-    depth = int(rng.integers(51, 960))
-    kind = _kind(index, seed)
-    if kind == "blank":
-        blank = np.zeros((SIDE, SIDE), np.uint8)
-        return SynthTile(name, blank, blank, depth)
-    wavelength = float(np.exp(rng.uniform(math.log(7), math.log(24))))
-    salt, mask = _salt(rng, kind)
-    impedance = _sediments(rng, wavelength, salt)
-    inside = np.clip(salt + 0.5, 0, 1)  # anti-aliased: `salt` is nearly a distance in pixels
-    impedance += inside * (_salt_interior(rng, wavelength, noise) - impedance)
-    return SynthTile(name, _develop(rng, _migrate(rng, impedance, wavelength), noise), mask, depth)
-
-
-def _kind(index: int, seed: int) -> Kind:
-    """The kind of a tile, by a golden-ratio sequence: any run of tiles has the shares to within a tile or two."""
-    position = (0.5 + 0.3819660112501051 * seed + 0.6180339887498949 * index) % 1.0
-    for kind, share in SHARES.items():
-        if position < share:
-            return kind
-        position -= share
-    return "salt"
-
-
-def _field(rng: np.random.Generator, length: float, stretch: float = 1.0) -> Floats:
-    """A smooth Gaussian random field of unit variance; correlation length in pixels, `stretch` times as long in x."""
-    columns = min(_KX.size, 1 + int(0.6 * _GRID / (length * stretch)))  # the spectrum is nearly zero beyond
-    real, imaginary = rng.standard_normal((2, _GRID, columns))
-    envelope = np.exp(-2 * (math.pi * length) ** 2 * (_KZ**2 + (stretch * _KX[:, :columns]) ** 2))
-    field: Floats = np.fft.irfft2((real + 1j * imaginary) * envelope, s=(_GRID, _GRID))
-    field -= field.mean()
-    field /= field.std()
-    return field
-
-
-def _salt(rng: np.random.Generator, kind: Kind) -> tuple[Floats, NDArray[np.uint8]]:
-    """Level-set function of the salt body, about the distance to its edge in pixels (positive inside), and its mask."""
-    if kind == "empty":
-        return np.full((_GRID, _GRID), -1e3), np.zeros((SIDE, SIDE), np.uint8)
-    body = _body(rng, upright=kind == "vertical")
-    tile = body[_TILE]
-    if kind == "vertical":
-        columns = tile.mean(axis=0)
-        level = np.sort(columns)[rng.integers(5, SIDE - 5)]
-        mask = np.broadcast_to(columns >= level, tile.shape)
-    else:
-        largest = 0.995 * tile.size
-        pixels = rng.integers(1, 11) if kind == "tiny" else int(np.clip(rng.beta(0.75, 1.05) * tile.size, 12, largest))
-        level = np.sort(tile, axis=None)[-pixels]
-        mask = tile >= level
-    return body - level, mask.astype(np.uint8)
-
-
-def _body(rng: np.random.Generator, *, upright: bool) -> Floats:
-    """A level-set function whose contours are salt shapes with rough edges; the caller chooses the contour."""
-    shape = "flank" if upright else str(rng.choice(["flank", "dome", "blob", "sheet"], p=[0.4, 0.3, 0.15, 0.15]))
-    widest = 1.4 if shape in ("flank", "blob") else 0.7
-    tilt = rng.choice([-1, 1]) * math.pi / 2 + rng.normal(0, 0.05) if upright else rng.uniform(-widest, widest)
-    along = _X * math.cos(tilt) - _Z * math.sin(tilt) + rng.uniform(-30, 30)
-    down = _X * math.sin(tilt) + _Z * math.cos(tilt)
-    body: Floats
-    if shape == "flank":
-        body = down - rng.normal(0, 0.004) * along**2
-    elif shape == "dome":
-        body = down - rng.uniform(0.2, 1.5) * (np.hypot(along, 25) - 25)
-    elif shape == "blob":
-        body = -np.hypot(along * rng.uniform(0.5, 1), down + rng.uniform(-40, 40))
-    else:
-        body = -np.abs(down + rng.uniform(-25, 25) + rng.normal(0, 0.003) * along**2)
-    return body + rng.uniform(2, 7) * _field(rng, 12) + rng.uniform(0, 1.6) * _field(rng, 3)
-
-
-def _sediments(rng: np.random.Generator, wavelength: float, salt: Floats) -> Floats:
-    """Impedance of the layers around the salt."""
-    layers = _log(rng, wavelength, _stratigraphy(rng, salt))
-    if rng.random() < 0.15:  # an angular unconformity: younger layers on the eroded edges of older ones
-        base = rng.uniform(-30, 30) + rng.normal(0, 0.15) * _X + 4 * _field(rng, 25)
-        layers = np.where(base > _Z, _log(rng, wavelength, _stratigraphy(rng, salt)), layers)
-    chaos = np.exp(rng.normal(-1.2, 0.7)) * _field(rng, 1, stretch=3)
-    faded: Floats = layers * np.exp(0.5 * _field(rng, 20)) + chaos
-    return faded
-
-
-def _stratigraphy(rng: np.random.Generator, salt: Floats) -> Floats:
-    """Stratigraphic depth of each pixel, constant along a layer. Layers are tilted, folded, faulted and dragged up."""
-    dip = np.clip(rng.normal(0, 0.35), -1.1, 1.1)
-    depth: Floats = _Z * math.cos(dip) + _X * math.sin(dip)
-    depth += rng.uniform(0, 7) * _field(rng, rng.uniform(14, 30)) + rng.uniform(0, 0.8) * _field(rng, 4)
-    for _ in range(rng.poisson(0.7)):
-        plane = _X - rng.uniform(-50, 50) + rng.normal(0, 0.6) * _Z + rng.normal(0, 0.003) * _Z**2
-        depth += rng.uniform(2, 12) * rng.choice([-1, 1]) / (1 + np.exp(-np.clip(2 * plane, -50, 50)))
-    reach = rng.uniform(6, 25)
-    depth += rng.uniform(0, 1.3) * reach * np.exp(np.minimum(salt, 0) / reach)
-    return depth
-
-
-def _log(rng: np.random.Generator, wavelength: float, depth: Floats) -> Floats:
-    """Impedance at stratigraphic depths: beds of random thickness, a few of them much harder or softer."""
-    thickness = wavelength * rng.uniform(0.1, 0.35)
-    tops = np.cumsum(rng.exponential(thickness, 2 + int(3 * _GRID / thickness)) + 0.5)
-    hardness = rng.standard_normal(len(tops)) * np.exp(rng.uniform(0.2, 1) * rng.standard_normal(len(tops)))
-    return np.interp(depth, tops - tops[len(tops) // 2], hardness)
-
-
-def _salt_interior(rng: np.random.Generator, wavelength: float, noise: float) -> Floats:
-    """Impedance of salt: hard and nearly uniform, with weak chaos and ghosts of other dips as migration noise."""
-    ghosts = _log(rng, wavelength, _stratigraphy(rng, np.full((_GRID, _GRID), -1e3)))
-    chaos = np.exp(rng.normal(-1.4, 0.7)) * _field(rng, 1, stretch=2)
-    hardness = rng.uniform(1.0, 6.0) * np.exp(0.25 * _field(rng, 14))
-    interior: Floats = hardness + noise * (np.exp(rng.normal(-1.7, 0.7)) * ghosts + chaos)
-    return interior
-
-
-def _migrate(rng: np.random.Generator, impedance: Floats, wavelength: float) -> Floats:
-    """Reflections of unit variance over the tile: a Ricker wavelet at each interface, weaker at steep dips.
-
-    In the wave-number domain: the Ricker spectrum in |k|, the phase of a derivative (zero-phase at a step), and an
-    illumination that decreases with the angle between k and a direction near the vertical.
-    """
-    look, aperture = rng.normal(0, 0.2), rng.uniform(0.3, 1.5)
-    cosine = (_KZ * math.cos(look) + _KX * math.sin(look)) / _K
-    ratio = (_K * wavelength) ** 2
-    response = 1j * np.sign(cosine) * np.abs(cosine) ** aperture * ratio * np.exp(1 - ratio)
-    section: Floats = np.fft.irfft2(np.fft.rfft2(impedance) * response, s=impedance.shape)
-    section /= section[_TILE].std()
-    return section
-
-
-def _develop(rng: np.random.Generator, section: Floats, noise: float) -> NDArray[np.uint8]:
-    """Grey levels of the tile: uneven gain, recording noise, a slow drift, then brightness and contrast."""
-    section = section * np.exp(0.25 * _field(rng, 30)) + 0.15 * _field(rng, 18)
-    section = (section + noise * rng.uniform(0, 0.3) * _field(rng, 1.1))[_TILE]
-    limit = rng.uniform(2.5, 4)  # amplitudes are compressed, as for display, before they are clipped
-    section = limit * np.tanh((section - section.mean()) / section.std() / limit)
-    grey: Floats = rng.normal(0.48, 0.075) + np.exp(rng.normal(math.log(0.125), 0.3)) * section
-    return np.clip(np.rint(255 * grey), 0, 255).astype(np.uint8)
-
-
-def _write(folder: Path, tiles: int, test_tiles: int, seed: int, noise: float) -> None:
+    parts: tuple[tuple[Part, int], ...] = (("train", tiles), ("test", test_tiles))
+    for part, count in parts:
+        _ids(drawing, count, part)
     for name in ("train/images", "train/masks", "test/images"):
         (folder / name).mkdir(parents=True)
-    depths: list[tuple[str, int]] = []
-    labels: list[tuple[str, str]] = []
-    for index in range(tiles):
-        tile = draw_tile(index, seed=seed, noise=noise)
-        _write_image(folder / "train/images" / f"{tile.id}.png", tile.image)
-        # Kaggle's masks are 16-bit, except for the empty ones.
-        mask = tile.mask.astype(np.uint16) * 65535 if tile.mask.any() else tile.mask
-        Image.fromarray(mask).save(folder / "train/masks" / f"{tile.id}.png")
-        labels.append((tile.id, encode_rle(tile.mask)))
-        depths.append((tile.id, tile.depth))
-    for index in range(test_tiles):
-        tile = draw_tile(index, seed=seed, part="test", noise=noise)
-        _write_image(folder / "test/images" / f"{tile.id}.png", tile.image)
-        depths.append((tile.id, tile.depth))
-    _write_csv(folder / "train.csv", ("id", "rle_mask"), labels)
-    _write_csv(folder / "depths.csv", ("id", "z"), depths)
-    _write_csv(folder / "sample_submission.csv", ("id", "rle_mask"), [(name, "1 1") for name, _ in depths[tiles:]])
+    slices = [
+        _Files(part, start, min(start + FILES, count)) for part, count in parts for start in range(0, count, FILES)
+    ]
+    with ExitStack() as stack:
+        labels, depths, sample = (
+            _Table(stack.enter_context((folder / name).open("w", newline="")), ("id", column))
+            for name, column in (("train.csv", "rle_mask"), ("depths.csv", "z"), ("sample_submission.csv", "rle_mask"))
+        )
+        done = 0
+        written = map_on_cores(partial(_write_files, folder, drawing), slices)
+        for each, rows in zip(slices, written, strict=True):
+            table = labels if each.part == "train" else sample
+            table.add([(tile, runs) for tile, runs, _ in rows])
+            depths.add([(tile, depth) for tile, _, depth in rows])
+            done += len(rows)
+            _tell(observer, done, len(rows), tiles + test_tiles)
+
+
+def write_packed(store: Store, drawing: Drawing, tiles: int, observer: Observer | None = None) -> Store:
+    """Write the labelled tiles of such a data set as a packed one, unless the store has it; returns its folder.
+
+    Args:
+        store: where packed data sets are kept.
+        drawing: of the tiles.
+        tiles: their number.
+        observer: is told how many tiles are written.
+
+    Raises:
+        ConfigError: a number is out of range, or two tiles have the same id.
+        StorageError: the store cannot be written.
+    """
+    check_tiles(tiles, None)
+    name = f"synth-{digest([FORMAT, tiles, drawing.seed, drawing.noise, drawing.size])[:12]}"
+    folder = store.sub(dataset_prefix(name))
+    if folder.exists(MANIFEST):
+        return folder
+    ids = _ids(drawing, tiles, "train")
+    step = shard_tiles(drawing.size**2)
+    starts = range(0, tiles, step)
+    done, parts = 0, []
+    order = np.array(sorted(range(tiles), key=ids.__getitem__))
+    tasks = (_Shard(number, order[start : start + step].tolist()) for number, start in enumerate(starts))
+    for part in map_on_cores(partial(_draw_shard, drawing, ShardWriter(folder)), tasks):
+        parts.append(part)
+        done += len(part.salt)
+        _tell(observer, done, len(part.salt), tiles)
+    salt = np.concatenate([part.salt for part in parts])
+    same_mask = first_of_same(np.concatenate([part.digests for part in parts]), salt)
+    index = TileIndex(tuple(sorted(ids)), salt, same_mask, drawing.size**2)
+    write_manifest(
+        folder,
+        [part.written for part in parts],
+        name=name,
+        source=f"synthetic tiles of seed {drawing.seed}",
+        index=index,
+        statistics=statistics_of(index, reduce(add, (part.tally for part in parts)), drawing.size, drawing.size),
+        pixel_range=PixelRange(bits=8, maximum=255),
+    )
+    return folder
+
+
+class _Files(NamedTuple):
+    """Tiles of which files are to be written."""
+
+    part: Part
+    start: int
+    stop: int
+
+
+def _write_files(folder: Path, drawing: Drawing, task: _Files) -> list[tuple[str, str, int]]:
+    """Write the files of some tiles; id, runs of the mask ("1 1" of a test tile) and depth of each."""
+    rows = []
+    for index in range(task.start, task.stop):
+        tile = draw_tile(index, seed=drawing.seed, part=task.part, noise=drawing.noise, size=drawing.size)
+        _write_image(folder / task.part / "images" / f"{tile.id}.png", tile.image)
+        if task.part == "train":
+            # Kaggle's masks are 16-bit, except for the empty ones.
+            mask = tile.mask.astype(np.uint16) * 65535 if tile.mask.any() else tile.mask
+            Image.fromarray(mask).save(folder / "train/masks" / f"{tile.id}.png")
+        rows.append((tile.id, encode_rle(tile.mask) if task.part == "train" else "1 1", tile.depth))
+    return rows
 
 
 def _write_image(path: Path, grey: NDArray[np.uint8]) -> None:
     Image.fromarray(np.repeat(grey[..., None], 3, axis=2)).save(path)
 
 
-def _write_csv(path: Path, header: tuple[str, str], rows: Iterable[tuple[str, object]]) -> None:
-    with path.open("w", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(header)
-        writer.writerows(rows)
+class _Shard(NamedTuple):
+    """The tiles of a shard, in the order of their ids."""
+
+    number: int
+    tiles: list[int]
+
+
+class _Drawn(NamedTuple):
+    """What is known of a shard."""
+
+    salt: NDArray[np.int64]
+    digests: NDArray[np.uint64]
+    tally: Tally
+    written: Written
+
+
+def _draw_shard(drawing: Drawing, write: ShardWriter, task: _Shard) -> _Drawn:
+    tiles = [draw_tile(index, seed=drawing.seed, noise=drawing.noise, size=drawing.size) for index in task.tiles]
+    masks = np.stack([tile.mask for tile in tiles])
+    shard = TileShard(tuple(tile.id for tile in tiles), np.stack([tile.image for tile in tiles]), pack_masks(masks))
+    salt = masks.sum(axis=(1, 2), dtype=np.int64)
+    return _Drawn(salt, mask_digests(shard.mask_bits), Tally.of(shard), write(task.number, shard))
+
+
+class _Table:
+    """A CSV file that is written row by row."""
+
+    def __init__(self, file: IO[str], header: tuple[str, str]) -> None:
+        self._writer = csv.writer(file, lineterminator="\n")
+        self._writer.writerow(header)
+
+    def add(self, rows: list[tuple[str, object]]) -> None:
+        self._writer.writerows(rows)
+
+
+def _ids(drawing: Drawing, tiles: int, part: Part) -> list[str]:
+    """The ids of the tiles of a part, in the order of their numbers.
+
+    Raises:
+        ConfigError: two are the same.
+    """
+    each = cuts(drawing.size)
+    wholes = [whole_id(number, drawing.seed, part) for number in range(-(-tiles // each))]
+    if len(set(wholes)) < len(wholes):
+        raise ConfigError(f"seed {drawing.seed} gives two of {tiles:,} tiles the same id; use another seed")
+    if drawing.size == SIDE:
+        return wholes
+    return [cut_id(whole, cut) for whole in wholes for cut in range(each)][:tiles]
+
+
+def _check_least(name: str, value: float, least: int) -> None:
+    if not value >= least:
+        raise ConfigError(f"{name} is {value}; use {least} or more")
+
+
+def _tell(observer: Observer | None, done: int, new: int, total: int) -> None:
+    if observer is not None and done // TOLD != (done - new) // TOLD:
+        observer(TilesImported(done, total))

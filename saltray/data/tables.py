@@ -12,12 +12,14 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 import pyarrow.csv as pc
+from numpy.typing import NDArray
 
-from saltray.data.images import Mask, check_bytes
+from saltray.data.images import check_bytes
 from saltray.data.names import id_problem, normal_id
 from saltray.data.problems import Problem, and_more, quoted
 from saltray.data.rle import decode_rle
 from saltray.data.source import Source
+from saltray.data.tiles import mask_digests, pack_masks
 from saltray.errors import DataError, one_line
 from saltray.storage.base import Entry
 
@@ -43,6 +45,21 @@ class _Row(NamedTuple):
     value: str
 
 
+class KnownMask(NamedTuple):
+    """A mask whose pixels are no longer in memory."""
+
+    height: int
+    width: int
+    digest: tuple[int, ...]
+    """As `tiles.mask_digests` has it."""
+
+    @classmethod
+    def of(cls, mask: NDArray[np.uint8]) -> "KnownMask":
+        """Of a mask [H, W] of 0 and 1."""
+        height, width = mask.shape
+        return cls(height, width, tuple(mask_digests(pack_masks(mask[None]))[0].tolist()))
+
+
 def read_table(source: Source, entry: Entry) -> bytes:
     """The content of a table.
 
@@ -62,7 +79,7 @@ def read_ids(source: Source, entry: Entry) -> Set[str]:
 
 
 def check_masks_table(
-    data: bytes, masks: Mapping[str, Mask | None], images: Set[str], problems: list[Problem], notes: list[str]
+    data: bytes, masks: Mapping[str, KnownMask | None], images: Set[str], problems: list[Problem], notes: list[str]
 ) -> None:
     """Add to `problems` every row of train.csv that differs from the mask of its id, and every mask without a row.
 
@@ -85,11 +102,11 @@ def check_masks_table(
         if mask is None:
             continue
         try:
-            same = np.array_equal(decode_rle(row.value, *mask.salt.shape), mask.salt)
+            told = decode_rle(row.value, mask.height, mask.width)
         except DataError as error:
             problems.append(Problem(row.where, str(error)))
             continue
-        if not same:
+        if KnownMask.of(told).digest != mask.digest:
             problems.append(Problem(row.where, "differs from its mask image; correct one of them"))
     if seen:
         problems += [

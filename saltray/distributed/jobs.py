@@ -1,17 +1,19 @@
 """What the driver sends to the ranks of a job, and what they return."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Self, TypedDict
+from typing import TYPE_CHECKING, Any, Self, TypedDict
 
 import numpy as np
 import ray
 from numpy.typing import NDArray
 
 from saltray.config import Config
-from saltray.data.tiles import Tiles
 from saltray.runs.history import EpochRecord
 from saltray.storage.base import Store
+
+if TYPE_CHECKING:  # which loads torch
+    from saltray.training.tile_pool import TilePart
 
 
 @dataclass(frozen=True)
@@ -23,9 +25,9 @@ class Job:
     """Its folder in `parent`, and its name for Ray: fold-3, trial-007 of a search, or that of a pretraining."""
     folds: tuple[int, ...]
     """The folds to train, in turn epoch by epoch; one, except for a search that averages several."""
-    tiles: "ray.ObjectRef[Tiles]"
-    """All tiles, one copy per node in Ray's object store; with masks, except for a pretraining."""
-    fold_of: NDArray[np.int64]
+    tiles: "tuple[ray.ObjectRef[TilePart], ...]"
+    """All tiles in parts, one copy per node in Ray's object store; with masks, except for a pretraining."""
+    fold_of: "ray.ObjectRef[NDArray[np.int64]]"
     """[N] fold of each tile; a pretraining, which has one fold, trains on all."""
     parent: Store
     """The run's or the search's part of the store, or that of all pretrainings; it travels as a URI."""
@@ -38,12 +40,13 @@ class Job:
         config: Config,
         parent: Store,
         *,
-        tiles: Tiles,
+        tiles: "Iterable[TilePart]",
         fold_of: NDArray[np.int64],
         initial_weights: Sequence[Mapping[str, NDArray[Any]]] = (),
     ) -> Self:
         """A job that lacks its name and folds; its tiles and weights are put into Ray's object store, for all jobs.
 
+        No more than one part of the tiles need be in memory here.
         Weights that several folds share are put there once.
         """
         weights = {id(each): each for each in initial_weights}
@@ -52,8 +55,8 @@ class Job:
             config=config,
             name="",
             folds=(),
-            tiles=ray.put(tiles),
-            fold_of=fold_of,
+            tiles=tuple(ray.put(part) for part in tiles),
+            fold_of=ray.put(fold_of),
             parent=parent,
             initial_weights=tuple(shared[id(each)] for each in initial_weights),
         )

@@ -83,9 +83,10 @@ def lr_range_test(
     references: list[float] = []
     averages: list[float] = []
     for step, rate in enumerate(rates):
-        epoch = step // steps_per_epoch
-        index = train.epoch_order(seed, epoch, batch_size)[step % steps_per_epoch, share]
-        images, masks = task.batch(train.images[index], train.masks[index], train.keys[index], epoch)
+        epoch, place = divmod(step, steps_per_epoch)
+        if place == 0:
+            order = train.epoch_order(seed, epoch, batch_size)
+        images, masks = task.batch(*train.batch(order[place, share]), epoch)
         with torch.no_grad(), autocast(config.train.precision, images.device):
             reference = loss_of(untrained(images), masks)
         loss = train_step(network, state.optimizer, images, masks, config, loss_of, rate)

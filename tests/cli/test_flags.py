@@ -82,6 +82,7 @@ def test_the_verbs_hand_over_their_own_flags(saltray: Saltray, calls: list[Call]
     for words in (
         "demo --tiles 60",
         "synth x --tiles 3 --test-tiles 1 --seed 2 --noise 0",
+        "synth --packed x --tiles 3 --size 32",
         "check x",
         "range-test --data d --name s7 --fold 2 --low 1e-4 --high 2 --steps 50",
         "pretrain --data d --pretrain.name p7 --pretrain.hidden .5 --pretrain.patch 8 --train.epochs 3",
@@ -97,7 +98,8 @@ def test_the_verbs_hand_over_their_own_flags(saltray: Saltray, calls: list[Call]
     predict = {"ensemble": "e", "data": "d", "out": "o", "part": "train", "masks": "m"}
     assert calls == [
         Call("demo", ("saltray-demo",), {"picture": "demo.png", "tiles": 60}),
-        Call("synth", ("x",), {"tiles": 3, "test_tiles": 1, "seed": 2, "noise": 0.0}),
+        Call("synth", ("x",), {"tiles": 3, "test_tiles": 1, "seed": 2, "noise": 0.0, "size": 101, "packed": False}),
+        Call("synth", ("x",), {"tiles": 3, "test_tiles": None, "seed": 0, "noise": 1.0, "size": 32, "packed": True}),
         Call("check", ("x",), {}),
         Call("range_test", (config,), {"name": "s7", "fold": 2, "low": 1e-4, "high": 2.0, "steps": 50}),
         Call(

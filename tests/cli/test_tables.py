@@ -12,8 +12,9 @@ from saltray.cli import tables
 from saltray.commands.compare import Comparison
 from saltray.commands.predict import Prediction
 from saltray.commands.pretrain import PretrainResult
+from saltray.commands.publish_run import TrainResult
 from saltray.commands.range_test import RangeTestResult
-from saltray.commands.train import PartialResult, TrainResult
+from saltray.commands.train import PartialResult
 from saltray.commands.tune import SearchResult
 from saltray.config import Config, SearchConfig, TrainConfig, Values, choice, loguniform
 from saltray.data.folds import FoldBalance

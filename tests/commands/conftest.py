@@ -22,6 +22,7 @@ from saltray.runs.layout import CHECKPOINT_MANIFEST, checkpoint_folder
 from saltray.runs.records import CheckpointManifest
 from saltray.storage.base import Store
 from saltray.storage.lock import Owner
+from saltray.storage.uri import open_store
 
 FIRST_CHECKPOINT = f"{checkpoint_folder(1)}/{CHECKPOINT_MANIFEST}"
 
@@ -111,3 +112,8 @@ def check_resumed(home: Store, checkpoint: bytes, epochs: int) -> None:
     assert [record.epoch for record in epochs_of(records)] == list(range(1, epochs + 1))
     assert len(records) == epochs + 1
     assert all(record.at > records[1].at for record in records[2:])
+
+
+def store_of(result: saltray.TrainResult) -> Store:
+    """The store that a result was written to."""
+    return open_store(result.ensemble.partition("/ensembles/")[0])

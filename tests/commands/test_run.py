@@ -14,7 +14,7 @@ from ray_session import Recorded, record
 
 import saltray
 from saltray.commands import run as module
-from saltray.commands.train import TrainResult
+from saltray.commands.publish_run import TrainResult
 from saltray.config import ClusterConfig, Config, SearchConfig, choice
 from saltray.errors import ConfigError, DataError, ResourceError
 from saltray.progress import FoldEpoch, RunPlanned, SearchPlanned, SearchValuesTaken, TrialEnded

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 import saltray
+from saltray.data.packing import open_packed
 from saltray.data.synthetic import write_dataset
 from saltray.errors import ConfigError, DataError, StorageError
 from saltray.storage.s3 import S3Store
@@ -32,7 +33,18 @@ def test_a_data_set_is_written(tmp_path: Path) -> None:
 
 def test_its_defaults_are_those_of_the_generator() -> None:
     mine, below = (inspect.signature(function).parameters for function in (saltray.synth, write_dataset))
-    assert {name: mine[name].default for name in mine} == {name: below[name].default for name in below}
+    assert mine.keys() - below.keys() == {"packed"}
+    assert {name: mine[name].default for name in below} | {"observer": None} == {
+        name: below[name].default for name in below
+    }
+
+
+def test_a_packed_data_set_is_written(tmp_path: Path) -> None:
+    uri = saltray.synth(tmp_path / "store", tiles=5, size=20, packed=True)
+    assert uri.startswith(f"{tmp_path}/store/datasets/synth-")
+    assert len(open_packed(uri, open_store(str(tmp_path / "other")))) == 5
+    with pytest.raises(ConfigError, match="test_tiles is 2, but a packed data set has no test tiles; leave it out"):
+        saltray.synth(tmp_path / "store", tiles=5, test_tiles=2, packed=True)
 
 
 def test_what_cannot_be_written_is_refused(tmp_path: Path) -> None:

@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
-import torch
 from ceph import Ceph
 from command import Live, upload
 from ray_session import Recorded, record
@@ -17,7 +16,6 @@ from safetensors.torch import load
 
 import saltray
 from saltray.config import ClusterConfig, Config, FoldConfig
-from saltray.data.raw import read_tiles
 from saltray.errors import ConfigError, FoldsFailedError, ResourceError, RunLockedError, StorageError
 from saltray.progress import (
     CapacityFound,
@@ -39,25 +37,13 @@ from saltray.runs.records import FoldResult
 from saltray.storage.base import Store
 from saltray.storage.lock import RunLock
 from saltray.storage.uri import open_store
-from saltray.training.metrics import Counts
 
-from .conftest import check_resumed, killed_once, note_something
+from .conftest import check_resumed, killed_once, note_something, store_of
 
 Finished = Recorded[saltray.TrainResult]
 Small = Callable[..., Config]
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_here")]
-
-
-def store_of(result: saltray.TrainResult) -> Store:
-    """The store that a result was written to."""
-    return open_store(result.ensemble.partition("/ensembles/")[0])
-
-
-def probabilities(result: saltray.TrainResult) -> Any:
-    """[N, H * W] of all tiles, out of fold."""
-    table = store_of(result).get_table(f"runs/{result.run}/oof.parquet")
-    return np.stack([np.frombuffer(row, np.float16) for row in table["probability"].to_pylist()]).astype(np.float32)
 
 
 def test_a_run_prints_nothing_and_tells_its_observer_all(finished: Finished) -> None:
@@ -80,41 +66,6 @@ def test_a_run_prints_nothing_and_tells_its_observer_all(finished: Finished) -> 
         assert epochs[-1].score == pytest.approx(
             result.score, abs=0.2
         )  # of the same weights, without the mirror images
-
-
-def test_the_ensemble_predicts_the_mean_of_its_members_and_out_of_fold_each_its_own(
-    finished: Finished, tiles_folder: Path
-) -> None:
-    result = finished.result
-    tiles = read_tiles(str(tiles_folder))
-    ensemble = saltray.Ensemble.load(result.ensemble)
-    assert result.ensemble.endswith("/ensembles/r1/v1")
-    assert ensemble.manifest.score == result.score
-    assert [member.fold for member in ensemble.manifest.members] == [0, 1]
-    some = slice(0, 8)
-    whole = ensemble.predict(tiles.images[some])
-    alone = [saltray.Ensemble(ensemble.manifest, [model], ensemble.device) for model in ensemble.models]
-    singles = [one.predict(tiles.images[some]) for one in alone]
-    np.testing.assert_allclose(whole, (singles[0] + singles[1]) / 2, atol=1e-6)
-    fold_of = store_of(result).get_json("runs/r1/folds.json")["fold_of"]
-    held_out = np.array([fold_of[tile] for tile in tiles.ids])[some]
-    assert set(held_out) == {0, 1}
-    expected = np.where((held_out == 0)[:, None, None], singles[0], singles[1])
-    np.testing.assert_allclose(probabilities(result)[some].reshape(expected.shape), expected, atol=2e-3)
-    assert result.baseline == pytest.approx((~tiles.masks.any(axis=(1, 2))).mean())
-    manifest = ensemble.manifest
-    assert (manifest.postprocess, manifest.evaluation) == (result.postprocess, result.evaluation)
-    assert [row.fold for row in result.evaluation.folds] == [0, 1]
-    assert result.evaluation.score + result.evaluation.optimism == pytest.approx(result.score_at_threshold)
-    alone, mirrored, *_ = result.evaluation.prices
-    assert alone.score is not None
-    assert mirrored.score == pytest.approx(result.score)
-    masks = result.postprocess.apply(probabilities(result).reshape(tiles.images.shape), tiles.images)
-    counts = Counts.of(torch.from_numpy(masks).float(), torch.from_numpy(tiles.masks), 0.5)
-    assert counts.score == pytest.approx(result.score_at_threshold)
-    page = store_of(result).get("runs/r1/report.html").decode()
-    assert result.ensemble in page
-    assert f"{result.evaluation.score:.4f}" in page
 
 
 def test_a_finished_run_is_not_trained_again(copied: Config, finished: Finished) -> None:

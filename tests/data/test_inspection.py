@@ -8,22 +8,21 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from saltray.data.images import decode_image
-from saltray.data.inspection import NO_MASK, check_sizes, common_range, decode_all, inspect, pixels_digest
+from saltray.data.inspection import NO_MASK, check_sizes, common_range, inspect, keep, pixels_digest
 from saltray.data.pixel_range import PixelRange
 from saltray.data.problems import Problem
-from saltray.data.raw_layout import find_images
 from saltray.data.source import Source
+from saltray.data.tiles import join_shards
 from saltray.errors import DataError
 
 from .mini import HEIGHT, WIDTH, Mini, png, png_header, put, rgb, upload
 
 
 def test_a_data_set_without_problems(any_source_uri: str, mini: Mini) -> None:
-    found = inspect(Source(any_source_uri), test=True)
-    assert found.tiles.ids == tuple(mini.ids)
-    np.testing.assert_array_equal(found.tiles.images, mini.images)
-    np.testing.assert_array_equal(found.tiles.masks, mini.masks)
+    found = inspect(Source(any_source_uri), keep, test=True)
+    assert found.index.ids == tuple(mini.ids)
+    np.testing.assert_array_equal(join_shards(found.used).images, mini.images)
+    np.testing.assert_array_equal(join_shards(found.used).masks, mini.masks)
     assert found.bits.tolist() == [16 if mask.any() else 8 for mask in mini.masks]
     assert [image.shape for image in found.test] == [(HEIGHT, WIDTH)] * 5
     assert [image.black for image in found.test] == [False] * 4 + [True]
@@ -142,7 +141,7 @@ def test_each_problem_is_reported_for_its_file_alone(name: str, folder: Path, mi
     damage, expected = PROBLEMS[name]
     damage(folder, mini)
     with pytest.raises(DataError) as caught:
-        inspect(Source(str(folder)), test=True)
+        inspect(Source(str(folder)), keep, test=True)
     assert reported(caught.value.problems, expected, mini), caught.value.problems
     assert len(caught.value.problems) == len(expected), caught.value.problems
     assert "\n" not in "".join((str(caught.value), *caught.value.problems))
@@ -155,7 +154,7 @@ def test_all_problems_are_reported_at_once_and_in_order(folder: Path, mini: Mini
     for name in names:
         PROBLEMS[name][0](folder, mini)
     with pytest.raises(DataError, match="8 problems in .*, fix or remove the files; the first: depths.csv: ") as caught:
-        inspect(Source(str(folder)), test=True)
+        inspect(Source(str(folder)), keep, test=True)
     assert all(reported(caught.value.problems, PROBLEMS[name][1], mini) for name in names), caught.value.problems
     assert len(caught.value.problems) == 8
     assert list(caught.value.problems) == sorted(caught.value.problems)
@@ -166,20 +165,14 @@ def test_a_problem_on_s3_is_reported_by_its_key(s3_server: str, folder: Path, mi
     damage, expected = PROBLEMS["grey mask"]
     damage(folder, mini)
     with pytest.raises(DataError) as caught:
-        inspect(Source(upload(folder, f"s3://saltray-test/{tmp_path.name}")), test=True)
+        inspect(Source(upload(folder, f"s3://saltray-test/{tmp_path.name}")), keep, test=True)
     assert reported(caught.value.problems, expected, mini)
 
 
 def test_test_images_are_not_read_unless_asked_for(folder: Path, mini: Mini) -> None:
     (folder / "test/images/ffffff0000.png").write_text("?")
-    found = inspect(Source(str(folder)), test=False)
-    assert (found.tiles.ids, found.test) == (tuple(mini.ids), ())
-
-
-def test_decode_all_keeps_the_order_of_entries(folder: Path, mini: Mini) -> None:
-    source = Source(str(folder))
-    entries = dict(reversed(find_images(source, "train").items()))
-    assert list(decode_all(source, entries, decode_image, [])) == mini.ids[::-1]
+    found = inspect(Source(str(folder)), keep, test=False)
+    assert (found.index.ids, found.test) == (tuple(mini.ids), ())
 
 
 SMALL, LARGE = (4, 4), (5, 5)
@@ -214,9 +207,9 @@ def deepen(folder: Path, mini: Mini, top: int) -> None:
 
 def test_the_range_is_that_of_all_training_images(folder: Path, mini: Mini) -> None:
     deepen(folder, mini, 4095)
-    found = inspect(Source(str(folder)), test=True)
+    found = inspect(Source(str(folder)), keep, test=True)
     assert found.pixel_range == PixelRange(bits=16, maximum=4095)
-    np.testing.assert_array_equal(found.tiles.images, mini.images)
+    np.testing.assert_array_equal(join_shards(found.used).images, mini.images)
     assert found.notes == ("images: 12-bit range in 16-bit files, scaled by the data set's maximum 4095",)
     assert [image.digest for image in found.test] == [pixels_digest(image) for image in mini.test_images]
 
@@ -225,14 +218,14 @@ def test_brighter_test_images_are_told(folder: Path, mini: Mini) -> None:
     deepen(folder, mini, 3000)
     for tile in mini.test_ids[:2]:
         put(folder / f"test/images/{tile}.png", np.full((HEIGHT, WIDTH), 4000, np.uint16))
-    found = inspect(Source(str(folder)), test=True)
+    found = inspect(Source(str(folder)), keep, test=True)
     assert found.notes[-1] == (
         "2 test images are brighter than any training image, and the excess is cut off: "
         "test/images/ffffff0000.png, test/images/ffffff0001.png"
     )
     put(folder / "test/images/ffffff0002.png", np.full((HEIGHT, WIDTH), 6001, np.uint16))
     with pytest.raises(DataError, match="values up to 6001, but the training images have at most 3000"):
-        inspect(Source(str(folder)), test=True)
+        inspect(Source(str(folder)), keep, test=True)
 
 
 def test_other_formats_of_images_and_masks(folder: Path, mini: Mini) -> None:
@@ -241,17 +234,17 @@ def test_other_formats_of_images_and_masks(folder: Path, mini: Mini) -> None:
             (folder / f"train/{part}/{tile}.png").unlink()
         Image.fromarray(pixels).save(folder / f"train/images/{tile}.TIF")
         Image.fromarray(salt > 0).save(folder / f"train/masks/{tile}.png")
-    found = inspect(Source(str(folder)), test=False)
-    np.testing.assert_array_equal(found.tiles.images, mini.images)
-    np.testing.assert_array_equal(found.tiles.masks, mini.masks)
+    found = inspect(Source(str(folder)), keep, test=False)
+    np.testing.assert_array_equal(join_shards(found.used).images, mini.images)
+    np.testing.assert_array_equal(join_shards(found.used).masks, mini.masks)
 
 
 def test_a_subset_of_the_tiles_is_a_note(folder: Path, mini: Mini) -> None:
     for tile in mini.ids[2:]:
         image(folder, mini, mini.ids.index(tile)).unlink()
         mask(folder, mini, mini.ids.index(tile)).unlink()
-    found = inspect(Source(str(folder)), test=True)
-    assert found.tiles.ids == tuple(mini.ids[:2])
+    found = inspect(Source(str(folder)), keep, test=True)
+    assert found.index.ids == tuple(mini.ids[:2])
     (note,) = found.notes
     assert note.startswith("train.csv: 10 rows without a tile, not used: ")
 
@@ -261,7 +254,7 @@ def test_one_folder_without_train_csv_is_one_line_with_the_choice(folder: Path, 
     for number in range(200):
         put(folder / f"train/images/x{number:03}.png", mini.images[1])
     with pytest.raises(DataError, match="200 problems in ") as caught:
-        inspect(Source(str(folder)), test=True)
+        inspect(Source(str(folder)), keep, test=True)
     names = "train/images/x000.png, train/images/x001.png, train/images/x002.png and 197 more"
     assert caught.value.problems == (f"{names}: {NO_MASK}",)
     assert "test/images" in NO_MASK

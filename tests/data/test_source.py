@@ -1,6 +1,7 @@
 """The raw files of every kind of source: listed, read and tagged; damaged and malicious zips are refused."""
 
 import os
+import pickle
 import shutil
 from pathlib import Path
 
@@ -216,3 +217,15 @@ def test_what_is_no_file_is_no_archive(folder: Path) -> None:
     os.mkfifo(folder / "test.zip")  # opening it would wait for ever
     shutil.rmtree(folder / "test")
     assert "train.csv" in keys(folder)
+
+
+def test_another_process_opens_a_source_once_and_a_later_one_again(folder: Path) -> None:
+    archive = zip_folder(folder, folder.parent / "data.zip")
+    first = Source(str(archive))
+    sent = pickle.dumps(first)
+    there = pickle.loads(sent)
+    assert there is pickle.loads(sent)
+    assert there.list() == first.list()
+    (folder / "depths.csv").unlink()
+    later = pickle.loads(pickle.dumps(Source(str(zip_folder(folder, archive)))))
+    assert len(later.list()) == len(first.list()) - 1

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from saltray.data.statistics import Statistics, count_repeated, statistics_of
-from saltray.data.tiles import LabelledTiles
+from saltray.data.statistics import Statistics, Tally, count_repeated, statistics_of
+from saltray.data.tiles import TileIndex, TileShard, pack_masks
 
 from .mini import HEIGHT, WIDTH, Mini
 
@@ -14,7 +14,10 @@ def test_statistics_by_hand(mini: Mini) -> None:
     positive = sorted(count for count in salt if count)
     pixels = mini.images.ravel().tolist()
     mean = sum(pixels) / len(pixels)
-    assert statistics_of(LabelledTiles(tuple(mini.ids), mini.images, mini.masks)) == Statistics(
+    index = TileIndex.of(mini.ids, mini.masks)
+    shards = [TileShard(index.ids[a:b], mini.images[a:b], pack_masks(mini.masks[a:b])) for a, b in ((0, 5), (5, 12))]
+    tally = Tally.of(shards[0]) + Tally.of(shards[1])
+    assert statistics_of(index, tally, HEIGHT, WIDTH) == Statistics(
         train_tiles=12,
         height=HEIGHT,
         width=WIDTH,
@@ -32,8 +35,9 @@ def test_statistics_by_hand(mini: Mini) -> None:
 
 
 def test_tiles_without_salt_have_no_median() -> None:
-    tiles = LabelledTiles(("a",), np.full((1, 4, 4), 51, np.uint8), np.zeros((1, 4, 4), np.uint8))
-    statistics = statistics_of(tiles)
+    masks = np.zeros((1, 4, 4), np.uint8)
+    shard = TileShard(("a",), np.full((1, 4, 4), 51, np.uint8), pack_masks(masks))
+    statistics = statistics_of(TileIndex.of("a", masks), Tally.of(shard), 4, 4)
     assert (statistics.empty, statistics.mean_coverage, statistics.median_coverage) == (1, 0, None)
     assert (statistics.pixel_mean, statistics.pixel_std) == (pytest.approx(0.2), pytest.approx(0))
 

@@ -8,17 +8,15 @@ import numpy as np
 import pytest
 
 from saltray.data.pixel_range import PixelRange
-from saltray.data.statistics import statistics_of
 from saltray.data.summary import DatasetSummary, summarise
-from saltray.data.tiles import LabelledTiles
 from saltray.errors import DataError
 
-from .mini import Mini, put
+from .mini import Mini, put, statistics
 
 
 def test_summary(any_source_uri: str, mini: Mini) -> None:
     assert summarise(any_source_uri) == DatasetSummary(
-        **asdict(statistics_of(LabelledTiles(tuple(mini.ids), mini.images, mini.masks))),
+        **asdict(statistics(mini)),
         test_tiles=5,
         pixel_range=PixelRange(bits=8, maximum=255),
         masks_8bit=5,

@@ -6,11 +6,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 from PIL import Image
 
-from saltray.data.synthetic import draw_tile, write_dataset
+from saltray.data.packed import PackedDataset
+from saltray.data.packing import pack
+from saltray.data.raw import read_tiles
+from saltray.data.synthetic import Drawing, write_dataset, write_packed
 from saltray.errors import ConfigError, DataError, StorageError
+from saltray.storage.base import Store
 
 TILES = 400  # of the fixtures
 
@@ -82,45 +85,6 @@ def test_table_of_runs_equals_masks(synth_folder: Path) -> None:
         assert (decoded == (np.asarray(Image.open(synth_folder / f"train/masks/{name}.png")) > 0)).all()
 
 
-def test_shares_of_each_kind(synth_images: NDArray[np.uint8], synth_salt: NDArray[np.bool_]) -> None:
-    pixels = synth_salt.sum(axis=(1, 2))
-    blank = synth_images.max(axis=(1, 2)) == 0
-    columns = synth_salt.mean(axis=1)
-    vertical = ((columns == 0) | (columns == 1)).all(axis=1) & (pixels > 0)
-    assert 0.37 < (pixels == 0).mean() < 0.41
-    assert 0.01 < blank.mean() < 0.03
-    assert not pixels[blank].any()
-    assert 0.02 < vertical.mean() < 0.04
-    assert 0.005 < ((pixels > 0) & (pixels <= 10)).mean() < 0.03
-    assert pixels.max() < 101 * 101
-    assert 0.2 < synth_salt.mean() < 0.3
-    assert len(np.unique(synth_images[~blank], axis=0)) == (~blank).sum()
-
-
-def test_statistics_of_the_images(synth_images: NDArray[np.uint8]) -> None:
-    grey = synth_images / 255
-    assert 0.45 < grey.mean() < 0.49
-    assert 0.14 < grey.std() < 0.18
-    clipped = ((synth_images == 0) | (synth_images == 255))[synth_images.max(axis=(1, 2)) > 0]
-    assert clipped.mean() < 0.01
-
-
-def test_layers_are_flat_rather_than_steep(synth_images: NDArray[np.uint8]) -> None:
-    down, across = (np.abs(np.diff(synth_images.astype(float), axis=axis)).mean() for axis in (1, 2))
-    assert 1.2 * across < down < 4 * across
-
-
-def test_salt_differs_in_texture_and_not_in_brightness(
-    synth_images: NDArray[np.uint8], synth_salt: NDArray[np.bool_]
-) -> None:
-    large = [(i / 255.0, m) for i, m in zip(synth_images, synth_salt, strict=True) if 0.1 < m.mean() < 0.9 and i.any()]
-    brighter = np.array([image[mask].mean() - image[~mask].mean() for image, mask in large])
-    calmer = np.array([image[mask].std() < image[~mask].std() for image, mask in large])
-    assert abs(brighter.mean()) < 0.01
-    assert brighter.std() < 0.04
-    assert 0.6 < calmer.mean() < 0.98  # a hint, but not the answer
-
-
 def test_a_tile_depends_only_on_seed_and_index(tmp_path: Path) -> None:
     few = contents(write_dataset(tmp_path / "few", tiles=5, test_tiles=2, seed=8))
     many = contents(write_dataset(tmp_path / "many", tiles=9, test_tiles=4, seed=8))
@@ -130,12 +94,6 @@ def test_a_tile_depends_only_on_seed_and_index(tmp_path: Path) -> None:
     assert len(pngs) == 5 + 5 + 2
     assert all(many[name] == data for name, data in pngs.items())
     assert not pngs.keys() & other.keys()
-
-
-def test_the_parts_differ() -> None:
-    train, test = draw_tile(1), draw_tile(1, part="test")
-    assert train.id != test.id
-    assert (train.image != test.image).any()
 
 
 @pytest.mark.parametrize(("tiles", "expected"), [(1, 1), (4, 1), (10, 2), (12, 3)])
@@ -164,7 +122,7 @@ def test_an_incomplete_data_set_is_removed(tmp_path: Path, monkeypatch: pytest.M
     def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("saltray.data.synthetic._write_csv", full)
+    monkeypatch.setattr("saltray.data.synthetic._write_image", full)
     with pytest.raises(StorageError, match="cannot write .*/data: No space left on device; free some space there"):
         write_dataset(tmp_path / "data", tiles=2)
     assert not list(tmp_path.iterdir())
@@ -172,9 +130,53 @@ def test_an_incomplete_data_set_is_removed(tmp_path: Path, monkeypatch: pytest.M
 
 @pytest.mark.parametrize(
     ("name", "arguments"),
-    [("tiles", {"tiles": 0}), ("seed", {"tiles": 1, "seed": -1}), ("test_tiles", {"tiles": 1, "test_tiles": -1})],
+    [
+        ("tiles", {"tiles": 0}),
+        ("seed", {"tiles": 1, "seed": -1}),
+        ("test_tiles", {"tiles": 1, "test_tiles": -1}),
+        ("size", {"tiles": 1, "size": 0}),
+        ("size", {"tiles": 1, "size": 102}),
+    ],
 )
 def test_numbers_out_of_range(tmp_path: Path, name: str, arguments: dict[str, int]) -> None:
     with pytest.raises(ConfigError, match=f"^{name} is "):
         write_dataset(tmp_path / "data", **arguments)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("size", [101, 40, 8])
+def test_packed_tiles_are_those_of_the_files(
+    size: int, tmp_path: Path, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = write_dataset(tmp_path / "data", tiles=23, test_tiles=0, seed=4, size=size)
+    monkeypatch.setattr("saltray.data.tiles.SHARD_TILES", 10)
+    direct = PackedDataset.open(write_packed(store, Drawing(seed=4, size=size), 23))
+    assert [shard.tiles for shard in direct.manifest.shards] == [10, 10, 3]
+    files = pack(str(folder), store)
+    assert (direct.manifest.digest, direct.manifest.statistics) == (files.digest, files.statistics)
+    own = PackedDataset.open(store.sub(f"datasets/{files.name}"))
+    np.testing.assert_array_equal(direct.index.same_mask, own.index.same_mask)
+    np.testing.assert_array_equal(direct.tiles().masks, read_tiles(str(folder)).masks)
+
+
+def test_a_packed_set_is_written_once(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = write_packed(store, Drawing(), 5)
+    others = [write_packed(store, drawing, tiles) for drawing, tiles in ((Drawing(seed=1), 5), (Drawing(), 6))]
+    assert len({folder.uri, *(other.uri for other in others)}) == 3
+    monkeypatch.setattr("saltray.data.synthetic.draw_tile", None)  # drawing would fail
+    assert write_packed(store, Drawing(), 5) == folder
+
+
+def test_progress_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("saltray.data.synthetic.FILES", 2)
+    monkeypatch.setattr("saltray.data.synthetic.TOLD", 4)
+    events: list[object] = []
+    write_dataset(tmp_path / "data", tiles=9, test_tiles=2, size=8, observer=events.append)
+    assert [str(event) for event in events] == ["tiles: 4 of 11", "tiles: 8 of 11"]
+
+
+def test_two_tiles_of_one_id_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("saltray.data.synthetic.whole_id", lambda number, *_: f"{number % 7}")
+    with pytest.raises(ConfigError, match="seed 3 gives two of 8 tiles the same id; use another seed"):
+        write_dataset(tmp_path / "data", tiles=8, seed=3)
     assert not list(tmp_path.iterdir())

@@ -8,19 +8,19 @@ import numpy as np
 import pytest
 
 import saltray.data.tables
-from saltray.data.images import MAX_BYTES, Mask
+from saltray.data.images import MAX_BYTES
 from saltray.data.problems import Problem
 from saltray.data.rle import encode_rle
 from saltray.data.source import Source
-from saltray.data.tables import check_masks_table, read_depths, read_ids, read_table
+from saltray.data.tables import KnownMask, check_masks_table, read_depths, read_ids, read_table
 from saltray.errors import DataError
 
 from .mini import Mini
 
 # Runs "1 2" and "6 1" of 2x3 pixels; the mask of c could not be decoded.
 MASKS = {
-    "a": Mask(np.array([[1, 0, 0], [1, 0, 0]], np.uint8), 8),
-    "b": Mask(np.array([[0, 0, 0], [0, 0, 1]], np.uint8), 8),
+    "a": KnownMask.of(np.array([[1, 0, 0], [1, 0, 0]], np.uint8)),
+    "b": KnownMask.of(np.array([[0, 0, 0], [0, 0, 1]], np.uint8)),
     "c": None,
 }
 
@@ -165,7 +165,7 @@ def test_a_row_may_be_longer_than_the_csv_readers_own_blocks() -> None:
     salt[:, ::4] = 1
     data = f"id,rle_mask\na,{encode_rle(salt)}\n".encode()
     problems: list[Problem] = []
-    check_masks_table(data, {"a": Mask(salt, 8)}, set(), problems, [])
+    check_masks_table(data, {"a": KnownMask.of(salt)}, set(), problems, [])
     assert len(data) > 3 * 2**20
     assert problems == []
 
