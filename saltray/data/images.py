@@ -60,10 +60,10 @@ class _Decoded(NamedTuple):
     """[N, 3] colours, for mode P."""
 
 
-def check_bytes(size: int) -> None:
-    """Raise DataError for a file of more than `MAX_BYTES` bytes."""
-    if size > MAX_BYTES:
-        raise DataError(f"the file has {size:,} bytes; the limit is {MAX_BYTES:,}")
+def check_bytes(size: int, limit: int = MAX_BYTES) -> None:
+    """Raise DataError for a file of more than `limit` bytes."""
+    if size > limit:
+        raise DataError(f"the file has {size:,} bytes; the limit is {limit:,}")
 
 
 def decode_image(data: bytes) -> GreyValues:

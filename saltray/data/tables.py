@@ -23,8 +23,10 @@ from saltray.data.tiles import mask_digests, pack_masks
 from saltray.errors import DataError, one_line
 from saltray.storage.base import Entry
 
-MAX_ROWS = 1_000_000
+MAX_ROWS = 2_000_000
 """Most rows of a table; each takes about 300 bytes of memory."""
+MAX_BYTES = 2**29
+"""Largest file, in bytes: a mask takes about 200."""
 MAX_COLUMNS = 100
 """Most columns of a table, of which two are read."""
 MAX_BAD_ROWS = 1000
@@ -66,7 +68,7 @@ def read_table(source: Source, entry: Entry) -> bytes:
     Raises:
         DataError: it cannot be read, or is too large. The message does not name the file.
     """
-    check_bytes(entry.size)
+    check_bytes(entry.size, MAX_BYTES)
     return source.read(entry.key)
 
 

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from saltray.data.images import MAX_BYTES
 from saltray.data.sample import check_against_sample
 from saltray.data.source import SAMPLE, Source
+from saltray.data.tables import MAX_BYTES
 from saltray.errors import DataError
 
 from .mini import Mini, write_csv
@@ -74,5 +74,5 @@ def test_a_sample_that_leads_nowhere_is_told(tmp_path: Path) -> None:
 def test_a_sample_that_is_too_large_is_refused_before_it_is_read(tmp_path: Path) -> None:
     with (tmp_path / SAMPLE).open("wb") as file:
         file.truncate(MAX_BYTES + 1)
-    with pytest.raises(DataError, match="67,108,865 bytes; the limit is"):
+    with pytest.raises(DataError, match="536,870,913 bytes; the limit is"):
         check_against_sample(Source(str(tmp_path)), ["a"])

@@ -8,11 +8,10 @@ import numpy as np
 import pytest
 
 import saltray.data.tables
-from saltray.data.images import MAX_BYTES
 from saltray.data.problems import Problem
 from saltray.data.rle import encode_rle
 from saltray.data.source import Source
-from saltray.data.tables import KnownMask, check_masks_table, read_depths, read_ids, read_table
+from saltray.data.tables import MAX_BYTES, KnownMask, check_masks_table, read_depths, read_ids, read_table
 from saltray.errors import DataError
 
 from .mini import Mini
@@ -175,7 +174,7 @@ def test_a_table_that_is_too_large_is_refused_before_it_is_read(folder: Path) ->
         file.truncate(MAX_BYTES + 1)
     source = Source(str(folder))
     (entry,) = [entry for entry in source.list() if entry.key == "train.csv"]
-    with pytest.raises(DataError, match="67,108,865 bytes; the limit is 67,108,864"):
+    with pytest.raises(DataError, match="536,870,913 bytes; the limit is 536,870,912"):
         read_table(source, entry)
     assert read_ids(source, entry) == set()
 
