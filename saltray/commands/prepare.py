@@ -12,10 +12,12 @@ from saltray.config import Config, ModelConfig
 from saltray.data.folds import assign_folds, check_count
 from saltray.data.packing import DatasetManifest, DatasetSize, dataset_size, load_tiles
 from saltray.data.tiles import LabelledTiles
+from saltray.data.unlabelled import UnlabelledImages, find_unlabelled
 from saltray.distributed.paths import check_kept
-from saltray.ensemble.manifest import WeightsProvenance
+from saltray.ensemble.manifest import PseudoLabelsProvenance, WeightsProvenance
 from saltray.errors import ConfigError, DataError
-from saltray.runs.initial_weights import InitialWeights, check_unseen, read_initial_weights
+from saltray.runs.initial_weights import InitialWeights, Origins, check_unseen, read_initial_weights
+from saltray.runs.pseudo_labels import Teacher, find_teacher
 from saltray.storage.base import Store
 from saltray.storage.uri import open_store
 
@@ -33,6 +35,12 @@ class Prepared:
     dataset: DatasetManifest
     initial: InitialWeights | None
     """The weights before training, where model.weights names some."""
+    teacher: Teacher | None = None
+    """The models that label test tiles, where pseudo_labels.ensemble names some."""
+    test: UnlabelledImages | None = None
+    """All test tiles, if there is a teacher."""
+    pseudo_provenance: PseudoLabelsProvenance | None = None
+    """Of the labels, if there is a teacher."""
 
     @property
     def initial_digest(self) -> str | None:
@@ -59,7 +67,7 @@ def open_for_writing(uri: str) -> Store:
 
 
 def prepare(
-    config: Config, store: Store, variants: Iterable[Config] = (), *, before: WeightsProvenance | None = None
+    config: Config, store: Store, variants: Iterable[Config] = (), *, before: Origins | None = None
 ) -> Prepared:
     """Load the initial weights, read the tiles (packing them into the store first), and split them.
 
@@ -67,24 +75,32 @@ def prepare(
         config: the run.
         store: where packed data sets are kept.
         variants: the configurations of a search's trials.
-        before: what an earlier command of the same run or search started from; see `read_initial_weights`.
+        before: what an earlier command of the same run or search used; the same versions of ensembles are taken again.
 
     Raises:
         DataError: the tiles cannot be used; all faults at once.
-        ConfigError: the tiles do not fit the configuration or a variant, or a member of an ensemble that training is to
-            start from was trained on tiles that its fold holds out.
+        ConfigError: the tiles do not fit the configuration or a variant, a model that training is to start from, or
+            that is to label test tiles, was trained on tiles that its fold holds out, or there are no test tiles.
         ModelError: the initial weights cannot be read, or do not fit.
         StorageError: the data or the store cannot be reached.
     """
     variants = list(variants)
     with suppress(DataError):  # of one tile; what reads them all tells all faults
         check_inputs(config, store, variants)
-    initial = read_initial_weights(config, before)
+    before = before or Origins()
+    initial = read_initial_weights(config, before.weights)
+    teacher = find_teacher(config, before.pseudo_labels)
     tiles, dataset = load_tiles(config.data, store)
     fold_of = assign_folds(tiles.ids, tiles.masks, config.folds)
     if initial is not None:
         check_unseen(initial.provenance, tiles, fold_of, dataset)
-    return Prepared(tiles, fold_of, dataset, initial)
+    if teacher is None:
+        return Prepared(tiles, fold_of, dataset, initial)
+    check_fits([teacher.manifest.config], dataset.height, dataset.width)
+    test = find_unlabelled(config.data, store, dataset)
+    labels = teacher.provenance(test.digest, config.pseudo_labels.count(len(test)))
+    check_unseen(labels, tiles, fold_of, dataset)
+    return Prepared(tiles, fold_of, dataset, initial, teacher, test, labels)
 
 
 def check_inputs(config: Config, store: Store, variants: Iterable[Config] = ()) -> DatasetSize:
@@ -160,4 +176,7 @@ def share(prepared: Prepared, config: Config, parent: Store) -> "Job":
         tiles=prepared.tiles,
         fold_of=prepared.fold_of,
         initial_weights=() if prepared.initial is None else prepared.initial.by_fold,
+        teacher=prepared.teacher,
+        test=() if prepared.test is None else prepared.test.shards(),
+        pseudo_labels=prepared.pseudo_provenance,
     )

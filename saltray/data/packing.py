@@ -111,7 +111,7 @@ def dataset_size(uri: str, store: Store) -> DatasetSize:
         IntegrityError: the manifest of a packed data set is damaged.
         StorageError: the source or the store cannot be reached.
     """
-    if folder := _find_packed(uri, store):
+    if folder := find_packed(uri, store):
         manifest = _read_manifest(folder)
         return DatasetSize(manifest.tiles, manifest.height, manifest.width)
     source = Source(uri)
@@ -146,7 +146,7 @@ def load_tiles(uri: str, store: Store) -> tuple[LabelledTiles, DatasetManifest]:
         IntegrityError: a packed data set is damaged.
         StorageError: the source or the store cannot be reached.
     """
-    folder = _find_packed(uri, store) or _ensure_packed(uri, store)
+    folder = find_packed(uri, store) or _ensure_packed(uri, store)
     manifest = _read_manifest(folder)
     return _read_shards(manifest, folder), manifest
 
@@ -164,7 +164,7 @@ def packed_tiles(digest: str, uri: str, store: Store) -> LabelledTiles | None:
         StorageError: the store cannot be reached.
     """
     own = (store.sub(dataset_prefix(name)) for name in store.folders(DATASETS))
-    for folder in filter(None, chain(own, (_find_packed(uri, store),))):
+    for folder in filter(None, chain(own, (find_packed(uri, store),))):
         try:
             manifest = _read_manifest(folder)
         except (NotFoundError, IntegrityError, DataError):  # being packed, or damaged: another may have the tiles
@@ -187,7 +187,7 @@ def load_all_images(uri: str, store: Store) -> AllImages:
         StorageError: the source or the store cannot be reached.
     """
     notes: tuple[str, ...] = ()
-    if folder := _find_packed(uri, store):
+    if folder := find_packed(uri, store):
         manifest = _read_manifest(folder)
         labelled = _read_shards(manifest, folder)
         tiles = Tiles(labelled.ids, labelled.images)
@@ -201,7 +201,7 @@ def load_all_images(uri: str, store: Store) -> AllImages:
     return AllImages(tiles, sha256.hexdigest(), notes)
 
 
-def _find_packed(uri: str, store: Store) -> Store | None:
+def find_packed(uri: str, store: Store) -> Store | None:
     """The folder of the packed data set that a URI names; None if it does not name one."""
     if is_dataset_prefix(uri) and store.exists(f"{uri}/{MANIFEST}"):
         return store.sub(uri)

@@ -1,6 +1,6 @@
 """What the driver sends to the ranks of a job, and what they return."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self, TypedDict
 
@@ -10,7 +10,9 @@ from numpy.typing import NDArray
 
 from saltray.config import Config
 from saltray.data.tiles import Tiles
+from saltray.ensemble.manifest import PseudoLabelsProvenance
 from saltray.runs.history import EpochRecord
+from saltray.runs.pseudo_labels import Teacher
 from saltray.storage.base import Store
 
 
@@ -31,6 +33,12 @@ class Job:
     """The run's or the search's part of the store, or that of all pretrainings; it travels as a URI."""
     initial_weights: "tuple[ray.ObjectRef[dict[str, NDArray[Any]]], ...]" = ()
     """The network's weights before training, one per fold of the split; empty where none were given."""
+    teacher: Teacher | None = None
+    """The models that label test tiles, where training uses some."""
+    test: "tuple[ray.ObjectRef[Tiles], ...]" = ()
+    """All test tiles in shards, as `tiles`."""
+    pseudo_labels: PseudoLabelsProvenance | None = None
+    """What decides the labels, and how many are used."""
 
     @classmethod
     def template(
@@ -41,6 +49,9 @@ class Job:
         tiles: Tiles,
         fold_of: NDArray[np.int64],
         initial_weights: Sequence[Mapping[str, NDArray[Any]]] = (),
+        teacher: Teacher | None = None,
+        test: Iterable[Tiles] = (),
+        pseudo_labels: PseudoLabelsProvenance | None = None,
     ) -> Self:
         """A job that lacks its name and folds; its tiles and weights are put into Ray's object store, for all jobs.
 
@@ -56,6 +67,9 @@ class Job:
             fold_of=fold_of,
             parent=parent,
             initial_weights=tuple(shared[id(each)] for each in initial_weights),
+            teacher=teacher,
+            test=tuple(ray.put(shard) for shard in test),
+            pseudo_labels=pseudo_labels,
         )
 
     @property

@@ -20,6 +20,7 @@ from saltray.data.tiles import LabelledTiles
 from saltray.distributed import checkpoints
 from saltray.distributed.jobs import Job, LoopConfig, PermanentFailure, TrialHistory
 from saltray.distributed.nodes import nodes_present
+from saltray.distributed.pseudo_tiles import pseudo_tiles
 from saltray.errors import ConfigError, DivergedError, ModelError
 from saltray.runs.fold_output import snapshot_fault, write_fold, write_snapshot
 from saltray.runs.history import EpochRecord, History, Record, epochs_of, read_history
@@ -144,6 +145,8 @@ def set_up_fold(job: Job, fold: int, group: ProcessGroup) -> Fold:
     assert isinstance(tiles, LabelledTiles)
     held_out = tiles.select(np.flatnonzero(job.fold_of == fold))
     train = TileTensors.create(tiles.select(np.flatnonzero(job.fold_of != fold)), group.device)
+    if (pseudo := pseudo_tiles(job, fold, group)) is not None:
+        train = train.with_others(TileTensors.create(pseudo, group.device))
     return Fold(held_out, train, TileTensors.create(held_out, group.device), _start(job, fold, group))
 
 

@@ -47,6 +47,14 @@ class TileTensors:
             keys=tile_keys(tiles.ids).to(device),
         )
 
+    def with_others(self, others: "TileTensors") -> "TileTensors":
+        """These tiles and others on the same device."""
+        return TileTensors(
+            images=torch.cat([self.images, others.images]),
+            masks=torch.cat([self.masks, others.masks]),
+            keys=torch.cat([self.keys, others.keys]),
+        )
+
     def __len__(self) -> int:
         return len(self.keys)
 
