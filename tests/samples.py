@@ -146,6 +146,7 @@ STORED_CONFIG: dict[str, Any] = {
         "warmup_epochs": 1.0,
         "weight_decay": 0.0001,
     },
+    "pseudo_labels": {"ensemble": None, "share": 0.5},
     "recipe": None,
     "run": "r2",
     "store": "store",

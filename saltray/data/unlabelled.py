@@ -97,11 +97,19 @@ def find_unlabelled(uri: str, store: Store, like: DatasetManifest) -> Unlabelled
         DataError: there are none, or images have problems; `problems` lists them by file.
         StorageError: the source cannot be reached.
     """
+    return UnlabelledImages(*list_unlabelled(uri, store), like)
+
+
+def list_unlabelled(uri: str, store: Store) -> tuple[Source, dict[str, Entry]]:
+    """A raw data set, and the files of its test images by their ids, ascending; none is read.
+
+    Args, and raises:
+        as `find_unlabelled`.
+    """
     if find_packed(uri, store):
         raise ConfigError(
             f"{uri} is packed, with the labelled tiles alone, but pseudo_labels needs the test images, too; name the "
-            f"raw data set ({like.source}) by --data"
+            "raw data set that it was made of as --data"
         )
     source = Source(uri)
-    entries = {f"{_PREFIX}{tile}": entry for tile, entry in find_images(source, "test").items()}
-    return UnlabelledImages(source, entries, like)
+    return source, {f"{_PREFIX}{tile}": entry for tile, entry in find_images(source, "test").items()}
