@@ -6,7 +6,7 @@ from typing import Any
 import boto3
 
 from saltray.config import Config
-from saltray.data.packing import DatasetManifest
+from saltray.data.packed import DatasetManifest
 from saltray.ensemble.manifest import EnsembleManifest, Member
 from saltray.ensemble.postprocess import Postprocess
 from saltray.records import from_record
@@ -177,9 +177,11 @@ STORED_EPOCH: dict[str, Any] = {
 }
 STORED_DATASET: dict[str, Any] = {
     "digest": DIGEST,
-    "format": 1,
+    "format": 2,
     "height": 2,
+    "index": "b" * 64,
     "name": "tiles-3452cbc184e0",
+    "pixel_range": {"bits": 8, "maximum": 255},
     "parts": [{"key": "part-00000.parquet", "sha256": "a" * 64, "tiles": 4}],
     "source": "tiles",
     "statistics": {

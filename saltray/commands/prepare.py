@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 
 from saltray.config import Config, ModelConfig
 from saltray.data.folds import assign_folds, check_count
-from saltray.data.packing import DatasetManifest, DatasetSize, dataset_size, load_tiles
-from saltray.data.tiles import LabelledTiles
+from saltray.data.packed import DatasetManifest
+from saltray.data.packing import DatasetSize, dataset_size, load_tiles
+from saltray.data.tiles import LabelledTiles, TileIndex
 from saltray.data.unlabelled import UnlabelledImages, find_unlabelled
 from saltray.distributed.paths import check_kept
 from saltray.ensemble.manifest import PseudoLabelsProvenance, WeightsProvenance
@@ -91,7 +92,7 @@ def prepare(
     initial = read_initial_weights(config, before.weights)
     teacher = find_teacher(config, before.pseudo_labels)
     tiles, dataset = load_tiles(config.data, store)
-    fold_of = assign_folds(tiles.ids, tiles.masks, config.folds)
+    fold_of = assign_folds(TileIndex.of(tiles.ids, tiles.masks), config.folds)
     if initial is not None:
         check_unseen(initial.provenance, tiles, fold_of, dataset)
     if teacher is None:

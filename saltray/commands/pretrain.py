@@ -6,8 +6,8 @@ import numpy as np
 
 from saltray.commands.prepare import check_fits, open_for_writing
 from saltray.config import Config, PretrainConfig
+from saltray.data.all_images import AllImages, load_all_images
 from saltray.data.hiding import PatchHider
-from saltray.data.packing import AllImages, load_all_images
 from saltray.distributed.cluster import ray_cluster
 from saltray.distributed.preflight import check_cluster, preflight
 from saltray.errors import ConfigError

@@ -140,7 +140,7 @@ def _report(
     report = RunReport(
         run=config.run,
         folds=rows,
-        balance=fold_balance(tiles.masks, prepared.fold_of, config.folds.count),
+        balance=fold_balance(tiles.coverage, prepared.fold_of, config.folds.count),
         history={row.fold: epochs_of(read_history(home.sub(fold_folder(row.fold)))) for row in rows},
         threshold_curve=choice.curve,
         threshold=result.threshold,

@@ -166,7 +166,7 @@ def _asked(config: Config, only_folds: Sequence[int] | None) -> tuple[int, ...]:
 
 def _planned(config: Config, prepared: Prepared) -> RunPlanned:
     tiles, settings = prepared.tiles, config.train
-    split = fold_balance(tiles.masks, prepared.fold_of, config.folds.count)
+    split = fold_balance(tiles.coverage, prepared.fold_of, config.folds.count)
     pseudo = 0 if (labels := prepared.pseudo_provenance) is None else labels.tiles
     largest = len(tiles) - min(row.tiles for row in split) + pseudo
     return RunPlanned(

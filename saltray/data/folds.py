@@ -2,7 +2,6 @@
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -10,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from saltray.config import FoldConfig
+from saltray.data.tiles import TileIndex
 from saltray.errors import ConfigError
 from saltray.records import Count, Fold, Fraction
 
@@ -30,7 +30,7 @@ class FoldBalance:
     """Mean share of salt over the tiles."""
 
 
-def assign_folds(ids: Sequence[str], masks: NDArray[np.uint8], folds: FoldConfig) -> NDArray[np.int64]:
+def assign_folds(tiles: TileIndex, folds: FoldConfig) -> NDArray[np.int64]:
     """The fold, 0 to count - 1, of each tile.
 
     Scheme "coverage": within each stratum (see `strata`) tiles are assigned to the folds in turn, in an order derived
@@ -41,20 +41,19 @@ def assign_folds(ids: Sequence[str], masks: NDArray[np.uint8], folds: FoldConfig
     equal width consecutive slices of round(n / count) tiles go to the first folds, the rest to the last.
 
     Args:
-        ids: [N], unique.
-        masks: [N, H, W] of 0 and 1, in the same order.
+        tiles: all of them, in any order.
         folds: scheme, seed and count.
 
     Raises:
         ConfigError: a fold would have no tiles, or scheme blog cannot use the seed.
     """
-    check_count(folds, len(ids))
-    fold_of = _assign_coverage(ids, masks, folds) if folds.scheme == "coverage" else _assign_blog(ids, masks, folds)
-    tiles = np.bincount(fold_of, minlength=folds.count)
-    if not tiles.all():
+    check_count(folds, len(tiles))
+    fold_of = _assign_coverage(tiles, folds) if folds.scheme == "coverage" else _assign_blog(tiles, folds)
+    sizes = np.bincount(fold_of, minlength=folds.count)
+    if not sizes.all():
         raise ConfigError(
-            f"folds.count is {folds.count}, but with {len(ids)} tiles scheme {folds.scheme} leaves fold "
-            f"{int(np.argmin(tiles))} empty; use fewer folds"
+            f"folds.count is {folds.count}, but with {len(tiles)} tiles scheme {folds.scheme} leaves fold "
+            f"{int(np.argmin(sizes))} empty; use fewer folds"
         )
     return fold_of
 
@@ -65,15 +64,15 @@ def check_count(folds: FoldConfig, tiles: int) -> None:
         raise ConfigError(f"folds.count is {folds.count}, but there are only {tiles} tiles; use fewer folds")
 
 
-def strata(masks: NDArray[np.uint8], scheme: Scheme) -> NDArray[np.int64]:
-    """The stratum of each mask of [N, H, W].
+def strata(tiles: TileIndex, scheme: Scheme) -> NDArray[np.int64]:
+    """The stratum of each tile, [N].
 
     "coverage": 0 for empty masks; 1 to 10 for the deciles of the others by coverage, equal coverage in the same one.
     "blog": 1 to 10 for bins of equal width from the least to the greatest coverage; bin 1 includes empty masks.
     """
-    salt = masks.sum(axis=(1, 2), dtype=np.int64)
+    salt = tiles.salt
     if scheme == "blog":
-        coverage = salt / masks[0].size
+        coverage = tiles.coverage
         _, edges = np.histogram(coverage)
         edges[-1] += 1  # the last bin includes the greatest coverage
         bins: NDArray[np.int64] = np.digitize(coverage, edges)
@@ -83,9 +82,8 @@ def strata(masks: NDArray[np.uint8], scheme: Scheme) -> NDArray[np.int64]:
     return np.where(salt > 0, 1 + tenth, 0)
 
 
-def fold_balance(masks: NDArray[np.uint8], fold_of: NDArray[np.int64], count: int) -> tuple[FoldBalance, ...]:
-    """The balance of each fold, from the masks [N, H, W] of all tiles and the fold of each, [N]."""
-    coverage = masks.mean(axis=(1, 2), dtype=np.float64)
+def fold_balance(coverage: NDArray[np.float64], fold_of: NDArray[np.int64], count: int) -> tuple[FoldBalance, ...]:
+    """The balance of each fold, from the share of salt of all tiles, [N], and the fold of each, [N]."""
     balance = []
     for fold in range(count):
         inside = coverage[fold_of == fold]
@@ -103,16 +101,15 @@ def fold_balance(masks: NDArray[np.uint8], fold_of: NDArray[np.int64], count: in
     return tuple(balance)
 
 
-def _assign_coverage(ids: Sequence[str], masks: NDArray[np.uint8], folds: FoldConfig) -> NDArray[np.int64]:
+def _assign_coverage(tiles: TileIndex, folds: FoldConfig) -> NDArray[np.int64]:
     """Scheme "coverage": stratum by stratum, each group goes to the fold with the fewest tiles of the stratum.
 
     A group is all tiles of one mask, or a single empty tile. Ties go to the fold with the fewest tiles of all strata.
     """
-    stratum_of = strata(masks, "coverage")
-    groups: dict[tuple[int, bytes], list[int]] = defaultdict(list)
-    for tile, (name, stratum, mask) in enumerate(zip(ids, stratum_of.tolist(), masks, strict=True)):
-        key = np.packbits(mask).tobytes() if stratum else name.encode()
-        groups[stratum, key].append(tile)
+    ids = tiles.ids
+    groups: dict[tuple[int, int], list[int]] = defaultdict(list)
+    for tile, key in enumerate(zip(strata(tiles, "coverage").tolist(), tiles.same_mask.tolist(), strict=True)):
+        groups[key].append(tile)
 
     def priority(stratum: int, members: list[int]) -> tuple[int, int, bytes]:
         # Large groups first, so that single tiles even out the differences they leave.
@@ -135,17 +132,17 @@ def _order_key(seed: int, name: str) -> bytes:
     return hashlib.blake2b(f"{seed}/{name}".encode(), digest_size=16).digest()
 
 
-def _assign_blog(ids: Sequence[str], masks: NDArray[np.uint8], folds: FoldConfig) -> NDArray[np.int64]:
+def _assign_blog(tiles: TileIndex, folds: FoldConfig) -> NDArray[np.int64]:
     """Scheme "blog"."""
     if folds.seed >= 2**32:
         raise ConfigError(f"folds.seed is {folds.seed}, but scheme blog needs a seed below 2**32; use a smaller one")
-    order = np.array(sorted(range(len(ids)), key=lambda tile: ids[tile]))
+    order = np.array(sorted(range(len(tiles)), key=tiles.ids.__getitem__))
     np.random.RandomState(folds.seed).shuffle(order)
-    stratum_of = strata(masks, "blog")[order]
-    fold_of = np.empty(len(ids), dtype=np.int64)
+    stratum_of = strata(tiles, "blog")[order]
+    fold_of = np.empty(len(tiles), dtype=np.int64)
     for stratum in np.unique(stratum_of):
-        tiles = order[stratum_of == stratum]
-        size = round(len(tiles) / folds.count)
-        position = np.arange(len(tiles))
-        fold_of[tiles] = np.minimum(position // size, folds.count - 1) if size else folds.count - 1
+        inside = order[stratum_of == stratum]
+        size = round(len(inside) / folds.count)
+        position = np.arange(len(inside))
+        fold_of[inside] = np.minimum(position // size, folds.count - 1) if size else folds.count - 1
     return fold_of

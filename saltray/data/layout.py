@@ -2,6 +2,7 @@
 
 datasets/<name>/manifest.json             written last: a folder without it holds no data set
 datasets/<name>/part-00000.parquet ...    the shards
+datasets/<name>/index.parquet             ids and salt of all tiles
 """
 
 import re
@@ -10,6 +11,8 @@ DATASETS = "datasets"
 """The folder of all packed data sets, relative to the store."""
 MANIFEST = "manifest.json"
 """Of a data set's manifest, relative to the data set's folder."""
+INDEX = "index.parquet"
+"""Of the index of all tiles, relative to the data set's folder."""
 
 
 def dataset_prefix(name: str) -> str:

@@ -1,77 +1,40 @@
-"""Packed data sets: labelled tiles as Parquet shards of raw pixels, about 100 times faster to read than PNG files.
+"""Packing: a raw data set becomes a packed one in a store, unless it is there already.
 
-Each shard has the columns id, image (H*W bytes, C order) and mask (H*W bits, C order). The name of a data set is made
-from its source and the fingerprint of the source's files, so an unchanged source is found again without decoding it.
-`layout` has the keys.
+The name of a data set is made from its source and the fingerprint of the source's files, so an unchanged source is
+found again without decoding it.
 """
 
-import hashlib
-import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import chain
-from typing import Annotated
 
-import numpy as np
-import pyarrow as pa
-from numpy.typing import NDArray
-from pydantic import Field
-
-from saltray.data.images import decode_image
 from saltray.data.inspection import inspect
 from saltray.data.layout import DATASETS, MANIFEST, dataset_prefix, is_dataset_prefix, shard_key
-from saltray.data.pixel_range import PixelRange
+from saltray.data.packed import (
+    FORMAT,
+    ContentDigest,
+    DatasetManifest,
+    PackedDataset,
+    read_manifest,
+    tile_digests,
+    write_index,
+    write_shard,
+)
 from saltray.data.problems import Problem, named, raise_problems
-from saltray.data.raw import list_images, read_all_images, read_image
+from saltray.data.raw import list_images, read_image
 from saltray.data.raw_layout import find_layout
 from saltray.data.source import Source
-from saltray.data.statistics import Statistics, statistics_of
-from saltray.data.tiles import LabelledTiles, Tiles
+from saltray.data.statistics import statistics_of
+from saltray.data.tiles import LabelledTiles, TileIndex, TileShard, pack_masks
 from saltray.errors import DataError, IntegrityError, NotFoundError
-from saltray.records import Count, Pixels, Sha256, digest, excerpt, from_record
+from saltray.records import digest
 from saltray.storage.base import Store
-from saltray.storage.keys import Key
 from saltray.storage.uri import open_store
 
-FORMAT = 1
-SHARD_BYTES = 64 * 2**20
-
-
-@dataclass(frozen=True)
-class Shard:
-    """One Parquet file of a packed data set."""
-
-    key: Key
-    """Relative to the data set's folder."""
-    tiles: Count
-    sha256: Sha256
-
-
-@dataclass(frozen=True, kw_only=True)
-class DatasetManifest:
-    """What a packed data set holds, and where it is from."""
-
-    format: int
-    name: str
-    source: str
-    """URI of the raw data set."""
-    digest: Sha256
-    """SHA-256 over ids, size, pixels, masks and the range of 16-bit images: equal for equal tiles of other files."""
-    tiles: Count
-    height: Pixels
-    """Pixels."""
-    width: Pixels
-    """Pixels."""
-    statistics: Statistics
-    pixel_range: PixelRange | None = None
-    """Of the image files, whose values the shards have scaled to 0..255. None if packed before there was this field:
-    16-bit images were then scaled by 65535."""
-    notes: tuple[str, ...] = ()
-    """What was read in another way than the most usual one, a line each."""
-    shards: Annotated[tuple[Shard, ...], Field(alias="parts")]
+SHARD_BYTES = 8 * 2**20
+"""Of pixels and masks in a shard: few enough that each core may have one in memory, and a small data set several."""
 
 
 @dataclass(frozen=True)
@@ -88,22 +51,11 @@ class DatasetSize:
         return 2 * self.count * self.height * self.width
 
 
-@dataclass(frozen=True, eq=False)
-class AllImages:
-    """Every image of a data set, with or without a mask."""
-
-    tiles: Tiles
-    digest: str
-    """SHA-256 over ids, size and pixels."""
-    notes: tuple[str, ...]
-    """What else there may be, a line each."""
-
-
 def dataset_size(uri: str, store: Store) -> DatasetSize:
     """The number of labelled tiles of a data set, and the size of the first; of a raw one only that tile is read.
 
     Args:
-        uri: as for `load_tiles`.
+        uri: as for `open_packed`.
         store: where packed data sets are kept; nothing is written to it.
 
     Raises:
@@ -112,7 +64,7 @@ def dataset_size(uri: str, store: Store) -> DatasetSize:
         StorageError: the source or the store cannot be reached.
     """
     if folder := find_packed(uri, store):
-        manifest = _read_manifest(folder)
+        manifest = read_manifest(folder)
         return DatasetSize(manifest.tiles, manifest.height, manifest.width)
     source = Source(uri)
     names = list_images(source, "train")
@@ -130,11 +82,11 @@ def pack(uri: str, store: Store) -> DatasetManifest:
         DataError: the labelled part or a table has problems; `problems` lists them by file.
         StorageError: the source or the store cannot be reached.
     """
-    return _read_manifest(_ensure_packed(uri, store))
+    return read_manifest(_ensure_packed(uri, store))
 
 
-def load_tiles(uri: str, store: Store) -> tuple[LabelledTiles, DatasetManifest]:
-    """The labelled tiles of a data set, and its manifest.
+def open_packed(uri: str, store: Store) -> PackedDataset:
+    """A data set whose tiles are read shard by shard.
 
     Args:
         uri: a raw data set, which is packed into the store first; `datasets/NAME` of the store; or the URI of a packed
@@ -146,9 +98,21 @@ def load_tiles(uri: str, store: Store) -> tuple[LabelledTiles, DatasetManifest]:
         IntegrityError: a packed data set is damaged.
         StorageError: the source or the store cannot be reached.
     """
-    folder = find_packed(uri, store) or _ensure_packed(uri, store)
-    manifest = _read_manifest(folder)
-    return _read_shards(manifest, folder), manifest
+    return PackedDataset.open(find_packed(uri, store) or _ensure_packed(uri, store))
+
+
+def load_tiles(uri: str, store: Store) -> tuple[LabelledTiles, DatasetManifest]:
+    """The labelled tiles of a data set, all in memory, and its manifest.
+
+    Args:
+        uri: as for `open_packed`.
+        store: where packed data sets are kept.
+
+    Raises:
+        as `open_packed`.
+    """
+    found = open_packed(uri, store)
+    return found.tiles(), found.manifest
 
 
 def packed_tiles(digest: str, uri: str, store: Store) -> LabelledTiles | None:
@@ -166,39 +130,12 @@ def packed_tiles(digest: str, uri: str, store: Store) -> LabelledTiles | None:
     own = (store.sub(dataset_prefix(name)) for name in store.folders(DATASETS))
     for folder in filter(None, chain(own, (find_packed(uri, store),))):
         try:
-            manifest = _read_manifest(folder)
+            manifest = read_manifest(folder)
         except (NotFoundError, IntegrityError, DataError):  # being packed, or damaged: another may have the tiles
             continue
         if manifest.digest == digest:
-            return _read_shards(manifest, folder)
+            return PackedDataset.open(folder).tiles()
     return None
-
-
-def load_all_images(uri: str, store: Store) -> AllImages:
-    """The images of a data set's training and test parts, for what needs no masks; nothing is written.
-
-    Args:
-        uri: as for `load_tiles`; a packed data set has the labelled tiles alone.
-        store: where packed data sets are kept.
-
-    Raises:
-        DataError: images of a raw data set have problems, which `problems` lists by file, or there are none.
-        IntegrityError: a packed data set is damaged.
-        StorageError: the source or the store cannot be reached.
-    """
-    notes: tuple[str, ...] = ()
-    if folder := find_packed(uri, store):
-        manifest = _read_manifest(folder)
-        labelled = _read_shards(manifest, folder)
-        tiles = Tiles(labelled.ids, labelled.images)
-        notes = (
-            f"packed, with labelled tiles alone; to use its test images, too, name the raw one ({manifest.source})",
-        )
-    else:
-        tiles = read_all_images(uri)
-    sha256 = hashlib.sha256(json.dumps([tiles.ids, *tiles.images.shape[1:]]).encode())
-    sha256.update(np.ascontiguousarray(tiles.images).data)
-    return AllImages(tiles, sha256.hexdigest(), notes)
 
 
 def find_packed(uri: str, store: Store) -> Store | None:
@@ -218,22 +155,33 @@ def _ensure_packed(uri: str, store: Store) -> Store:
     folder = store.sub(dataset_prefix(name))
     if not folder.exists(MANIFEST):
         found = inspect(source, test=False)
-        tiles = found.tiles
+        tiles, content, shards = found.tiles, ContentDigest(), []
+        for number, shard in enumerate(_shards(tiles)):
+            content.add(shard.ids, tile_digests(shard))
+            shards.append(write_shard(folder, number, shard))
         manifest = DatasetManifest(
             format=FORMAT,
             name=name,
             source=source.uri,
-            digest=_tiles_digest(tiles.ids, tiles.images, tiles.masks, found.pixel_range),
+            digest=content.hexdigest(tiles.height, tiles.width, found.pixel_range),
             tiles=len(tiles),
             height=tiles.height,
             width=tiles.width,
             statistics=statistics_of(tiles),
             pixel_range=found.pixel_range,
             notes=found.notes,
-            shards=tuple(_write_shards(tiles, folder)),
+            shards=tuple(shards),
+            index=write_index(folder, TileIndex.of(tiles.ids, tiles.masks)),
         )
         folder.put_record(MANIFEST, manifest)
     return folder
+
+
+def _shards(tiles: LabelledTiles) -> Iterator[TileShard]:
+    step = max(1, SHARD_BYTES // (tiles.height * tiles.width * 9 // 8))
+    for start in range(0, len(tiles), step):
+        chosen = slice(start, start + step)
+        yield TileShard(tiles.ids[chosen], tiles.images[chosen], pack_masks(tiles.masks[chosen]))
 
 
 def _plain_name(uri: str) -> str:
@@ -243,92 +191,12 @@ def _plain_name(uri: str) -> str:
 
 
 def _fingerprint(source: Source) -> str:
-    """SHA-256 over name, size and content tag of every file that packing reads; only one image is decoded."""
+    """SHA-256 over name, size and content tag of every file that packing reads; nothing is decoded."""
     problems: list[Problem] = []
     layout = find_layout(source, problems)
     raise_problems(source.uri, problems)
     entries = sorted([*layout.images.values(), *layout.masks.values(), *layout.tables.values()])
     with ThreadPoolExecutor(source.threads) as pool:
         tags = pool.map(source.content_tag, entries)
-        files: list[object] = [(entry.key, entry.size, tag) for entry, tag in zip(entries, tags, strict=True)]
-    first = next(iter(layout.images.values()))
-    with suppress(DataError):  # which packing reports
-        if decode_image(source.read(first.key)).itemsize > 1:
-            files.append("scaled by their range")  # as they were not under the name without this
-    return digest(files)
-
-
-def _tiles_digest(
-    ids: Sequence[str], images: NDArray[np.uint8], masks: NDArray[np.uint8], scale: PixelRange | None
-) -> str:
-    """The digest of `DatasetManifest`, of tiles [N, H, W]."""
-    deep = [] if scale is None or scale.bits == 8 else [scale.bits, scale.maximum]
-    sha256 = hashlib.sha256(json.dumps([ids, *images.shape[1:], *deep]).encode())
-    sha256.update(np.ascontiguousarray(images).data)
-    sha256.update(_bits(masks).data)
-    return sha256.hexdigest()
-
-
-def _bits(masks: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Masks [N, H, W] as rows of bits, padded to whole bytes."""
-    return np.packbits(masks.reshape(len(masks), -1), axis=1)
-
-
-def _write_shards(tiles: LabelledTiles, folder: Store) -> Iterator[Shard]:
-    """Write the shards, and yield the manifest's entry of each."""
-    step = max(1, SHARD_BYTES // (tiles.height * tiles.width * 9 // 8))
-    for number, start in enumerate(range(0, len(tiles), step)):
-        chosen = slice(start, start + step)
-        columns = {
-            "id": tiles.ids[chosen],
-            "image": [image.tobytes() for image in tiles.images[chosen]],
-            "mask": [row.tobytes() for row in _bits(tiles.masks[chosen])],
-        }
-        schema = pa.schema([("id", pa.string()), ("image", pa.binary()), ("mask", pa.binary())])
-        key = shard_key(number)
-        yield Shard(key, len(columns["id"]), folder.put_table(key, pa.table(columns, schema=schema)))
-
-
-@contextmanager
-def _damage_explained(folder: Store) -> Iterator[None]:
-    """Turn what the body raises about a damaged packed data set into an IntegrityError with the remedy."""
-    try:
-        yield
-    except (IntegrityError, KeyError, TypeError, ValueError) as error:
-        remedy = "delete it and train from the raw files, which packs them again"
-        raise IntegrityError(f"packed data set {folder.uri} is damaged ({error}); {remedy}") from error
-
-
-def _read_manifest(folder: Store) -> DatasetManifest:
-    with _damage_explained(folder):
-        record = folder.get_json(MANIFEST)
-        # First, because another format may have other fields.
-        found = record.get("format", FORMAT) if isinstance(record, dict) else FORMAT
-        if found != FORMAT:
-            raise DataError(
-                f"{folder.uri} is packed in format {excerpt(found)}, not {FORMAT}; pack the raw tiles again"
-            )
-        return from_record(DatasetManifest, record)
-
-
-def _read_shards(manifest: DatasetManifest, folder: Store) -> LabelledTiles:
-    """Read every shard and check all digests."""
-    height, width = manifest.height, manifest.width
-    with _damage_explained(folder):
-        tables = [folder.get_table(shard.key, sha256=shard.sha256, rows=shard.tiles) for shard in manifest.shards]
-        ids = [tile for table in tables for tile in table["id"].to_pylist()]
-        images = np.concatenate([_matrix(table["image"], height * width) for table in tables])
-        bits = np.concatenate([_matrix(table["mask"], -(-height * width // 8)) for table in tables])
-        masks = np.unpackbits(bits, axis=1, count=height * width).reshape(-1, height, width)
-        images = images.reshape(-1, height, width)
-        if _tiles_digest(ids, images, masks, manifest.pixel_range) != manifest.digest:
-            raise IntegrityError("its tiles are not those of its manifest")
-    return LabelledTiles(tuple(ids), images, masks)
-
-
-def _matrix(column: pa.ChunkedArray, width: int) -> NDArray[np.uint8]:
-    """A column of byte strings of one length as [N, width]."""
-    rows: list[bytes] = column.to_pylist()
-    if any(len(row) != width for row in rows):
-        raise IntegrityError(f"a row does not have {width} bytes")
-    return np.frombuffer(b"".join(rows), np.uint8).reshape(len(rows), width)
+        files = [(entry.key, entry.size, tag) for entry, tag in zip(entries, tags, strict=True)]
+    return digest([FORMAT, files])  # what is packed in another format has another name

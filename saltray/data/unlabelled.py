@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from saltray.data.images import decode_image
 from saltray.data.inspection import decode_all
-from saltray.data.packing import DatasetManifest, find_packed
+from saltray.data.packed import DatasetManifest
+from saltray.data.packing import find_packed
 from saltray.data.pixel_range import scale_as_before
 from saltray.data.problems import Problem, raise_problems
 from saltray.data.raw_layout import find_images

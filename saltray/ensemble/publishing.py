@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from saltray.config import Config
-from saltray.data.packing import DatasetManifest
+from saltray.data.packed import DatasetManifest
 from saltray.ensemble.card import model_card
 from saltray.ensemble.layout import (
     CLAIM,

@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 
 from saltray.config import Config, ModelConfig
 from saltray.data.folds import assign_folds
-from saltray.data.packing import DatasetManifest
+from saltray.data.packed import DatasetManifest
 from saltray.data.problems import and_more
-from saltray.data.tiles import LabelledTiles
+from saltray.data.tiles import LabelledTiles, TileIndex
 from saltray.ensemble.layout import is_ensemble_uri, member_of_uri, version_prefix
 from saltray.ensemble.load import read_member
 from saltray.ensemble.manifest import EnsembleManifest, Member, PseudoLabelsProvenance, WeightsProvenance
@@ -243,7 +243,7 @@ def _trained_with(
     except NotFoundError as error:
         reason = f"its run is gone ({error})"
     if manifest.dataset == dataset.digest:  # the split is a function of the tiles
-        folds = assign_folds(tiles.ids, tiles.masks, manifest.config.folds)
+        folds = assign_folds(TileIndex.of(tiles.ids, tiles.masks), manifest.config.folds)
         return manifest, dict(zip(tiles.ids, folds.tolist(), strict=True))
     raise ConfigError(
         f"nothing tells which tiles {home.uri} was trained on, as {reason}; use the very tiles that it was trained on, "

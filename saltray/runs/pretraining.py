@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from saltray.config import Config, PretrainConfig
-from saltray.data.packing import AllImages
+from saltray.data.all_images import AllImages
 from saltray.ensemble.manifest import provenance
 from saltray.errors import ConfigError, NotFoundError
 from saltray.records import digest

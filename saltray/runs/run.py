@@ -30,7 +30,7 @@ from saltray.runs.records import FoldResult, RunManifest, Split
 from saltray.storage.base import Store
 
 if TYPE_CHECKING:  # `saltray status` loads no pyarrow
-    from saltray.data.packing import DatasetManifest
+    from saltray.data.packed import DatasetManifest
 
 
 def find_run(root: Store, run: str) -> Store:
@@ -122,7 +122,7 @@ def create_run(
         )
     split = Split(
         fold_of=dict(zip(tiles.ids, map(int, fold_of), strict=True)),
-        balance=fold_balance(tiles.masks, fold_of, config.folds.count),
+        balance=fold_balance(tiles.coverage, fold_of, config.folds.count),
     )
     home.put_new_record(SPLIT, split)
     return before

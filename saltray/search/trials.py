@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
 from saltray.config import Config, Name, Space, Values
-from saltray.data.packing import DatasetManifest
+from saltray.data.packed import DatasetManifest
 from saltray.ensemble.manifest import PseudoLabelsProvenance, WeightsProvenance, provenance
 from saltray.errors import ConfigError, IntegrityError, NotFoundError
 from saltray.progress import TrialState, TrialStatus

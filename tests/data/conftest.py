@@ -7,7 +7,10 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
+from saltray.data.packing import pack
 from saltray.data.synthetic import write_dataset
+from saltray.storage.base import Store
+from saltray.storage.uri import open_store
 
 from .mini import SOURCES, Array, Mini
 
@@ -21,6 +24,17 @@ def mini() -> Mini:
 def folder(mini: Mini, tmp_path: Path) -> Path:
     """The small data set as a folder that a test may change."""
     return mini.write(tmp_path / "raw")
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return open_store(str(tmp_path / "store"))
+
+
+@pytest.fixture
+def packed(folder: Path, store: Store) -> Store:
+    """The folder of the packed small data set, whose raw files are in `folder`."""
+    return store.sub(f"datasets/{pack(str(folder), store).name}")
 
 
 @pytest.fixture(scope="session", params=SOURCES)

@@ -13,10 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from saltray.data.tiles import LabelledTiles
 from saltray.storage.uri import open_store
 
 Array = NDArray[np.uint8]
 HEIGHT, WIDTH = 9, 13
+# Of the tiles of `Mini`. Stored manifests have such digests, so they may never change.
+DIGEST = "2631f0a656957e1713d5d8512f2be708cd991fd5a84fa58ce1288dd4a11b70b5"
 
 
 class Mini:
@@ -51,6 +54,19 @@ class Mini:
         depths = [(tile, str(60 + number)) for number, tile in enumerate([*self.ids, *self.test_ids])]
         write_csv(folder / "depths.csv", ("id", "z"), depths)
         return folder
+
+
+def deepen(folder: Path, mini: Mini, top: int) -> Path:
+    """Training images of 16 bits with values up to `top`."""
+    for tile, pixels in zip(mini.ids, mini.images, strict=True):
+        put(folder / f"train/images/{tile}.png", np.round(pixels / 255 * top).astype(np.uint16))
+    return folder
+
+
+def check_same(tiles: LabelledTiles, mini: Mini) -> None:
+    assert tiles.ids == tuple(mini.ids)
+    np.testing.assert_array_equal(tiles.images, mini.images)
+    np.testing.assert_array_equal(tiles.masks, mini.masks)
 
 
 def rgb(grey: Array) -> Array:

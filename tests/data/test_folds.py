@@ -1,5 +1,6 @@
 """The split is balanced, has no leaks, and depends only on ids, masks, seed and count."""
 
+import hashlib
 from collections import Counter
 from itertools import pairwise
 
@@ -10,7 +11,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from saltray.config import FoldConfig
-from saltray.data.folds import FoldBalance, assign_folds, check_count, fold_balance, strata
+from saltray.data.folds import FoldBalance, Scheme, assign_folds, check_count, fold_balance, strata
+from saltray.data.tiles import TileIndex
 from saltray.errors import ConfigError
 from saltray.records import to_record
 
@@ -27,6 +29,10 @@ def tiles_like_the_real_ones(count: int, seed: int) -> tuple[list[str], Array]:
     masks[5] = masks[4]
     masks = masks[rng.permutation(count)]
     return [f"{n:08x}" for n in rng.choice(2**31, count, replace=False)], masks
+
+
+def index_of(masks: Array) -> TileIndex:
+    return TileIndex.of([f"{n}" for n in range(len(masks))], masks)
 
 
 @st.composite
@@ -47,7 +53,7 @@ def chi2(stratum_of: NDArray[np.int64], fold_of: NDArray[np.int64]) -> float:
 
 
 def fold_by_id(ids: list[str], masks: Array, folds: FoldConfig) -> dict[str, int]:
-    return dict(zip(ids, assign_folds(ids, masks, folds).tolist(), strict=True))
+    return dict(zip(ids, assign_folds(TileIndex.of(ids, masks), folds).tolist(), strict=True))
 
 
 @pytest.mark.parametrize("scheme", ["coverage", "blog"])
@@ -77,9 +83,9 @@ def test_identical_masks_share_a_fold_and_empty_tiles_are_distributed(
     distinct = len({mask.tobytes() for mask in masks if mask.any()}) + sum(not mask.any() for mask in masks)
     if distinct < count:
         with pytest.raises(ConfigError, match=r"folds\.count is"):
-            assign_folds(ids, masks, FoldConfig(count=count, seed=seed))
+            assign_folds(TileIndex.of(ids, masks), FoldConfig(count=count, seed=seed))
         return
-    fold_of = assign_folds(ids, masks, FoldConfig(count=count, seed=seed))
+    fold_of = assign_folds(TileIndex.of(ids, masks), FoldConfig(count=count, seed=seed))
     folds_of: dict[bytes, set[int]] = {}
     for mask, fold in zip(masks, fold_of.tolist(), strict=True):
         folds_of.setdefault(mask.tobytes(), set()).add(fold)
@@ -91,21 +97,21 @@ def test_identical_masks_share_a_fold_and_empty_tiles_are_distributed(
 @pytest.mark.parametrize("count", [2, 3, 5])
 @pytest.mark.parametrize("seed", [0, 1])
 def test_balance(count: int, seed: int) -> None:
-    ids, masks = tiles_like_the_real_ones(2000, seed)
-    fold_of = assign_folds(ids, masks, FoldConfig(count=count, seed=seed))
+    tiles = TileIndex.of(*tiles_like_the_real_ones(2000, seed))
+    fold_of = assign_folds(tiles, FoldConfig(count=count, seed=seed))
     sizes = np.bincount(fold_of, minlength=count)
     assert sizes.max() - sizes.min() <= 1
     for stratum in range(11):
-        inside = np.bincount(fold_of[strata(masks, "coverage") == stratum], minlength=count)
+        inside = np.bincount(fold_of[strata(tiles, "coverage") == stratum], minlength=count)
         assert inside.max() - inside.min() <= 4  # 1, but for a group of 4 where the share of a fold is small
-    assert chi2(strata(masks, "coverage"), fold_of) < 1
-    shares = [balance.empty_share for balance in fold_balance(masks, fold_of, count)]
+    assert chi2(strata(tiles, "coverage"), fold_of) < 1
+    shares = [balance.empty_share for balance in fold_balance(tiles.coverage, fold_of, count)]
     assert max(shares) - min(shares) <= 1.5 / sizes.min()
 
 
 def test_seed_alone_changes_the_split() -> None:
-    ids, masks = tiles_like_the_real_ones(300, 0)
-    splits = [assign_folds(ids, masks, FoldConfig(seed=seed)) for seed in (0, 0, 1)]
+    tiles = TileIndex.of(*tiles_like_the_real_ones(300, 0))
+    splits = [assign_folds(tiles, FoldConfig(seed=seed)) for seed in (0, 0, 1)]
     assert (splits[0] == splits[1]).all()
     assert 0.6 < (splits[0] != splits[2]).mean() < 0.95  # by chance four of five tiles move
 
@@ -113,10 +119,22 @@ def test_seed_alone_changes_the_split() -> None:
 def test_split_is_the_same_on_every_machine() -> None:
     masks = np.zeros((8, 2, 2), np.uint8)
     masks[4:] = np.array([[[1, 0], [0, 0]], [[1, 1], [0, 0]], [[1, 1], [1, 0]], [[1, 1], [1, 1]]])
-    fold_of = assign_folds(list("abcdefgh"), masks, FoldConfig(count=2, seed=6))
+    fold_of = assign_folds(TileIndex.of("abcdefgh", masks), FoldConfig(count=2, seed=6))
     # The empty tiles a to d are assigned in the order of BLAKE2b of "6/a" .. "6/d": c, d, b, a. Each of the others is
     # alone in its stratum, and is assigned to the smaller fold.
     assert fold_of.tolist() == [1, 0, 0, 1, 0, 1, 0, 1]
+
+
+@pytest.mark.parametrize(
+    ("scheme", "sha256"),
+    [
+        ("coverage", "0705482460c89642dfff1286999eb8446cb58e647b85eae551990cb95959e549"),
+        ("blog", "282024584f78807838d5f1ce1f56035263e2f7a29f7e82f10fffdceb5ebaac86"),
+    ],
+)
+def test_split_of_a_run_that_was_begun_long_ago(scheme: Scheme, sha256: str) -> None:
+    fold_of = assign_folds(TileIndex.of(*tiles_like_the_real_ones(2000, 0)), FoldConfig(scheme=scheme))
+    assert hashlib.sha256(fold_of.astype(np.uint8)).hexdigest() == sha256
 
 
 def literal_blog(ids: list[str], masks: Array, seed: int, count: int) -> dict[str, int]:
@@ -149,34 +167,35 @@ def test_blog_scheme_is_the_blogs(size: int, seed: int, count: int) -> None:
 
 
 def test_blog_scheme_balances_its_own_strata() -> None:
-    ids, masks = tiles_like_the_real_ones(4000, 0)
-    fold_of = assign_folds(ids, masks, FoldConfig(scheme="blog"))
-    assert chi2(strata(masks, "blog"), fold_of) < 1
+    tiles = TileIndex.of(*tiles_like_the_real_ones(4000, 0))
+    fold_of = assign_folds(tiles, FoldConfig(scheme="blog"))
+    assert chi2(strata(tiles, "blog"), fold_of) < 1
 
 
 def test_strata_by_hand() -> None:
     masks = np.zeros((22, 1, 100), np.uint8)
     for n, salt in enumerate(range(1, 21)):
         masks[n, 0, :salt] = 1
+    tiles = index_of(masks)
     # 20 tiles of 1..20 pixels: two per decile. Two empty ones.
-    assert strata(masks, "coverage").tolist() == [1 + n // 2 for n in range(20)] + [0, 0]
+    assert strata(tiles, "coverage").tolist() == [1 + n // 2 for n in range(20)] + [0, 0]
     # Edges at 0, 0.02, ... 0.20: a bin begins at its lower edge, and 20 pixels belong to the last.
-    widths = strata(masks, "blog").tolist()
+    widths = strata(tiles, "blog").tolist()
     assert widths[20:] == [1, 1]
     assert (widths[0], widths[2], widths[18], widths[19]) == (1, 2, 10, 10)
-    assert Counter(strata(np.zeros((3, 2, 2), np.uint8), "coverage").tolist()) == {0: 3}
+    assert Counter(strata(index_of(np.zeros((3, 2, 2), np.uint8)), "coverage").tolist()) == {0: 3}
 
 
 def test_equal_coverage_is_one_stratum() -> None:
     masks = np.zeros((30, 1, 10), np.uint8)
     for n in range(30):
         masks[n, 0, n % 10] = 1
-    assert set(strata(masks, "coverage").tolist()) == {1}
+    assert set(strata(index_of(masks), "coverage").tolist()) == {1}
 
 
 def test_fold_balance_by_hand() -> None:
-    masks = np.array([[[1, 1]], [[0, 0]], [[1, 0]], [[0, 0]], [[0, 0]]], np.uint8)
-    balance = fold_balance(masks, np.array([0, 0, 1, 1, 1]), 3)
+    coverage = np.array([1, 0, 0.5, 0, 0])
+    balance = fold_balance(coverage, np.array([0, 0, 1, 1, 1]), 3)
     assert balance == (
         FoldBalance(fold=0, tiles=2, positives=1, empty_share=0.5, coverage=0.5),
         FoldBalance(fold=1, tiles=3, positives=1, empty_share=pytest.approx(2 / 3), coverage=pytest.approx(1 / 6)),
@@ -198,9 +217,8 @@ HALVES = np.array([[[n % 2]] for n in range(5)], np.uint8)
     ],
 )
 def test_impossible_splits_are_refused(masks: Array, folds: FoldConfig, message: str) -> None:
-    ids = [f"{n}" for n in range(len(masks))]
     with pytest.raises(ConfigError, match=message.replace("**", r"\*\*")):
-        assign_folds(ids, masks, folds)
+        assign_folds(index_of(masks), folds)
 
 
 def test_check_count() -> None:

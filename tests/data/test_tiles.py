@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from saltray.data.tiles import LabelledTiles, Tiles
+from saltray.data.tiles import LabelledTiles, TileIndex, Tiles, TileShard, pack_masks
 
 IDS = ("a", "b", "c")
 IMAGES = np.arange(3 * 2 * 5, dtype=np.uint8).reshape(3, 2, 5)
@@ -41,3 +41,23 @@ def test_select_keeps_type_and_order(tiles: Tiles, index: np.ndarray) -> None:
 def test_inconsistent_arguments_are_asserted(ids: tuple[str, ...], images: np.ndarray, masks: np.ndarray) -> None:
     with pytest.raises(AssertionError):
         LabelledTiles(ids, images, masks)
+
+
+def test_masks_of_a_shard_are_unpacked() -> None:
+    shard = TileShard(IDS, IMAGES, pack_masks(MASKS))
+    assert shard.mask_bits.shape == (3, 2)
+    np.testing.assert_array_equal(shard.masks(), MASKS)
+    assert shard.masks().dtype == np.uint8
+    with pytest.raises(AssertionError):
+        TileShard(IDS, IMAGES, pack_masks(MASKS)[:2])
+
+
+def test_index_finds_equal_masks_and_no_tile_without_salt_is_equal_to_another() -> None:
+    masks = np.zeros((7, 3, 3), np.uint8)
+    masks[[1, 4, 6], 0, 0] = 1
+    masks[[2, 3], 1] = 1
+    index = TileIndex.of("gfedcba", masks)
+    assert index.salt.tolist() == [0, 1, 3, 3, 1, 0, 1]
+    assert index.same_mask.tolist() == [0, 1, 2, 2, 1, 5, 1]
+    assert (len(index), index.area) == (7, 9)
+    assert index.coverage.tolist() == LabelledTiles(tuple("abcdefg"), masks, masks).coverage.tolist()

@@ -9,7 +9,8 @@ from safetensors.torch import save
 from samples import EVALUATION, ensemble_manifest
 
 from saltray.config import Config, FoldConfig, ModelConfig, TrainConfig
-from saltray.data.packing import DatasetManifest
+from saltray.data.packed import DatasetManifest
+from saltray.data.pixel_range import PixelRange
 from saltray.data.statistics import Statistics
 from saltray.ensemble.manifest import EnsembleManifest, Member
 from saltray.ensemble.postprocess import Postprocess
@@ -64,7 +65,7 @@ def dataset() -> DatasetManifest:
         pixel_std=0.2,
     )
     return DatasetManifest(
-        format=1,
+        format=2,
         name="tiles",
         source="unused",
         digest="d" * 64,
@@ -72,7 +73,9 @@ def dataset() -> DatasetManifest:
         height=64,
         width=48,
         statistics=statistics,
+        pixel_range=PixelRange(bits=8, maximum=255),
         shards=(),
+        index="e" * 64,
     )
 
 

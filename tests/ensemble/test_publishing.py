@@ -10,7 +10,7 @@ import pytest
 from samples import EVALUATION
 
 from saltray.config import Config, OptimConfig
-from saltray.data.packing import DatasetManifest
+from saltray.data.packed import DatasetManifest
 from saltray.ensemble import publishing
 from saltray.ensemble.card import model_card
 from saltray.ensemble.load import Ensemble

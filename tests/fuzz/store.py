@@ -20,7 +20,8 @@ from saltray.config import (
     choice,
     loguniform,
 )
-from saltray.data.packing import load_all_images, load_tiles
+from saltray.data.all_images import load_all_images
+from saltray.data.packing import load_tiles
 from saltray.data.synthetic import write_dataset
 from saltray.distributed.checkpoints import Upload
 from saltray.ensemble.postprocess import Postprocess

@@ -33,7 +33,8 @@ from saltray.cli.tables import print_ensembles
 from saltray.commands.load_config import load_config, load_search_config
 from saltray.commands.plan import plan
 from saltray.config import PretrainConfig
-from saltray.data.packing import dataset_size, load_all_images, load_tiles
+from saltray.data.all_images import load_all_images
+from saltray.data.packing import dataset_size, load_tiles
 from saltray.data.tiles import LabelledTiles
 from saltray.distributed.checkpoints import newest
 from saltray.distributed.cluster_file import cluster_nodes

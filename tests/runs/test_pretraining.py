@@ -9,7 +9,7 @@ from safetensors.torch import load
 from samples import DIGEST
 
 from saltray.config import ClusterConfig, Config, FoldConfig, ModelConfig, OptimConfig, PretrainConfig
-from saltray.data.packing import AllImages
+from saltray.data.all_images import AllImages
 from saltray.data.tiles import Tiles
 from saltray.ensemble.manifest import WeightsProvenance, provenance
 from saltray.errors import ConfigError
