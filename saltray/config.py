@@ -382,6 +382,8 @@ class ClusterConfig:
     """GPUs per rank: 1, a fraction such as 0.2 to share one, 0 for the CPU. Unset: 1 where there are any."""
     cpus_per_worker: float | None = None
     """Logical CPUs per rank. Unset: 1, or a share of the machine that lets all folds run at once without GPUs."""
+    cache: Literal["device", "host"] | None = None
+    """Where tiles are kept: on each rank's device, or in memory that the ranks of a node share. Unset: by size."""
     max_failures: int = 2
     """Times that a fold may lose a worker and resume from its last checkpoint."""
 

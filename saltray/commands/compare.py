@@ -6,16 +6,17 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from saltray.data.packed import PackedDataset
 from saltray.data.packing import packed_tiles
-from saltray.data.tiles import LabelledTiles
 from saltray.distributed.paths import check_kept
-from saltray.ensemble.choice import choose_postprocess
+from saltray.ensemble.choice import Choice, PostprocessScores
 from saltray.errors import ConfigError
 from saltray.records import digest
 from saltray.report.comparison import draw_comparison
 from saltray.runs.layout import MANIFEST, RUNS, SPLIT
+from saltray.runs.out_of_fold import open_out_of_fold
 from saltray.runs.records import FoldResult, RunManifest, Split
-from saltray.runs.run import find_run, fold_result, out_of_fold
+from saltray.runs.run import find_run, fold_result
 from saltray.storage.base import Store
 from saltray.storage.outputs import full_name, output_file
 from saltray.storage.uri import open_store
@@ -83,8 +84,7 @@ def compare(
     with output_file(out) as picture:
         tiles = _tiles(runs[0], runs[1])
         fold_of = np.array([runs[0].fold_of[tile] for tile in tiles.ids])
-        counted = np.isin(fold_of, common)
-        result = _compare(runs, tiles.select(counted), fold_of[counted], common, os.fspath(out))
+        result = _compare(runs, tiles, fold_of, common, os.fspath(out))
         drawn = draw_comparison(
             result.first,
             result.second,
@@ -135,7 +135,7 @@ def _check_comparable(first: _Run, second: _Run) -> list[int]:
     raise ConfigError(f"{pair} have no finished fold in common ({done}); finish one in both")
 
 
-def _tiles(first: _Run, second: _Run) -> LabelledTiles:
+def _tiles(first: _Run, second: _Run) -> PackedDataset:
     """The tiles of both, from the store that has them."""
     config = second.manifest.config
     found = packed_tiles(first.manifest.dataset, first.manifest.config.data, first.root)
@@ -150,14 +150,28 @@ def _tiles(first: _Run, second: _Run) -> LabelledTiles:
     return found
 
 
+def _choose(
+    run: _Run, tiles: PackedDataset, fold_of: NDArray[np.int64], groups: NDArray[np.int64], common: list[int]
+) -> Choice:
+    """The post-processing of a run on the tiles of the common folds, of which [N] are the groups."""
+    results = [run.results[fold] for fold in common]
+    with open_out_of_fold(run.home, results, tiles, fold_of) as predictions:
+        scores = PostprocessScores(predictions.pixels)
+        for part in predictions.parts():
+            scores.add(part.probabilities, part.tiles.masks, part.tiles.images, groups[part.positions])
+        return scores.choose()
+
+
 def _compare(
-    runs: tuple[_Run, _Run], tiles: LabelledTiles, fold_of: NDArray[np.int64], common: list[int], out: str
+    runs: tuple[_Run, _Run], tiles: PackedDataset, fold_of: NDArray[np.int64], common: list[int], out: str
 ) -> Comparison:
     """All differences, on tiles of the common folds alone."""
-    groups = fold_of if len(common) > 1 else np.arange(len(tiles)) % 2
-    probabilities = (out_of_fold(run.home, [run.results[fold] for fold in common], tiles) for run in runs)
-    one, two = (choose_postprocess(each, tiles, groups) for each in probabilities)
+    counted = np.isin(fold_of, common)
+    groups = fold_of if len(common) > 1 else (np.cumsum(counted) - 1) % 2
+    one, two = (_choose(run, tiles, fold_of, groups, common) for run in runs)
+    fold_of, salt = fold_of[counted], tiles.salt[counted]
     numbers = sorted(set(range(runs[0].manifest.config.folds.count)) - set(common))
+    strata = strata_of(salt, tiles.index.area)
     lacking = {fold: [run.label for run in runs if fold not in run.results] for fold in numbers}
     return Comparison(
         first=runs[0].label,
@@ -170,8 +184,6 @@ def _compare(
             paired_difference(f"fold {fold}", one.tenths[fold_of == fold], two.tenths[fold_of == fold])
             for fold in common
         ),
-        by_stratum=tuple(
-            paired_difference(name, one.tenths[inside], two.tenths[inside]) for name, inside in strata_of(tiles.masks)
-        ),
+        by_stratum=tuple(paired_difference(name, one.tenths[inside], two.tenths[inside]) for name, inside in strata),
         out=out,
     )

@@ -10,9 +10,8 @@ from numpy.typing import NDArray
 
 from saltray.config import Config, ModelConfig
 from saltray.data.folds import assign_folds, check_count
-from saltray.data.packed import DatasetManifest
-from saltray.data.packing import DatasetSize, dataset_size, load_tiles
-from saltray.data.tiles import LabelledTiles, TileIndex
+from saltray.data.packed import DatasetManifest, PackedDataset
+from saltray.data.packing import DatasetSize, dataset_size, open_packed
 from saltray.data.unlabelled import UnlabelledImages, find_unlabelled
 from saltray.distributed.paths import check_kept
 from saltray.ensemble.manifest import PseudoLabelsProvenance, WeightsProvenance
@@ -30,10 +29,9 @@ if TYPE_CHECKING:
 class Prepared:
     """The inputs of a run or a search."""
 
-    tiles: LabelledTiles
+    tiles: PackedDataset
     fold_of: NDArray[np.int64]
     """[N] fold of each tile."""
-    dataset: DatasetManifest
     initial: InitialWeights | None
     """The weights before training, where model.weights names some."""
     teacher: Teacher | None = None
@@ -42,6 +40,11 @@ class Prepared:
     """All test tiles, if there is a teacher."""
     pseudo_provenance: PseudoLabelsProvenance | None = None
     """Of the labels, if there is a teacher."""
+
+    @property
+    def dataset(self) -> DatasetManifest:
+        """What the tiles are, and where they are from."""
+        return self.tiles.manifest
 
     @property
     def initial_digest(self) -> str | None:
@@ -70,7 +73,7 @@ def open_for_writing(uri: str) -> Store:
 def prepare(
     config: Config, store: Store, variants: Iterable[Config] = (), *, before: Origins | None = None
 ) -> Prepared:
-    """Load the initial weights, read the tiles (packing them into the store first), and split them.
+    """Load the initial weights, pack the tiles into the store unless they are, and split them; no pixels are read then.
 
     Args:
         config: the run.
@@ -91,17 +94,17 @@ def prepare(
     before = before or Origins()
     initial = read_initial_weights(config, before.weights)
     teacher = find_teacher(config, before.pseudo_labels)
-    tiles, dataset = load_tiles(config.data, store)
-    fold_of = assign_folds(TileIndex.of(tiles.ids, tiles.masks), config.folds)
+    tiles = open_packed(config.data, store)
+    fold_of = assign_folds(tiles.index, config.folds)
     if initial is not None:
-        check_unseen(initial.provenance, tiles, fold_of, dataset)
+        check_unseen(initial.provenance, tiles.index, fold_of, tiles.manifest)
     if teacher is None:
-        return Prepared(tiles, fold_of, dataset, initial)
-    check_fits([teacher.manifest.config], dataset.height, dataset.width)
-    test = find_unlabelled(config.data, store, dataset)
+        return Prepared(tiles, fold_of, initial)
+    check_fits([teacher.manifest.config], tiles.manifest.height, tiles.manifest.width)
+    test = find_unlabelled(config.data, store, tiles.manifest)
     labels = teacher.provenance(test.digest, config.pseudo_labels.count(len(test)))
-    check_unseen(labels, tiles, fold_of, dataset)
-    return Prepared(tiles, fold_of, dataset, initial, teacher, test, labels)
+    check_unseen(labels, tiles.index, fold_of, tiles.manifest)
+    return Prepared(tiles, fold_of, initial, teacher, test, labels)
 
 
 def check_inputs(config: Config, store: Store, variants: Iterable[Config] = ()) -> DatasetSize:
@@ -168,13 +171,19 @@ def _check_network(model: ModelConfig, pixels: int, batch: int) -> None:
 
 
 def share(prepared: Prepared, config: Config, parent: Store) -> "Job":
-    """Put the inputs into Ray's object store, one copy per node; returns a job that lacks its name and folds."""
+    """Put the inputs into Ray's object store, a shard at a time; returns a job that lacks its name and folds.
+
+    Raises:
+        IntegrityError: the packed tiles are damaged.
+        StorageError: the store cannot be reached.
+    """
     from saltray.distributed.jobs import Job
+    from saltray.training.tile_pool import TilePart
 
     return Job.template(
         config,
         parent,
-        tiles=prepared.tiles,
+        tiles=(TilePart.create(shard.ids, shard.images, shard.mask_bits) for shard in prepared.tiles.shards()),
         fold_of=prepared.fold_of,
         initial_weights=() if prepared.initial is None else prepared.initial.by_fold,
         teacher=prepared.teacher,

@@ -147,6 +147,7 @@ def _train(
     with ray_cluster() as where:
         from saltray.distributed.jobs import Job
         from saltray.distributed.pretrain_job import run_pretraining
+        from saltray.training.tile_pool import TilePart
 
         home = parent.sub(settings.name)
         capacity = check_cluster(config.cluster, home, jobs=1, sharing=1, observer=observer)
@@ -157,7 +158,7 @@ def _train(
         template = Job.template(
             config,
             parent,
-            tiles=images.tiles,
+            tiles=TilePart.several(images.tiles),
             fold_of=np.zeros(len(images.tiles), np.int64),
             initial_weights=() if initial is None else initial.by_fold,
         )

@@ -1,29 +1,33 @@
 """What follows the last fold of a run: post-processing, scores, the published ensemble and the report."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 
 from saltray.commands.prepare import Prepared
 from saltray.config import Config
 from saltray.data.folds import fold_balance
-from saltray.ensemble.choice import Choice, choose_postprocess
+from saltray.ensemble.choice import Choice, PostprocessScores
 from saltray.ensemble.layout import version_prefix
 from saltray.ensemble.manifest import SearchProvenance, provenance
 from saltray.ensemble.postprocess import Postprocess
 from saltray.ensemble.publishing import FoldModel, publish
 from saltray.progress import Observer, Published
-from saltray.report.examples import draw_examples
+from saltray.report.examples import draw_examples, pick_examples
 from saltray.report.page import FoldRow, RunReport, render_run
 from saltray.runs.evaluation import evaluate
 from saltray.runs.history import epochs_of, read_history
 from saltray.runs.layout import OOF, REPORT, fold_folder, run_folder
+from saltray.runs.out_of_fold import OutOfFold, open_out_of_fold
 from saltray.runs.records import FoldResult
-from saltray.runs.run import out_of_fold
 from saltray.storage.base import Store
-from saltray.training.evaluation import Evaluation
+from saltray.training.evaluation import Evaluation, Reliability
+from saltray.training.scores import PixelsByProbability
+
+OOF_SCHEMA = pa.schema([("id", pa.string()), ("fold", pa.int64()), ("probability", pa.binary())])
+"""The out-of-fold predictions of all tiles, in the order of the data set."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,13 +73,12 @@ def publish_run(
         StorageError: the store cannot be read or written.
     """
     home, tiles, fold_of = store.sub(run_folder(config.run)), prepared.tiles, prepared.fold_of
-    probabilities = out_of_fold(home, results, tiles)
-    rows = [row.tobytes() for row in probabilities]
-    home.put_table(OOF, pa.table({"id": list(tiles.ids), "fold": fold_of, "probability": rows}))
-    choice = choose_postprocess(probabilities, tiles, fold_of)
-    evaluation = evaluate(choice, probabilities, tiles, fold_of, results, config)
+    with open_out_of_fold(home, results, tiles, fold_of) as predictions:
+        choice, reliability = _score(home, predictions)
+        evaluation = evaluate(choice, reliability, tiles.salt, predictions.pixels, fold_of, results, config)
+        examples = _examples(predictions, choice.postprocess)
     score = float(choice.plain.mean() / 10)
-    baseline = float((~tiles.masks.any(axis=(1, 2))).mean())
+    baseline = float((tiles.salt == 0).mean())
     manifest = publish(
         store,
         config=config,
@@ -112,19 +115,47 @@ def publish_run(
         report=f"{home.uri}/{REPORT}",
     )
     observer(Published(result.ensemble))
-    home.put(REPORT, _report(config, home, prepared, probabilities, result, choice).encode())
+    home.put(REPORT, _report(config, home, prepared, examples, result, choice).encode())
     return result
+
+
+def _score(home: Store, predictions: OutOfFold) -> tuple[Choice, Reliability]:
+    """One pass over all predictions, which are written together and scored on the way."""
+    scores, pixels = PostprocessScores(predictions.pixels), PixelsByProbability()
+
+    def tables() -> Iterator[pa.Table]:
+        for part in predictions.parts():
+            scores.add(part.probabilities, part.tiles.masks, part.tiles.images, part.folds)
+            pixels.add(part.probabilities, part.tiles.masks)
+            rows = [row.tobytes() for row in part.probabilities]
+            yield pa.table({"id": list(part.tiles.ids), "fold": part.folds, "probability": rows}, schema=OOF_SCHEMA)
+
+    home.put_tables(OOF, OOF_SCHEMA, tables())
+    return scores.choose(), pixels.reliability()
+
+
+def _examples(predictions: OutOfFold, postprocess: Postprocess) -> bytes:
+    """The picture of the best, median and worst tiles: a pass that finds them, and a look at these few."""
+    hits, union = [], []
+    for part in predictions.parts():
+        truth = part.tiles.masks > 0
+        predicted = postprocess.apply(part.probabilities, part.tiles.images)
+        hits.append((truth & predicted).sum(axis=(1, 2)))
+        union.append((truth | predicted).sum(axis=(1, 2)))
+    examples = pick_examples(np.concatenate(hits), np.concatenate(union))
+    shown = predictions.some([example.tile for example in examples])
+    masks = postprocess.apply(shown.probabilities, shown.tiles.images)
+    return draw_examples(examples, shown.tiles, masks, shown.folds.tolist(), str(postprocess))
 
 
 def _report(
     config: Config,
     home: Store,
     prepared: Prepared,
-    probabilities: NDArray[np.float16],
+    examples: bytes,
     result: TrainResult,
     choice: Choice,
 ) -> str:
-    tiles = prepared.tiles
     rows = [
         FoldRow(
             fold=row.fold,
@@ -140,7 +171,7 @@ def _report(
     report = RunReport(
         run=config.run,
         folds=rows,
-        balance=fold_balance(tiles.coverage, prepared.fold_of, config.folds.count),
+        balance=fold_balance(prepared.tiles.index.coverage, prepared.fold_of, config.folds.count),
         history={row.fold: epochs_of(read_history(home.sub(fold_folder(row.fold)))) for row in rows},
         threshold_curve=choice.curve,
         threshold=result.threshold,
@@ -149,9 +180,7 @@ def _report(
         score=result.score,
         score_at_threshold=result.score_at_threshold,
         evaluation=result.evaluation,
-        examples=draw_examples(
-            tiles, result.postprocess.apply(probabilities, tiles.images), prepared.fold_of, str(result.postprocess)
-        ),
+        examples=examples,
         ensemble=result.ensemble,
         config=config,
         versions=provenance(),

@@ -129,7 +129,7 @@ def train_prepared(
         manifest = create_run(
             home,
             config,
-            tiles=prepared.tiles,
+            tiles=prepared.tiles.index,
             fold_of=prepared.fold_of,
             dataset=prepared.dataset,
             initial_weights=prepared.initial_digest,
@@ -166,14 +166,14 @@ def _asked(config: Config, only_folds: Sequence[int] | None) -> tuple[int, ...]:
 
 def _planned(config: Config, prepared: Prepared) -> RunPlanned:
     tiles, settings = prepared.tiles, config.train
-    split = fold_balance(tiles.coverage, prepared.fold_of, config.folds.count)
+    split = fold_balance(tiles.index.coverage, prepared.fold_of, config.folds.count)
     pseudo = 0 if (labels := prepared.pseudo_provenance) is None else labels.tiles
     largest = len(tiles) - min(row.tiles for row in split) + pseudo
     return RunPlanned(
         run=config.run,
         tiles=len(tiles),
-        height=tiles.height,
-        width=tiles.width,
+        height=prepared.dataset.height,
+        width=prepared.dataset.width,
         input_size=settings.input_size,
         resize=settings.resize,
         epochs=settings.epochs,

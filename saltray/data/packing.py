@@ -47,8 +47,9 @@ class DatasetSize:
 
     @property
     def packed_bytes(self) -> int:
-        """Bytes of all images and masks in memory during training, at one byte per pixel each."""
-        return 2 * self.count * self.height * self.width
+        """Bytes of all images and masks in memory during training: a byte and a bit per pixel."""
+        pixels = self.height * self.width
+        return self.count * (pixels + -(-pixels // 8))
 
 
 def dataset_size(uri: str, store: Store) -> DatasetSize:
@@ -115,8 +116,8 @@ def load_tiles(uri: str, store: Store) -> tuple[LabelledTiles, DatasetManifest]:
     return found.tiles(), found.manifest
 
 
-def packed_tiles(digest: str, uri: str, store: Store) -> LabelledTiles | None:
-    """The tiles of a content digest, where they are packed; None where they are not. Nothing is packed.
+def packed_tiles(digest: str, uri: str, store: Store) -> PackedDataset | None:
+    """The data set of a content digest, where it is packed; None where it is not. Nothing is packed.
 
     Args:
         digest: of a `DatasetManifest`.
@@ -134,7 +135,7 @@ def packed_tiles(digest: str, uri: str, store: Store) -> LabelledTiles | None:
         except (NotFoundError, IntegrityError, DataError):  # being packed, or damaged: another may have the tiles
             continue
         if manifest.digest == digest:
-            return PackedDataset.open(folder).tiles()
+            return PackedDataset.open(folder)
     return None
 
 

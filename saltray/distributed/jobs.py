@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Self, TypedDict
+from typing import TYPE_CHECKING, Any, Self, TypedDict
 
 import numpy as np
 import ray
@@ -15,6 +15,9 @@ from saltray.runs.history import EpochRecord
 from saltray.runs.pseudo_labels import Teacher
 from saltray.storage.base import Store
 
+if TYPE_CHECKING:  # which loads torch
+    from saltray.training.tile_pool import TilePart
+
 
 @dataclass(frozen=True)
 class Job:
@@ -25,9 +28,9 @@ class Job:
     """Its folder in `parent`, and its name for Ray: fold-3, trial-007 of a search, or that of a pretraining."""
     folds: tuple[int, ...]
     """The folds to train, in turn epoch by epoch; one, except for a search that averages several."""
-    tiles: "ray.ObjectRef[Tiles]"
-    """All tiles, one copy per node in Ray's object store; with masks, except for a pretraining."""
-    fold_of: NDArray[np.int64]
+    tiles: "tuple[ray.ObjectRef[TilePart], ...]"
+    """All tiles in parts, one copy per node in Ray's object store; with masks, except for a pretraining."""
+    fold_of: "ray.ObjectRef[NDArray[np.int64]]"
     """[N] fold of each tile; a pretraining, which has one fold, trains on all."""
     parent: Store
     """The run's or the search's part of the store, or that of all pretrainings; it travels as a URI."""
@@ -46,7 +49,7 @@ class Job:
         config: Config,
         parent: Store,
         *,
-        tiles: Tiles,
+        tiles: "Iterable[TilePart]",
         fold_of: NDArray[np.int64],
         initial_weights: Sequence[Mapping[str, NDArray[Any]]] = (),
         teacher: Teacher | None = None,
@@ -55,6 +58,7 @@ class Job:
     ) -> Self:
         """A job that lacks its name and folds; its tiles and weights are put into Ray's object store, for all jobs.
 
+        No more than one part of the tiles need be in memory here.
         Weights that several folds share are put there once.
         """
         weights = {id(each): each for each in initial_weights}
@@ -63,8 +67,8 @@ class Job:
             config=config,
             name="",
             folds=(),
-            tiles=ray.put(tiles),
-            fold_of=fold_of,
+            tiles=tuple(ray.put(part) for part in tiles),
+            fold_of=ray.put(fold_of),
             parent=parent,
             initial_weights=tuple(shared[id(each)] for each in initial_weights),
             teacher=teacher,

@@ -51,6 +51,9 @@ def _label(job: Job, fold: int, group: ProcessGroup) -> PseudoLabels | None:
         if len(part):
             mine.append(label(models, job.teacher.manifest.config, part, group.device))
     own = PseudoLabels.join(mine)
+    del models
+    if group.device.type == "cuda":
+        torch.cuda.empty_cache()  # what is free decides where the tiles are kept
     if group.size == 1:
         return own
     parts: list[Any] | None = [None] * group.size if group.rank == 0 else None

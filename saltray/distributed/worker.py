@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 import numpy as np
 import ray
@@ -14,17 +14,24 @@ import torch
 import torch.distributed
 from numpy.typing import NDArray
 from ray.train import Checkpoint, CheckpointUploadMode
+from torch import Tensor
 
 from saltray.config import Config, PretrainConfig
-from saltray.data.tiles import LabelledTiles
 from saltray.distributed import checkpoints
 from saltray.distributed.jobs import Job, LoopConfig, PermanentFailure, TrialHistory
 from saltray.distributed.nodes import nodes_present
 from saltray.distributed.pseudo_tiles import pseudo_tiles
 from saltray.errors import ConfigError, DivergedError, ModelError
-from saltray.runs.fold_output import snapshot_fault, write_fold, write_snapshot
+from saltray.runs.fold_output import (
+    FoldPredictions,
+    WrittenPredictions,
+    snapshot_fault,
+    write_fold,
+    write_predictions,
+)
 from saltray.runs.history import EpochRecord, History, Record, epochs_of, read_history
-from saltray.runs.layout import MANIFEST, checkpoint_folder
+from saltray.runs.layout import MANIFEST, checkpoint_folder, snapshot_folder
+from saltray.runs.out_of_fold import part_rows
 from saltray.runs.pretraining import write_pretraining
 from saltray.runs.records import FoldResult, PredictionCost, PretrainRecord
 from saltray.search.objective import OBJECTIVE, best_epoch, objective
@@ -39,16 +46,50 @@ from saltray.training.precision import resolve_precision
 from saltray.training.process_group import ProcessGroup
 from saltray.training.state import FitState, initial_model
 from saltray.training.tasks import Inpainting
+from saltray.training.tile_pool import Cache, TilePart, TilePool, choose_cache, ids_of, open_pool
 from saltray.training.tile_tensors import TileTensors
 
 T = TypeVar("T")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
+class JobTiles:
+    """All tiles of a job on one rank."""
+
+    parts: Sequence[TilePart]
+    """In the memory that all ranks of a node share."""
+    pool: TilePool
+    note: str | None
+    """Where they are kept, if that was left to the rank."""
+    pseudo: Mapping[int, NDArray[np.int64]]
+    """For each fold of the job, the positions of the test tiles that it alone trains on."""
+
+    @classmethod
+    def open(cls, job: Job, group: ProcessGroup) -> Self:
+        """Copy them to the rank's GPU, or leave them where they are."""
+        parts = ray.get(list(job.tiles))
+        count, pseudo = sum(map(len, parts)), {}
+        for fold in job.folds:
+            if (tiles := pseudo_tiles(job, fold, group)) is not None:
+                parts.append(TilePart.of(tiles))
+                pseudo[fold] = np.arange(count, count + len(tiles))
+                count += len(tiles)
+        cache, note = job.config.cluster.cache, None
+        if cache is None:
+            cache, note = _cache_by_size(job.config, parts, group.device)
+        return cls(parts, open_pool(parts, group.device, cache), note, pseudo)
+
+    def those(self, chosen: NDArray[np.bool_], others: NDArray[np.int64] | None = None) -> TileTensors:
+        """The tiles of which [N] is true, and those at other positions."""
+        positions = np.flatnonzero(chosen) if others is None else np.concatenate([np.flatnonzero(chosen), others])
+        return TileTensors(self.pool, torch.from_numpy(positions).to(self.pool.keys.device))
+
+
+@dataclass(frozen=True, eq=False)
 class Fold:
     """One fold on one rank."""
 
-    held_out: LabelledTiles
+    tiles: JobTiles
     train: TileTensors
     valid: TileTensors
     state: FitState
@@ -90,7 +131,7 @@ class RangeTestLoop:
         return _run(self._test, loop_config)
 
     def _test(self, job: Job, group: ProcessGroup) -> LRRangeTest:
-        fold = set_up_fold(job, job.folds[0], group)
+        fold = set_up_fold(job, job.folds[0], group, JobTiles.open(job, group))
         return lr_range_test(fold.state, fold.train, job.config, group, low=self.low, high=self.high, steps=self.steps)
 
 
@@ -104,10 +145,11 @@ class PretrainLoop:
         return _run(self._pretrain, loop_config)
 
     def _pretrain(self, job: Job, group: ProcessGroup) -> PretrainRecord | None:
-        tiles = TileTensors.create(ray.get(job.tiles), group.device)
+        tiles = JobTiles.open(job, group)
+        everything = tiles.those(np.ones(len(tiles.pool.keys), dtype=bool))
         state = _start(job, 0, group)
         task = Inpainting(job.config, self.settings)
-        epochs = _train(job, [state], [fit(state, tiles, None, job.config, group, task)], group)
+        epochs = _train(job, [state], [fit(state, everything, None, job.config, group, task)], group, tiles)
         return write_pretraining(job.home, job.config, state.ema, epochs) if group.rank == 0 else None
 
 
@@ -123,31 +165,41 @@ def _run(body: Callable[[Job, ProcessGroup], T], loop_config: LoopConfig) -> T |
 
 
 def _train_fold(job: Job, group: ProcessGroup) -> FoldResult | None:
-    fold = set_up_fold(job, job.folds[0], group)
+    tiles = JobTiles.open(job, group)
+    fold = set_up_fold(job, job.folds[0], group, tiles)
     cycles = job.config.snapshots
-    epochs = _train(job, [fold.state], [fold.fit(job.config, group)], group, fold, cycles[:-1])
-    probabilities, cost = _predict_out_of_fold(fold.state, fold.valid, job.config, group)
-    if probabilities is None:
+    epochs = _train(job, [fold.state], [fold.fit(job.config, group)], group, tiles, fold, cycles[:-1])
+    out_of_fold = _OutOfFold(fold, job.config, group)
+    written = out_of_fold.write(job.home, cycles)
+    cost = out_of_fold.cost()
+    if written is None:
         return None
-    return write_fold(job.home, job.folds[0], fold.held_out, fold.state.ema, probabilities, epochs, cycles, cost)
+    return write_fold(job.home, job.folds[0], fold.state.ema, written, epochs, cycles[-1], cost)
 
 
 def _train_trial(job: Job, group: ProcessGroup) -> TrialHistory:
-    folds = [set_up_fold(job, fold, group) for fold in job.folds]
+    tiles = JobTiles.open(job, group)
+    folds = [set_up_fold(job, fold, group, tiles) for fold in job.folds]
     return TrialHistory(
-        _train(job, [fold.state for fold in folds], [fold.fit(job.config, group) for fold in folds], group)
+        _train(job, [fold.state for fold in folds], [fold.fit(job.config, group) for fold in folds], group, tiles)
     )
 
 
-def set_up_fold(job: Job, fold: int, group: ProcessGroup) -> Fold:
-    """The tiles of one fold on this rank's device, and the state before the first step."""
-    tiles = ray.get(job.tiles)
-    assert isinstance(tiles, LabelledTiles)
-    held_out = tiles.select(np.flatnonzero(job.fold_of == fold))
-    train = TileTensors.create(tiles.select(np.flatnonzero(job.fold_of != fold)), group.device)
-    if (pseudo := pseudo_tiles(job, fold, group)) is not None:
-        train = train.with_others(TileTensors.create(pseudo, group.device))
-    return Fold(held_out, train, TileTensors.create(held_out, group.device), _start(job, fold, group))
+def set_up_fold(job: Job, fold: int, group: ProcessGroup, tiles: JobTiles) -> Fold:
+    """The tiles of one fold on this rank, and the state before the first step."""
+    held_out = ray.get(job.fold_of) == fold
+    return Fold(tiles, tiles.those(~held_out, tiles.pseudo.get(fold)), tiles.those(held_out), _start(job, fold, group))
+
+
+def _cache_by_size(config: Config, parts: Sequence[TilePart], device: torch.device) -> tuple[Cache, str | None]:
+    """Where a rank keeps the tiles, and a note of it where there was a choice."""
+    if device.type != "cuda":
+        return "host", None
+    needed = sum(len(part) * part.bytes_per_tile for part in parts)
+    free, total = torch.cuda.mem_get_info(device)
+    cache = choose_cache(needed, free, total, config.cluster.gpus_per_worker or 1)
+    consequence = "on the GPU" if cache == "device" else "on the host: each batch is copied while the last one computes"
+    return cache, f"keeps the tiles ({needed / 2**20:,.0f} MiB, of the GPU {free / 2**20:,.0f} are free) {consequence}"
 
 
 def _start(job: Job, fold: int, group: ProcessGroup) -> FitState:
@@ -164,6 +216,7 @@ def _train(
     states: list[FitState],
     in_turn: Sequence[Iterator[EpochMetrics]],
     group: ProcessGroup,
+    tiles: JobTiles,
     fold: Fold | None = None,
     snapshots: Sequence[int] = (),
 ) -> tuple[EpochRecord, ...]:
@@ -174,6 +227,7 @@ def _train(
         states: the state of each of its folds.
         in_turn: the training of each, not begun: it starts from what its state then is.
         group: the process group of the job.
+        tiles: all of them.
         fold: its only fold, where snapshots of it are wanted.
         snapshots: the cycles at whose ends the weights of that fold are written.
     """
@@ -181,6 +235,7 @@ def _train(
     records, notes = _resume(states, job.home, cycle_after, group)
     if len(nodes := set(_nodes(group))) > 1 or len(nodes_present()) > 1:
         notes.append(f"runs on {', '.join(sorted(nodes))}")
+    notes += [tiles.note] if tiles.note is not None else []
     asked = job.config.train.precision
     if (precision := resolve_precision(asked, group.device)) != asked:
         notes.append(f"computes in {precision}: this {group.device.type} has no {asked} arithmetic")
@@ -203,10 +258,10 @@ def _train(
 
 def _write_snapshot(job: Job, fold: Fold, cycle: int, history: History | None, group: ProcessGroup) -> None:
     """Before the checkpoint of this epoch, so that whoever resumes after it finds the snapshot."""
-    probabilities, _ = _predict_out_of_fold(fold.state, fold.valid, job.config, group)
-    if history is not None and probabilities is not None:
-        state = fold.state
-        write_snapshot(job.home, job.folds[0], fold.held_out, state.ema, probabilities, history.epochs, cycle)
+    home = job.home.sub(snapshot_folder(cycle))
+    written = _OutOfFold(fold, job.config, group).write(home, (cycle,))
+    if history is not None and written is not None:
+        write_fold(home, job.folds[0], fold.state.ema, written, history.epochs, cycle)
 
 
 def check_store_is_shared(job: Job, group: ProcessGroup) -> None:
@@ -322,34 +377,68 @@ class _Reporter:
         return old and (self.upload is None or self.upload.done.is_set())
 
 
-def _predict_out_of_fold(
-    state: FitState, valid: TileTensors, config: Config, group: ProcessGroup
-) -> tuple[NDArray[np.float16] | None, PredictionCost]:
-    """Probabilities of the held-out tiles, [N, H, W], on rank 0; each rank predicts every size-th tile."""
-    started = time.perf_counter()
-    mine, without_tta = predict_both_ways(
-        state.ema,
-        valid.images[group.rank :: group.size],
-        input_size=config.train.input_size,
-        resize=config.train.resize,
-        batch_size=config.train.batch_size,
-        precision=config.train.precision,
-    )
-    seconds = (time.perf_counter() - started) / max(1, len(mine))
-    masks = valid.masks[group.rank :: group.size]
-    counts = Counts.of(without_tta.to(group.device), masks, 0.5).all_reduce(group)
-    cost = PredictionCost(score_without_tta=counts.score, seconds=seconds, device=_device_name(group.device))
-    part = mine.numpy().astype(np.float16)
-    if group.size == 1:
-        return part, cost
-    parts: list[Any] | None = [None] * group.size if group.rank == 0 else None
-    torch.distributed.gather_object(part, parts)
-    if parts is None:
-        return None, cost
-    probabilities = np.empty(tuple(valid.images.shape), dtype=np.float16)
-    for rank, rows in enumerate(parts):
-        probabilities[rank :: group.size] = rows
-    return probabilities, cost
+class _OutOfFold:
+    """Predicts the tiles that a fold holds out, a part at a time, of which each rank predicts every size-th tile."""
+
+    def __init__(self, fold: Fold, config: Config, group: ProcessGroup) -> None:
+        self.fold, self.config, self.group = fold, config, group
+        self._seconds, self._tiles, self._without_tta = 0.0, 0, Counts.zero(group.device)
+
+    def write(self, home: Store, cycles: Sequence[int]) -> WrittenPredictions | None:
+        """Predict and write all of them; every rank calls this, and rank 0 writes."""
+        valid = self.fold.valid
+        if self.group.rank == 0:
+            shape = valid.height, valid.width
+            return write_predictions(home, self._parts(), tiles=len(valid), shape=shape, cycles=cycles)
+        for _ in self._parts():
+            pass
+        return None
+
+    def cost(self) -> PredictionCost:
+        """What `write` took; every rank calls this after it."""
+        return PredictionCost(
+            score_without_tta=self._without_tta.all_reduce(self.group).score,
+            seconds=self._seconds / max(1, self._tiles),
+            device=_device_name(self.group.device),
+        )
+
+    def _parts(self) -> Iterator[FoldPredictions]:
+        """Each part, on rank 0; on the others nothing."""
+        valid, group = self.fold.valid, self.group
+        whole = self.config.train.batch_size * group.size  # so that all batches but the last are full
+        rows = whole * max(1, part_rows(valid.height, valid.width) // whole)
+        for index in torch.split(torch.arange(len(valid), device=group.device), rows):
+            own = self._predict(index[group.rank :: group.size])
+            parts: list[Any] | None = [own]
+            if group.size > 1:
+                parts = [None] * group.size if group.rank == 0 else None
+                torch.distributed.gather_object(own, parts)
+            if parts is not None:
+                probabilities = np.empty((len(index), valid.height, valid.width), np.float16)
+                for rank, predicted in enumerate(parts):
+                    probabilities[rank :: group.size] = predicted
+                ids = ids_of(self.fold.tiles.parts, valid.positions[index].cpu().numpy())
+                yield FoldPredictions(ids, valid.batch(index).masks.cpu().numpy(), probabilities)
+
+    def _predict(self, index: Tensor) -> NDArray[np.float16]:
+        """Probabilities of some tiles, [N, H, W]."""
+        valid, settings = self.fold.valid, self.config.train
+        if len(index) == 0:
+            return np.empty((0, valid.height, valid.width), np.float16)
+        started = time.perf_counter()
+        images, masks, _ = valid.batch(index)
+        predicted, without_tta = predict_both_ways(
+            self.fold.state.ema,
+            images,
+            input_size=settings.input_size,
+            resize=settings.resize,
+            batch_size=settings.batch_size,
+            precision=settings.precision,
+        )
+        self._seconds += time.perf_counter() - started
+        self._tiles += len(index)
+        self._without_tta += Counts.of(without_tta.to(self.group.device), masks, 0.5)
+        return predicted.numpy().astype(np.float16)
 
 
 def _device_name(device: torch.device) -> str:

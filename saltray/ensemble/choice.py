@@ -1,15 +1,18 @@
 """The post-processing that out-of-fold predictions choose, and how optimistic that choice is.
 
-All candidates are scored from counts of pixels: one pass over the predictions, and sums of integers after it. The rule
-for blank tiles is not a candidate: it is taken if there are blank tiles and all of them are labelled as without salt.
+All candidates are scored from counts of pixels: one pass over the predictions, of which none is kept, and sums of
+integers after it. The rule for blank tiles is not a candidate: it is taken if there are blank tiles and all of them are
+labelled as without salt.
 """
 
 from dataclasses import dataclass
+from functools import reduce
+from operator import add
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from saltray.data.tiles import LabelledTiles
 from saltray.ensemble.postprocess import Postprocess, blank_tiles
 from saltray.training.metrics import TileCounts
 
@@ -37,83 +40,167 @@ class Choice:
     """[N], score of each tile in tenths at a probability of 0.5 and nothing more."""
 
 
-def choose_postprocess(
-    probabilities: NDArray[np.floating],
-    tiles: LabelledTiles,
-    groups: NDArray[np.int64],
-    thresholds: tuple[float, ...] = THRESHOLDS,
-    areas: tuple[float, ...] = AREAS,
-) -> Choice:
-    """The post-processing of the highest competition score on out-of-fold predictions, and its cross-fitted scores.
+class PostprocessScores:
+    """Scores the candidates on out-of-fold predictions, which are added a part at a time and not kept.
+
+    Kept are two bytes for each tile and threshold, and sums over the tiles of each group.
 
     Args:
-        probabilities: [N, H, W], each predicted by a model that did not see the tile.
-        tiles: the tiles of these predictions.
-        groups: [N], the fold of each tile; a tile is scored with what was chosen on the tiles of the other groups. If
-            there is but one group, that is a threshold of 0.5 and nothing more.
+        pixels: of a tile.
         thresholds: candidates.
         areas: candidates of the least area, as shares of a tile.
     """
-    counts = TileCounts.of(probabilities, tiles.masks, (*thresholds, 0.5))
-    by_threshold, empty = counts.tenths, counts.tenths_if_empty.astype(np.int8)
-    pixels = tiles.height * tiles.width
-    least = np.array(sorted({round(share * pixels) for share in areas}))
-    small = counts.predicted[:, :-1, None] < least
-    scores = np.where(small, empty[:, None, None], by_threshold[:, :-1, None].astype(np.int8))
-    table = _Table(scores, empty, blank_tiles(tiles.images), thresholds, tuple(least.tolist()))
-
-    everything = np.ones(len(tiles), dtype=bool)
-    chosen = table.best(everything)
-    of_group, tenths = {}, np.empty(len(tiles), dtype=np.int64)
-    for group in np.unique(groups).tolist():
-        inside = groups == group
-        of_group[group] = table.best(~inside) if not inside.all() else Postprocess()
-        tenths[inside] = table.of(of_group[group])[inside] if not inside.all() else by_threshold[:, -1]
-    at = least.tolist().index(chosen.min_area)
-    curve = table.with_rule(chosen.blank_is_empty)[:, :, at].mean(axis=0) / 10
-    return Choice(
-        postprocess=chosen,
-        score=float(table.of(chosen).mean() / 10),
-        curve=tuple(zip(thresholds, curve.tolist(), strict=True)),
-        of_group=of_group,
-        tenths=tenths,
-        plain=by_threshold[:, -1],
-    )
-
-
-class _Table:
-    """Scores of all tiles with all candidates, in tenths."""
 
     def __init__(
-        self,
-        scores: NDArray[np.int8],
-        empty: NDArray[np.int8],
-        blank: NDArray[np.bool_],
-        thresholds: tuple[float, ...],
-        areas: tuple[int, ...],
+        self, pixels: int, thresholds: tuple[float, ...] = THRESHOLDS, areas: tuple[float, ...] = AREAS
     ) -> None:
-        self.scores, self.empty, self.blank = scores, empty, blank
-        self.thresholds, self.areas = thresholds, areas
-        # In the order in which they win a tie.
-        self.candidates = sorted(
-            (at for at in np.ndindex(len(thresholds), len(areas))),
-            key=lambda at: (areas[at[1]], round(abs(thresholds[at[0]] - 0.5), 6)),
+        self._thresholds = thresholds
+        self._least = tuple(sorted({round(share * pixels) for share in areas}))
+        self._parts: list[_Part] = []
+        self._sums: dict[int, _Sums] = {}
+
+    def add(
+        self,
+        probabilities: NDArray[np.floating],
+        masks: NDArray[np.uint8],
+        images: NDArray[np.uint8],
+        groups: NDArray[np.int64],
+    ) -> None:
+        """Score some more tiles.
+
+        Args:
+            probabilities: [N, H, W], each predicted by a model that did not see the tile.
+            masks: [N, H, W] of 0 and 1.
+            images: [N, H, W].
+            groups: [N], the fold of each tile.
+        """
+        counts = TileCounts.of(probabilities, masks, (*self._thresholds, 0.5))
+        part = _Part(
+            groups=groups,
+            tenths=counts.tenths.astype(np.uint8),
+            areas=np.searchsorted(self._least, counts.predicted[:, :-1], side="right").astype(np.uint8),
+            empty=counts.tenths_if_empty.astype(np.uint8),
+            blank=blank_tiles(images),
+        )
+        self._parts.append(part)
+        for group in np.unique(groups).tolist():
+            sums = part.sums(groups == group, len(self._least))
+            self._sums[group] = self._sums[group] + sums if group in self._sums else sums
+
+    def choose(self) -> Choice:
+        """The post-processing of the highest competition score, and its cross-fitted scores, of one or more tiles.
+
+        A tile is scored with what was chosen on the tiles of the other groups. If there is but one group, that is a
+        threshold of 0.5 and nothing more.
+        """
+        groups, *_ = whole = [np.concatenate(arrays) for arrays in zip(*self._parts, strict=True)]
+        scores = _Part(*whole)
+        everything = _total(list(self._sums.values()))
+        chosen = self._best(everything)
+        of_group, tenths = {}, np.empty(len(groups), dtype=np.int64)
+        for group in sorted(self._sums):
+            inside = groups == group
+            others = [sums for other, sums in self._sums.items() if other != group]
+            of_group[group] = self._best(_total(others)) if others else Postprocess()
+            tenths[inside] = (
+                scores.of(inside, of_group[group], self._thresholds, self._least) if others else scores.plain[inside]
+            )
+        at = self._least.index(chosen.min_area)
+        curve = everything.with_rule(chosen.blank_is_empty)[:, at] / len(groups) / 10
+        return Choice(
+            postprocess=chosen,
+            score=float(curve[self._thresholds.index(chosen.threshold)]),
+            curve=tuple(zip(self._thresholds, curve.tolist(), strict=True)),
+            of_group=of_group,
+            tenths=tenths,
+            plain=scores.plain,
         )
 
-    def with_rule(self, blank_is_empty: bool) -> NDArray[np.int8]:
-        """The scores, [N, thresholds, areas], where the rule for blank tiles is applied or not."""
-        forced = (self.blank & blank_is_empty)[:, None, None]
-        return np.where(forced, self.empty[:, None, None], self.scores)
-
-    def best(self, inside: NDArray[np.bool_]) -> Postprocess:
+    def _best(self, sums: "_Sums") -> Postprocess:
         """The best candidate of some tiles."""
-        blank = self.blank & inside
-        rule = bool(blank.any() and (self.empty[blank] > 0).all())
-        sums = self.with_rule(rule)[inside].sum(axis=0, dtype=np.int64)
-        threshold, area = max(self.candidates, key=lambda at: sums[at])  # the first of the best
-        return Postprocess(threshold=self.thresholds[threshold], min_area=self.areas[area], blank_is_empty=rule)
+        rule = sums.blank_is_empty
+        found = sums.with_rule(rule)
+        candidates = sorted(  # in the order in which they win a tie
+            np.ndindex(found.shape),
+            key=lambda at: (self._least[at[1]], round(abs(self._thresholds[at[0]] - 0.5), 6)),
+        )
+        threshold, area = max(candidates, key=lambda at: found[at])  # the first of the best
+        return Postprocess(threshold=self._thresholds[threshold], min_area=self._least[area], blank_is_empty=rule)
 
-    def of(self, chosen: Postprocess) -> NDArray[np.int8]:
-        """[N], the scores with one candidate."""
-        at = self.thresholds.index(chosen.threshold), self.areas.index(chosen.min_area)
-        return self.with_rule(chosen.blank_is_empty)[:, at[0], at[1]]
+
+class _Part(NamedTuple):
+    """Scores of some tiles, in tenths, from which that with any candidate follows."""
+
+    groups: NDArray[np.int64]
+    """[N]"""
+    tenths: NDArray[np.uint8]
+    """[N, thresholds + 1], with no least area; the last at a probability of 0.5."""
+    areas: NDArray[np.uint8]
+    """[N, thresholds], the number of candidates of the least area that the mask reaches."""
+    empty: NDArray[np.uint8]
+    """[N], of an empty mask."""
+    blank: NDArray[np.bool_]
+    """[N], whether the tile shows nothing."""
+
+    @property
+    def plain(self) -> NDArray[np.int64]:
+        """[N], at a probability of 0.5 and nothing more."""
+        return self.tenths[:, -1].astype(np.int64)
+
+    def of(
+        self,
+        inside: NDArray[np.bool_],
+        chosen: Postprocess,
+        thresholds: tuple[float, ...],
+        least: tuple[int, ...],
+    ) -> NDArray[np.uint8]:
+        """The scores of the tiles inside with one candidate."""
+        threshold = thresholds.index(chosen.threshold)
+        emptied = self.areas[:, threshold] <= least.index(chosen.min_area)
+        if chosen.blank_is_empty:
+            emptied |= self.blank
+        return np.where(emptied, self.empty, self.tenths[:, threshold])[inside]
+
+    def sums(self, inside: NDArray[np.bool_], areas: int) -> "_Sums":
+        """The sums over the tiles inside, with so many candidates of the least area."""
+        tenths, reached = self.tenths[inside, :-1], self.areas[inside]
+        empty, blank = self.empty[inside], self.blank[inside]
+        plain, ruled = (np.empty((tenths.shape[1], areas), np.int64) for _ in range(2))
+        for area in range(areas):
+            scores = np.where(reached <= area, empty[:, None], tenths)
+            plain[:, area] = scores.sum(axis=0, dtype=np.int64)
+            ruled[:, area] = np.where(blank[:, None], empty[:, None], scores).sum(axis=0, dtype=np.int64)
+        return _Sums(plain, ruled, int(blank.sum()), int((blank & (empty > 0)).sum()))
+
+
+@dataclass(frozen=True, eq=False)
+class _Sums:
+    """Sums of scores in tenths over some tiles, [thresholds, areas], and what the rule for blank tiles needs."""
+
+    plain: NDArray[np.int64]
+    ruled: NDArray[np.int64]
+    """The same with blank tiles emptied."""
+    blank: int
+    """Number of blank tiles."""
+    blank_without_salt: int
+
+    def __add__(self, other: "_Sums") -> "_Sums":
+        return _Sums(
+            self.plain + other.plain,
+            self.ruled + other.ruled,
+            self.blank + other.blank,
+            self.blank_without_salt + other.blank_without_salt,
+        )
+
+    @property
+    def blank_is_empty(self) -> bool:
+        """Whether there are blank tiles, and none of them has salt."""
+        return 0 < self.blank == self.blank_without_salt
+
+    def with_rule(self, blank_is_empty: bool) -> NDArray[np.int64]:
+        """The sums where the rule for blank tiles is applied or not."""
+        return self.ruled if blank_is_empty else self.plain
+
+
+def _total(sums: "list[_Sums]") -> "_Sums":
+    return reduce(add, sums)

@@ -72,41 +72,46 @@ def draw_demo(
 
 
 def draw_examples(
+    examples: Sequence[Example],
     tiles: LabelledTiles,
     predicted: NDArray[np.bool_],
-    fold_of: NDArray[np.int64],
+    folds: Sequence[int],
     postprocess: str,
-    *,
-    each: int = 3,
 ) -> bytes:
-    """A PNG of the best, the median and the worst tiles by IoU, of those with salt in the label or the prediction.
+    """A PNG of examples, as `pick_examples` picks them.
 
     Args:
-        tiles: the tiles to choose from.
-        predicted: [N, H, W], true where salt is predicted, out of fold.
-        fold_of: [N], the fold that held the tile out.
+        examples: one or more.
+        tiles: those of the examples, of which each has one; in the order of their ids, not of the examples.
+        predicted: [N, H, W], true where salt is predicted in these tiles, out of fold.
+        folds: the fold that held each of these tiles out.
         postprocess: how probabilities became masks, in words.
-        each: tiles of each rank, at most.
     """
-    examples = pick_examples(tiles.masks > 0, predicted, each=each)
-    shown = [example.tile for example in examples]
+    places = np.argsort(np.argsort([example.tile for example in examples]))
     return _draw(
-        tiles.images[shown],
-        tiles.masks[shown],
-        predicted[shown],
+        tiles.images[places],
+        tiles.masks[places],
+        predicted[places],
         title="Out-of-fold predictions",
-        captions=[f"{rank}\nfold {fold_of[tile]} · IoU {iou:.3f}" for rank, tile, iou in examples],
+        captions=[
+            f"{example.rank}\nfold {folds[place]} · IoU {example.iou:.3f}"
+            for example, place in zip(examples, places.tolist(), strict=True)
+        ],
         postprocess=postprocess,
     )
 
 
-def pick_examples(truth: NDArray[np.bool_], predicted: NDArray[np.bool_], *, each: int) -> list[Example]:
-    """The `each` best, median and worst tiles by IoU, each tile once, of those with salt in either mask [N, H, W].
+def pick_examples(hits: NDArray[np.int64], union: NDArray[np.int64], *, each: int = 3) -> list[Example]:
+    """The best, the median and the worst tiles by IoU, each once, of those with salt in the label or the prediction.
 
     If no tile has any, all tiles count, with an IoU of 0.
+
+    Args:
+        hits: [N], pixels of salt in both masks.
+        union: [N], pixels of salt in either.
+        each: tiles of each rank, at most.
     """
-    union = (truth | predicted).sum(axis=(1, 2))
-    iou = (truth & predicted).sum(axis=(1, 2)) / np.maximum(union, 1)
+    iou = hits / np.maximum(union, 1)
     order = np.argsort(-iou, kind="stable")
     if union.any():
         order = order[union[order] > 0]

@@ -7,17 +7,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from saltray.config import Config
-from saltray.data.tiles import LabelledTiles
 from saltray.ensemble.choice import Choice
 from saltray.runs.records import FoldResult
-from saltray.training.evaluation import Evaluation, FoldScore, Price
-from saltray.training.scores import bootstrap_interval, reliability_of, score_by_stratum
+from saltray.training.evaluation import Evaluation, FoldScore, Price, Reliability
+from saltray.training.scores import bootstrap_interval, score_by_stratum
 
 
 def evaluate(
     choice: Choice,
-    probabilities: NDArray[np.float16],
-    tiles: LabelledTiles,
+    reliability: Reliability,
+    salt: NDArray[np.int64],
+    pixels: int,
     fold_of: NDArray[np.int64],
     results: Sequence[FoldResult],
     config: Config,
@@ -26,8 +26,9 @@ def evaluate(
 
     Args:
         choice: of the post-processing, with the folds as its groups.
-        probabilities: [N, H, W], out of fold.
-        tiles: the tiles of these predictions.
+        reliability: of the probabilities, out of fold.
+        salt: [N], pixels of salt of each tile.
+        pixels: of a tile.
         fold_of: [N], the fold of each tile.
         results: of all folds.
         config: of the run.
@@ -44,8 +45,8 @@ def evaluate(
         folds=folds,
         spread=stdev(row.score for row in folds) if len(folds) > 1 else None,
         optimism=choice.score - score,
-        strata=score_by_stratum(choice.tenths, tiles.masks),
-        reliability=reliability_of(probabilities, tiles.masks),
+        strata=score_by_stratum(choice.tenths, salt, pixels),
+        reliability=reliability,
         prices=_prices(float(choice.plain.mean() / 10), results),
         device=" and ".join(sorted({cost.device for cost in costs})) or None,
     )

@@ -1,7 +1,10 @@
 """What a fold leaves in the store when it is finished."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -11,54 +14,101 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from saltray.data.tiles import LabelledTiles
 from saltray.errors import IntegrityError, NotFoundError
 from saltray.runs.history import EpochRecord
 from saltray.runs.layout import OOF, RESULT, WEIGHTS, snapshot_folder
+from saltray.runs.out_of_fold import PREDICTIONS, PredictionReader
 from saltray.runs.records import FoldResult, PredictionCost, Snapshot
 from saltray.storage.base import Store
 from saltray.storage.files import no_scratch, scratch_folder
 from saltray.training.metrics import Counts
 
 
-def write_fold(
-    home: Store,
-    fold: int,
-    held_out: LabelledTiles,
-    model: nn.Module,
-    probabilities: NDArray[np.float16],
-    epochs: Sequence[EpochRecord],
-    cycles: Sequence[int] = (1,),
-    cost: PredictionCost | None = None,
-) -> FoldResult:
-    """Write weights and out-of-fold predictions, then the result that says the fold is finished.
+class FoldPredictions(NamedTuple):
+    """Some of the tiles that a fold holds out, in the order of their ids, and its predictions of them."""
+
+    ids: Sequence[str]
+    masks: NDArray[np.uint8]
+    """[N, H, W] of 0 and 1."""
+    probabilities: NDArray[np.float16]
+    """[N, H, W]"""
+
+
+@dataclass(frozen=True, eq=False)
+class WrittenPredictions:
+    """A fold's predictions in the store."""
+
+    sha256: str
+    counts: Counts
+    """Of the predictions, at a probability of 0.5."""
+    own: Counts
+    """Of the last model alone."""
+    earlier: tuple[Snapshot, ...]
+    """The models of earlier cycles, with whose predictions they were averaged."""
+
+
+def write_predictions(
+    home: Store, parts: Iterable[FoldPredictions], *, tiles: int, shape: tuple[int, int], cycles: Sequence[int] = (1,)
+) -> WrittenPredictions:
+    """Write out-of-fold predictions part by part; where there are several cycles, the mean of their models'.
 
     Args:
         home: the fold's part of the store.
-        fold: its number.
-        held_out: the tiles that it did not train on.
-        model: the trained network.
-        probabilities: [N, H, W] of the held-out tiles.
-        epochs: its whole history.
-        cycles: those whose ends enter the ensemble. The network is of the last one; `write_snapshot` wrote the others.
-        cost: of the predictions of this network, where it was measured.
+        parts: the predictions of the last model, of all tiles that the fold holds out.
+        tiles: their number.
+        shape: height and width of a tile.
+        cycles: those whose ends enter the ensemble; all but the last have left theirs in their `snapshot_folder`.
 
     Raises:
         NotFoundError, IntegrityError: an earlier snapshot is missing or corrupted.
     """
-    *earlier, cycle = cycles
+    own, counts = (Counts.zero(torch.device("cpu")) for _ in range(2))
+    with ExitStack() as stack:
+        earlier = [stack.enter_context(_snapshot(home, cycle, tiles, shape)) for cycle in cycles[:-1]]
+
+        def tables() -> Iterator[pa.Table]:
+            nonlocal own, counts
+            for ids, masks, alone in parts:
+                own += _counts(alone, masks)
+                probabilities = alone
+                if earlier:
+                    others = [reader.take(ids) for _, reader in earlier]
+                    probabilities = np.stack([*others, alone]).mean(axis=0, dtype=np.float32).astype(np.float16)
+                counts += _counts(probabilities, masks)
+                rows = [row.tobytes() for row in probabilities]
+                yield pa.table({"id": list(ids), "probability": rows}, schema=PREDICTIONS)
+
+        sha256 = home.put_tables(OOF, PREDICTIONS, tables())
+    assert own.tiles == tiles
+    return WrittenPredictions(sha256, counts, own, tuple(snapshot for snapshot, _ in earlier))
+
+
+def write_fold(
+    home: Store,
+    fold: int,
+    model: nn.Module,
+    predictions: WrittenPredictions,
+    epochs: Sequence[EpochRecord],
+    cycle: int = 1,
+    cost: PredictionCost | None = None,
+) -> FoldResult:
+    """Write weights, after the predictions, and then the result that says the fold is finished.
+
+    Args:
+        home: the fold's part of the store.
+        fold: its number.
+        model: the trained network.
+        predictions: of `write_predictions`.
+        epochs: its whole history.
+        cycle: the last one, whose end the network is of.
+        cost: of the predictions of this network, where it was measured.
+    """
     weights = write_weights(home, model.state_dict())
-    score = _counts(probabilities, held_out).score
-    snapshots = [Snapshot(cycle=cycle, key=WEIGHTS, sha256=weights, score=score)]
-    if earlier:
-        found, others = zip(*(_read_snapshot(home, number, held_out) for number in earlier), strict=True)
-        snapshots = [*found, *snapshots]
-        probabilities = np.stack([*others, probabilities]).mean(axis=0, dtype=np.float32).astype(np.float16)
-    counts = _counts(probabilities, held_out)
-    table = pa.table({"id": list(held_out.ids), "probability": [row.tobytes() for row in probabilities]})
+    counts = predictions.counts
+    last = Snapshot(cycle=cycle, key=WEIGHTS, sha256=weights, score=predictions.own.score)
     result = FoldResult(
         fold=fold,
-        tiles=len(held_out),
+        tiles=counts.tiles,
         score=counts.score,
         iou=counts.iou,
         dice=counts.dice,
@@ -67,8 +117,8 @@ def write_fold(
         started=epochs[0].at - epochs[0].seconds,
         finished=time.time(),
         weights_sha256=weights,
-        oof_sha256=home.put_table(OOF, table),
-        snapshots=tuple(snapshots),
+        oof_sha256=predictions.sha256,
+        snapshots=(*predictions.earlier, last),
         cost=cost,
     )
     home.put_record(RESULT, result)
@@ -86,25 +136,6 @@ def write_weights(home: Store, state: Mapping[str, Tensor]) -> str:
         return home.put_file(WEIGHTS, path)
 
 
-def write_snapshot(
-    home: Store,
-    fold: int,
-    held_out: LabelledTiles,
-    model: nn.Module,
-    probabilities: NDArray[np.float16],
-    epochs: Sequence[EpochRecord],
-    cycle: int,
-) -> None:
-    """Write the same at the end of an earlier cycle; it is complete before a checkpoint can follow it.
-
-    Args:
-        home: the fold's part of the store.
-        fold, held_out, model, probabilities, epochs: as for `write_fold`.
-        cycle: its number, from 1.
-    """
-    write_fold(home.sub(snapshot_folder(cycle)), fold, held_out, model, probabilities, epochs, (cycle,))
-
-
 def snapshot_fault(home: Store, cycle: int) -> str | None:
     """Why a fold's snapshot cannot enter the ensemble; None where it can."""
     part = home.sub(snapshot_folder(cycle))
@@ -118,20 +149,19 @@ def snapshot_fault(home: Store, cycle: int) -> str | None:
     return None
 
 
-def _read_snapshot(home: Store, cycle: int, held_out: LabelledTiles) -> tuple[Snapshot, NDArray[np.float16]]:
-    """A snapshot, and its probabilities of the held-out tiles."""
+@contextmanager
+def _snapshot(
+    home: Store, cycle: int, tiles: int, shape: tuple[int, int]
+) -> Iterator[tuple[Snapshot, PredictionReader]]:
+    """A snapshot, and its predictions of the tiles that the fold holds out."""
     part = home.sub(snapshot_folder(cycle))
     result = part.get_record(RESULT, FoldResult)
-    schema = pa.schema([("id", pa.string()), ("probability", pa.binary())])
-    table = part.get_table(OOF, sha256=result.oof_sha256, schema=schema, rows=len(held_out))
-    if tuple(table["id"].to_pylist()) != held_out.ids:
-        raise IntegrityError(f"{part.uri}/{OOF} is of other tiles; train again under another run name")
-    rows = np.frombuffer(b"".join(table["probability"].to_pylist()), dtype=np.float16)
     key = f"{snapshot_folder(cycle)}/{WEIGHTS}"
-    snapshot = Snapshot(cycle=cycle, key=key, sha256=result.weights_sha256, score=result.score)
-    return snapshot, rows.reshape(held_out.masks.shape)
+    with part.table_file(OOF, sha256=result.oof_sha256, schema=PREDICTIONS, rows=tiles) as file:
+        snapshot = Snapshot(cycle=cycle, key=key, sha256=result.weights_sha256, score=result.score)
+        yield snapshot, PredictionReader(file, *shape)
 
 
-def _counts(probabilities: NDArray[np.float16], held_out: LabelledTiles) -> Counts:
+def _counts(probabilities: NDArray[np.float16], masks: NDArray[np.uint8]) -> Counts:
     """Of the predictions at a probability of 0.5."""
-    return Counts.of(torch.from_numpy(probabilities.astype(np.float32)), torch.from_numpy(held_out.masks), 0.5)
+    return Counts.of(torch.from_numpy(probabilities.astype(np.float32)), torch.from_numpy(masks), 0.5)

@@ -12,7 +12,7 @@ from saltray.config import Config, ModelConfig
 from saltray.data.folds import assign_folds
 from saltray.data.packed import DatasetManifest
 from saltray.data.problems import and_more
-from saltray.data.tiles import LabelledTiles, TileIndex
+from saltray.data.tiles import TileIndex
 from saltray.ensemble.layout import is_ensemble_uri, member_of_uri, version_prefix
 from saltray.ensemble.load import read_member
 from saltray.ensemble.manifest import EnsembleManifest, Member, PseudoLabelsProvenance, WeightsProvenance
@@ -162,7 +162,7 @@ def _misfit(home: Store, manifest: EnsembleManifest, now: ModelConfig, error: Mo
 
 def check_unseen(
     provenance: Provenance,
-    tiles: LabelledTiles,
+    tiles: TileIndex,
     fold_of: NDArray[np.int64],
     dataset: DatasetManifest,
 ) -> None:
@@ -225,7 +225,7 @@ def _seen_text(
 
 
 def _trained_with(
-    uri: str, tiles: LabelledTiles, dataset: DatasetManifest
+    uri: str, tiles: TileIndex, dataset: DatasetManifest
 ) -> tuple[EnsembleManifest | RunManifest, Mapping[str, int]]:
     """The manifest of an ensemble's version or of a run, and the fold of each tile that it was trained with."""
     if not is_ensemble_uri(uri):
@@ -243,7 +243,7 @@ def _trained_with(
     except NotFoundError as error:
         reason = f"its run is gone ({error})"
     if manifest.dataset == dataset.digest:  # the split is a function of the tiles
-        folds = assign_folds(TileIndex.of(tiles.ids, tiles.masks), manifest.config.folds)
+        folds = assign_folds(tiles, manifest.config.folds)
         return manifest, dict(zip(tiles.ids, folds.tolist(), strict=True))
     raise ConfigError(
         f"nothing tells which tiles {home.uri} was trained on, as {reason}; use the very tiles that it was trained on, "

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from saltray.config import Config, check_name
 from saltray.data.folds import fold_balance
-from saltray.data.tiles import LabelledTiles
+from saltray.data.tiles import TileIndex
 from saltray.ensemble.manifest import PseudoLabelsProvenance, SearchProvenance, WeightsProvenance, provenance
 from saltray.errors import ConfigError, IntegrityError, NotFoundError
 from saltray.records import digest, to_record
@@ -17,7 +17,6 @@ from saltray.runs.layout import (
     CHECKPOINTS,
     FOLD_PREFIX,
     MANIFEST,
-    OOF,
     REPORT,
     RESULT,
     RUNS,
@@ -51,7 +50,7 @@ def create_run(
     home: Store,
     config: Config,
     *,
-    tiles: LabelledTiles,
+    tiles: TileIndex,
     fold_of: NDArray[np.int64],
     dataset: "DatasetManifest",
     initial_weights: str | None,
@@ -223,31 +222,3 @@ def fold_result(home: Store, fold: int) -> FoldResult | None:
         return home.get_record(f"{fold_folder(fold)}/{RESULT}", FoldResult)
     except NotFoundError:
         return None
-
-
-def out_of_fold(home: Store, results: list[FoldResult], tiles: LabelledTiles) -> NDArray[np.float16]:
-    """Out-of-fold probabilities of all tiles, [N, H, W], in the order of `tiles`.
-
-    Raises:
-        IntegrityError: the folds' predictions are not those of these tiles.
-    """
-    import pyarrow as pa
-
-    schema = pa.schema([("id", pa.string()), ("probability", pa.binary())])
-    row_of = {tile: index for index, tile in enumerate(tiles.ids)}
-    probabilities = np.full(tiles.images.shape, np.nan, dtype=np.float16)
-    for result in results:
-        key = f"{fold_folder(result.fold)}/{OOF}"
-        table = home.get_table(key, sha256=result.oof_sha256, schema=schema, rows=result.tiles)
-        try:
-            for tile, row in zip(table["id"].to_pylist(), table["probability"].to_pylist(), strict=True):
-                probabilities[row_of[tile]] = np.frombuffer(row, dtype=np.float16).reshape(tiles.images.shape[1:])
-        except (KeyError, ValueError) as error:
-            raise IntegrityError(
-                f"predictions of fold {result.fold} are of other tiles ({error}); train again under another run name"
-            ) from error
-    if not ((probabilities >= 0) & (probabilities <= 1)).all():
-        raise IntegrityError(
-            "some tiles have no out-of-fold prediction, or one beyond 0..1; train again under another run name"
-        )
-    return probabilities

@@ -10,15 +10,17 @@ import hashlib
 import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from saltray.errors import IntegrityError, NotFoundError, SaltrayError, StorageError
 from saltray.records import RECORD_BYTES, bytes_limit, to_record
-from saltray.storage.files import TEMP_PREFIX, explain_os_error, sync, temporary_file, write_here
+from saltray.storage.files import TEMP_PREFIX, explain_os_error, scratch_folder, sync, temporary_file, write_here
 from saltray.storage.formats import FormatError, decode_json, decode_record, decode_table, encode_json, encode_table
 from saltray.storage.retry import deadline_from_environment, retry
+from saltray.storage.tables import RESTORE, TableFile, write_tables
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -28,7 +30,6 @@ T = TypeVar("T")
 OVERWRITE_REMEDY = (
     "so two runs could overwrite each other; use AWS S3, another store with conditional writes, or a folder"
 )
-_RESTORE = "restore it or write it again"
 
 
 class Entry(NamedTuple):
@@ -165,7 +166,7 @@ class Store(ABC):
             def keep(chunk: bytes) -> None:
                 data.extend(chunk)
                 if limit is not None and len(data) > limit:
-                    raise IntegrityError(f"{self._where(key)}: it has more than {limit:,} bytes; {_RESTORE}")
+                    raise IntegrityError(f"{self._where(key)}: it has more than {limit:,} bytes; {RESTORE}")
 
             self._read(key, keep, sha256)
             return bytes(data)
@@ -261,6 +262,33 @@ class Store(ABC):
         """
         return self._decode(key, self.get(key, sha256=sha256), lambda data: decode_table(data, schema, rows))
 
+    def put_tables(self, key: str, schema: "pa.Schema", tables: "Iterable[pa.Table]") -> str:
+        """`put_table` a table that is made a part at a time, of which one is held. Returns its SHA-256 in hex."""
+        with scratch_folder() as folder:
+            path = folder / "table"
+            write_tables(path, schema, tables)
+            return self.put_file(key, path)
+
+    @contextmanager
+    def table_file(self, key: str, *, sha256: str, schema: "pa.Schema", rows: int) -> "Iterator[TableFile]":
+        """`get_table` as a file of this machine, to be read a part at a time; its digest was checked.
+
+        Args:
+            key: its key.
+            sha256: as for `get`.
+            schema: columns that it must have, of these types.
+            rows: number of rows that it must have.
+
+        Raises:
+            NotFoundError: the key does not exist.
+            IntegrityError: the digest differs, or the object is not Parquet, or has no such columns and rows; a part
+                that is corrupted raises it where it is read.
+        """
+        with scratch_folder() as folder:
+            path = folder / "table"
+            self.get_file(key, path, sha256=sha256)
+            yield TableFile(path, self._where(key), schema, rows)
+
     def _where(self, key: str) -> str:
         """An object's full name, for messages."""
         return f"{self.uri.rstrip('/')}/{key}" if key else self.uri
@@ -273,7 +301,7 @@ class Store(ABC):
         try:
             return decode(data)
         except FormatError as error:
-            raise IntegrityError(f"{self._where(key)}: {error}; {_RESTORE}") from error
+            raise IntegrityError(f"{self._where(key)}: {error}; {RESTORE}") from error
         except SaltrayError as error:  # an impossible value, refused by the record's own class
             raise IntegrityError(f"{self._where(key)}: {error}") from error
 
@@ -301,7 +329,7 @@ class Store(ABC):
         if expected and digest.hexdigest() != expected:
             raise IntegrityError(
                 f"{self._where(key)}: its SHA-256 is {digest.hexdigest()}, not {expected}, so it is corrupted or was "
-                f"replaced; {_RESTORE}"
+                f"replaced; {RESTORE}"
             )
 
 

@@ -8,8 +8,11 @@ from saltray.records import RecordError, parse_json, parse_record
 
 if TYPE_CHECKING:
     import pyarrow as pa
+    import pyarrow.parquet as pq
 
 T = TypeVar("T")
+COMPRESSION = "zstd"
+"""Of the columns of Parquet files."""
 
 
 class FormatError(ValueError):
@@ -61,7 +64,7 @@ def encode_table(table: "pa.Table") -> bytes:
     import pyarrow.parquet as pq
 
     sink = pa.BufferOutputStream()
-    pq.write_table(table, sink, compression="zstd")
+    pq.write_table(table, sink, compression=COMPRESSION)
     data: bytes = sink.getvalue().to_pybytes()
     return data
 
@@ -82,13 +85,7 @@ def decode_table(data: bytes, schema: "pa.Schema | None" = None, rows: int | Non
 
     try:
         with pq.ParquetFile(pa.BufferReader(data)) as file:
-            # First, as little of a file can decode to more than the memory.
-            if rows is not None and file.metadata.num_rows != rows:
-                raise FormatError(f"it has {file.metadata.num_rows} rows instead of {rows}")
-            for field in schema or ():
-                place = file.schema_arrow.get_field_index(field.name)
-                if place < 0 or file.schema_arrow.field(place).type != field.type:
-                    raise FormatError(f"it has no column {field.name} of {field.type}")
+            check_table(file, schema, rows)  # first, as little of a file can decode to more than the memory
             table = file.read()
         table.validate(full=True)  # else text that is no UTF-8 shows only where it is used
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
@@ -96,3 +93,13 @@ def decode_table(data: bytes, schema: "pa.Schema | None" = None, rows: int | Non
     if nulls := [field.name for field in schema or () if table[field.name].null_count]:
         raise FormatError(f"column {nulls[0]} has nulls")
     return table
+
+
+def check_table(file: "pq.ParquetFile", schema: "pa.Schema | None", rows: int | None) -> None:
+    """Raise FormatError unless a Parquet file has these columns and so many rows, as far as asked for."""
+    if rows is not None and file.metadata.num_rows != rows:
+        raise FormatError(f"it has {file.metadata.num_rows} rows instead of {rows}")
+    for field in schema or ():
+        place = file.schema_arrow.get_field_index(field.name)
+        if place < 0 or file.schema_arrow.field(place).type != field.type:
+            raise FormatError(f"it has no column {field.name} of {field.type}")

@@ -66,8 +66,9 @@ def fit(
         network.train()
         loss = partial(task.loss, epoch=epoch)
         losses = torch.zeros(steps, device=device)
-        for step, index in enumerate(train.epoch_order(settings.seed, epoch, settings.batch_size)[:, share]):
-            inputs, targets = task.batch(train.images[index], train.masks[index], train.keys[index], epoch)
+        order = train.epoch_order(settings.seed, epoch, settings.batch_size)[:, share].flatten()
+        for step, (images, masks, keys) in enumerate(train.batches(order, settings.batch_size // group.size)):
+            inputs, targets = task.batch(images, masks, keys, epoch)
             # Kept on the device: reading it here would synchronise CPU and GPU at every step.
             lr = _lr(state.step, steps, config)
             losses[step] = train_step(network, state.optimizer, inputs, targets, config, loss, lr)
@@ -153,14 +154,10 @@ def evaluate(
     settings, size = config.train, group.size
     counts = Counts.zero(group.device)
     loss = torch.zeros((), dtype=torch.float64, device=group.device)
-    images, masks = tiles.images[group.rank :: size], tiles.masks[group.rank :: size]
-    batch = settings.batch_size // size
+    mine = torch.arange(group.rank, len(tiles), size, device=group.device)
     with evaluating(model):
-        for start in range(0, len(images), batch):
-            truth = masks[start : start + batch]
-            logits = tile_logits(
-                model, images[start : start + batch], settings.input_size, settings.precision, settings.resize
-            )
+        for images, truth, _ in tiles.batches(mine, settings.batch_size // size):
+            logits = tile_logits(model, images, settings.input_size, settings.precision, settings.resize)
             counts += Counts.of(logits.sigmoid(), truth, 0.5)
             loss += tile_losses(logits[:, None], truth[:, None], loss_config).double().sum()
         counts, valid_loss = counts.all_reduce(group), float(group.sum(loss)) / len(tiles)

@@ -85,7 +85,7 @@ def lr_range_test(
     for step, rate in enumerate(rates):
         epoch = step // steps_per_epoch
         index = train.epoch_order(seed, epoch, batch_size)[step % steps_per_epoch, share]
-        images, masks = task.batch(train.images[index], train.masks[index], train.keys[index], epoch)
+        images, masks = task.batch(*train.batch(index), epoch)
         with torch.no_grad(), autocast(config.train.precision, images.device):
             reference = loss_of(untrained(images), masks)
         loss = train_step(network, state.optimizer, images, masks, config, loss_of, rate)

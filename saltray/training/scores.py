@@ -90,18 +90,19 @@ def paired_difference(name: str, first: NDArray[np.int64], second: NDArray[np.in
     )
 
 
-def strata_of(masks: NDArray[np.uint8]) -> Iterator[tuple[str, NDArray[np.bool_]]]:
+def strata_of(salt: NDArray[np.int64], pixels: int) -> Iterator[tuple[str, NDArray[np.bool_]]]:
     """Name and tiles of each stratum that has any: those without salt, then the others by deciles of their coverage.
 
     Tiles of equal coverage are in the same stratum.
 
     Args:
-        masks: [N, H, W], salt where it is not 0.
+        salt: [N], pixels of salt of each tile.
+        pixels: of a tile.
 
     Yields:
         its name, and whether each tile is in it, [N].
     """
-    coverage = (masks > 0).mean(axis=(1, 2))
+    coverage = salt / pixels
     with_salt = coverage > 0
     if not with_salt.all():
         yield EMPTY, ~with_salt
@@ -116,12 +117,13 @@ def strata_of(masks: NDArray[np.uint8]) -> Iterator[tuple[str, NDArray[np.bool_]
             yield f"{low:.1f} to {high:.1f} % salt", inside
 
 
-def score_by_stratum(tenths: NDArray[np.int64], masks: NDArray[np.uint8]) -> tuple[Stratum, ...]:
+def score_by_stratum(tenths: NDArray[np.int64], salt: NDArray[np.int64], pixels: int) -> tuple[Stratum, ...]:
     """The score of each stratum.
 
     Args:
         tenths: [N], score of each tile in tenths.
-        masks: as for `strata_of`.
+        salt: as for `strata_of`.
+        pixels: as there.
     """
     return tuple(
         Stratum(
@@ -130,37 +132,47 @@ def score_by_stratum(tenths: NDArray[np.int64], masks: NDArray[np.uint8]) -> tup
             score=float(tenths[inside].mean() / 10),
             interval=bootstrap_interval(tenths[inside]),
         )
-        for name, inside in strata_of(masks)
+        for name, inside in strata_of(salt, pixels)
     )
 
 
-def reliability_of(probabilities: NDArray[np.float16], masks: NDArray[np.uint8]) -> Reliability:
-    """Predicted against observed, over all pixels.
+class PixelsByProbability:
+    """Counts of pixels at each probability, of predictions that are added a part at a time and not kept.
 
-    Args:
-        probabilities: [N, H, W], 0..1. Half-precision numbers are few enough to count the pixels of each.
-        masks: [N, H, W], salt where it is not 0.
+    Half-precision numbers are few enough to count the pixels of each.
     """
-    size = 2**16
-    pixels, salt = np.zeros(size, np.int64), np.zeros(size, np.int64)
-    for row, mask in zip(np.ascontiguousarray(probabilities).view(np.uint16), masks, strict=True):
-        pixels += np.bincount(row.ravel(), minlength=size)
-        salt += np.bincount(row[mask > 0], minlength=size)
-    codes = np.flatnonzero(pixels)
-    values = codes.astype(np.uint16).view(np.float16).astype(np.float64)
-    pixels, salt = pixels[codes], salt[codes]
-    place = np.minimum((values * BINS).astype(np.int64), BINS - 1)
-    bins = tuple(
-        ReliabilityBin(
-            pixels=int(pixels[inside].sum()),
-            predicted=float(pixels[inside] @ values[inside] / pixels[inside].sum()),
-            observed=float(salt[inside].sum() / pixels[inside].sum()),
+
+    def __init__(self) -> None:
+        self._pixels, self._salt = (np.zeros(2**16, np.int64) for _ in range(2))
+
+    def add(self, probabilities: NDArray[np.float16], masks: NDArray[np.uint8]) -> None:
+        """Count the pixels of some tiles.
+
+        Args:
+            probabilities: [N, H, W], 0..1.
+            masks: [N, H, W], salt where it is not 0.
+        """
+        codes = np.ascontiguousarray(probabilities).view(np.uint16)
+        self._pixels += np.bincount(codes.ravel(), minlength=len(self._pixels))
+        self._salt += np.bincount(codes[masks > 0], minlength=len(self._salt))
+
+    def reliability(self) -> Reliability:
+        """Predicted against observed, over all pixels."""
+        codes = np.flatnonzero(self._pixels)
+        values = codes.astype(np.uint16).view(np.float16).astype(np.float64)
+        pixels, salt = self._pixels[codes], self._salt[codes]
+        place = np.minimum((values * BINS).astype(np.int64), BINS - 1)
+        bins = tuple(
+            ReliabilityBin(
+                pixels=int(pixels[inside].sum()),
+                predicted=float(pixels[inside] @ values[inside] / pixels[inside].sum()),
+                observed=float(salt[inside].sum() / pixels[inside].sum()),
+            )
+            for step in range(BINS)
+            if (inside := place == step).any()
         )
-        for step in range(BINS)
-        if (inside := place == step).any()
-    )
-    return Reliability(
-        error=sum(row.pixels * abs(row.predicted - row.observed) for row in bins) / int(pixels.sum()),
-        largest=float(values.max()),
-        bins=bins,
-    )
+        return Reliability(
+            error=sum(row.pixels * abs(row.predicted - row.observed) for row in bins) / int(pixels.sum()),
+            largest=float(values.max()),
+            bins=bins,
+        )

@@ -10,15 +10,15 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 from samples import metrics
+from tile_samples import write_whole_fold
 from torch import nn
 
 import saltray
 from saltray.config import Config, FoldConfig
 from saltray.data.packing import load_tiles
 from saltray.data.synthetic import write_dataset
-from saltray.data.tiles import LabelledTiles
+from saltray.data.tiles import LabelledTiles, TileIndex
 from saltray.errors import ConfigError, IntegrityError, NotFoundError, SaltrayError
-from saltray.runs.fold_output import write_fold
 from saltray.runs.history import EpochRecord
 from saltray.runs.run import create_run
 from saltray.storage.base import Store
@@ -67,12 +67,12 @@ def make_run(data: str, root: Store, tiles: LabelledTiles) -> MakeRun:
         held = fold_of(own) if split is None else split
         home = store.sub(f"runs/{name}")
         settings: dict[str, Any] = {"initial_weights": None, "search_provenance": None}
-        create_run(home, config, tiles=own, fold_of=held, dataset=dataset, **settings)
+        create_run(home, config, tiles=TileIndex.of(own.ids, own.masks), fold_of=held, dataset=dataset, **settings)
         epoch = EpochRecord(**vars(metrics(1)), at=100.0)
         for fold in folds:
             index = np.flatnonzero(held == fold)
             predicted = probabilities[index].astype(np.float16)
-            write_fold(home.sub(f"fold-{fold}"), fold, own.select(index), nn.Conv2d(1, 1, 1), predicted, [epoch])
+            write_whole_fold(home.sub(f"fold-{fold}"), fold, own.select(index), nn.Conv2d(1, 1, 1), predicted, [epoch])
 
     return make
 

@@ -77,7 +77,7 @@ def test_the_size_of_what_moves(tiles_folder: Path, tmp_path: Path, ranks: int, 
     assert plan.checkpoint_bytes == 16 * weights
     assert plan.ensemble_bytes == 5 * 4 * weights
     assert plan.bytes_per_step == pytest.approx(share * 4 * weights)  # 2 (n - 1) / n
-    assert plan.tiles.packed_bytes == 2 * 24 * 101 * 101
+    assert plan.tiles.packed_bytes == 24 * (101 * 101 + 1276)
 
 
 def test_queued_folds_take_longer(tiles_folder: Path, tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ import saltray
 from saltray.commands.prepare import open_for_writing, prepare, share
 from saltray.config import ClusterConfig, Config, FoldConfig
 from saltray.data.raw import read_tiles
+from saltray.data.tiles import pack_masks
 from saltray.ensemble.manifest import WeightsProvenance
 from saltray.ensemble.versions import read_manifest, resolve
 from saltray.errors import ConfigError, DataError, ModelError, StorageError
@@ -214,6 +215,10 @@ def test_what_is_shared_is_what_was_prepared(config: Config, store: Store) -> No
     prepared = replace(prepare(config, store), initial=initial)
     job: Any = share(prepared, config, store)
     assert (job.config, job.parent, job.name, job.folds) == (config, store, "", ())
-    np.testing.assert_array_equal(job.fold_of, prepared.fold_of)
-    np.testing.assert_array_equal(ray.get(job.tiles).masks, prepared.tiles.masks)
+    np.testing.assert_array_equal(ray.get(job.fold_of), prepared.fold_of)
+    parts, tiles = ray.get(list(job.tiles)), prepared.tiles.tiles()
+    assert len(parts) == len(prepared.dataset.shards)
+    assert [name.decode() for part in parts for name in part.ids] == list(tiles.ids)
+    np.testing.assert_array_equal(np.concatenate([part.images for part in parts]), tiles.images)
+    np.testing.assert_array_equal(np.concatenate([part.mask_bits for part in parts]), pack_masks(tiles.masks))
     np.testing.assert_array_equal(ray.get(job.initial_weights[1])["layer"], np.arange(3.0))

@@ -56,13 +56,13 @@ def test_tiles_are_found_by_their_digest(any_store_uri: str, folder: Path, mini:
     store.put("datasets/one-that-is-being-packed/part-00000.parquet", b"")
     found = packed_tiles(DIGEST, str(tmp_path / "gone"), store)
     assert found is not None
-    check_same(found, mini)
+    check_same(found.tiles(), mini)
     assert packed_tiles("0" * 64, f"datasets/{manifest.name}", store) is None
     elsewhere = open_store(str(tmp_path / "elsewhere"))
     found = packed_tiles(DIGEST, f"{store.uri}/datasets/{manifest.name}", elsewhere)
     assert found is not None
-    check_same(found, mini)
-    store.put(f"datasets/{manifest.name}/part-00000.parquet", b"damaged")
+    check_same(found.tiles(), mini)
+    store.put(f"datasets/{manifest.name}/index.parquet", b"damaged")
     with pytest.raises(IntegrityError, match=r"packed data set .* is damaged .*delete it and train"):
         packed_tiles(DIGEST, str(folder), store)
 
@@ -143,7 +143,7 @@ def test_size_of_a_raw_data_set_needs_one_image(folder: Path, mini: Mini, store:
         (folder / f"train/images/{tile}.png").write_bytes(b"broken")
     size = dataset_size(str(folder), store)
     assert size == DatasetSize(12, HEIGHT, WIDTH)
-    assert size.packed_bytes == 2 * 12 * HEIGHT * WIDTH
+    assert size.packed_bytes == 12 * (HEIGHT * WIDTH + -(-HEIGHT * WIDTH // 8))
     assert not list(store.list())
 
 

@@ -14,6 +14,7 @@ from saltray.data.tiles import LabelledTiles
 from saltray.distributed.jobs import Job, PermanentFailure, TrialHistory
 from saltray.runs.history import EpochRecord
 from saltray.storage.base import Store
+from saltray.training.tile_pool import TilePart
 
 MakeJob = Callable[..., Job]
 
@@ -30,17 +31,22 @@ def test_all_jobs_share_one_copy_of_tiles_and_weights(home: Store, small: Callab
     weights: dict[str, Any] = {"layer": np.arange(3.0)}
     other: dict[str, Any] = {"layer": np.zeros(3)}
     config = small("tiles", "store")
-    template = Job.template(config, home, tiles=tiles, fold_of=fold_of, initial_weights=[weights, other, weights])
+    parts = [TilePart.of(tiles.select(np.array([tile]))) for tile in (0, 1)]
+    template = Job.template(config, home, tiles=parts, fold_of=fold_of, initial_weights=[weights, other, weights])
     jobs = [replace(template, name=f"fold-{fold}", folds=(fold,)) for fold in (0, 1)]
     assert [job.tiles for job in jobs] == [template.tiles] * 2
-    shared = ray.get(template.tiles)
-    assert shared.ids == tiles.ids
-    np.testing.assert_array_equal(shared.images, tiles.images)
+    for shared, part in zip(ray.get(list(template.tiles)), parts, strict=True):
+        assert shared.ids.tolist() == part.ids.tolist()
+        for name in ("images", "mask_bits", "keys"):
+            array = getattr(shared, name)
+            np.testing.assert_array_equal(array, getattr(part, name))
+            assert not array.flags.writeable  # it is in the object store's own memory, not a copy
+    np.testing.assert_array_equal(ray.get(template.fold_of), fold_of)
     first, second, third = template.initial_weights
     assert first == third  # what several folds share is there once
     for found, given in ((first, weights), (second, other)):
         np.testing.assert_array_equal(ray.get(found)["layer"], given["layer"])
-    assert Job.template(config, home, tiles=tiles, fold_of=fold_of).initial_weights == ()
+    assert Job.template(config, home, tiles=parts, fold_of=fold_of).initial_weights == ()
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -11,14 +10,16 @@ import ray
 import torch
 
 from saltray.config import Config, FoldConfig, PseudoLabelConfig
+from saltray.data.random import tile_keys
 from saltray.data.tiles import LabelledTiles, Tiles
 from saltray.distributed.jobs import Job
 from saltray.distributed.pseudo_tiles import pseudo_tiles
-from saltray.distributed.worker import set_up_fold
+from saltray.distributed.worker import JobTiles, set_up_fold
 from saltray.errors import ConfigError, IntegrityError
 from saltray.runs.pseudo_labels import find_teacher, label, read_labels
 from saltray.storage.uri import open_store
 from saltray.training.process_group import ProcessGroup
+from saltray.training.tile_pool import TilePart
 
 ALONE = ProcessGroup.single()
 COUNT = 4
@@ -53,7 +54,7 @@ def job(make_job: Callable[..., Job], small: Callable[..., Config], untrained: s
     return make_job(
         1,
         config=config,
-        tiles=some_tiles(10),
+        tiles=(TilePart.of(some_tiles(10)),),
         fold_of=np.arange(10) % 2,
         teacher=teacher,
         test=tuple(shards),
@@ -84,16 +85,16 @@ def test_a_fold_trains_on_the_tiles_of_which_its_own_model_is_most_certain(job: 
 
 
 def test_they_are_trained_on_and_never_held_out(job: Job) -> None:
-    def ids(tensors: Any) -> set[int]:
-        return set(tensors.keys.tolist())
-
-    with_labels = set_up_fold(job, 1, ALONE)
-    without = set_up_fold(replace(job, teacher=None, test=(), pseudo_labels=None), 1, ALONE)
-    assert len(with_labels.train) == len(without.train) + COUNT
-    assert ids(with_labels.train) > ids(without.train)
-    assert with_labels.held_out.ids == without.held_out.ids
-    assert ids(with_labels.valid) == ids(without.valid)
-    assert not ids(with_labels.train) & ids(with_labels.valid)
+    both = replace(job, folds=(0, 1))  # as a trial of a search has them
+    tiles = JobTiles.open(both, ALONE)
+    for fold in range(2):
+        here = set_up_fold(both, fold, ALONE, tiles)
+        own = chosen(job, fold)
+        assert here.train.keys.tolist() == [*tile_keys(str(at) for at in range(1 - fold, 10, 2)), *tile_keys(own.ids)]
+        assert here.valid.keys.tolist() == tile_keys(str(at) for at in range(fold, 10, 2)).tolist()
+        batch = here.train.batch(torch.arange(5, 5 + COUNT))
+        np.testing.assert_array_equal(batch.images.numpy(), own.images)
+        np.testing.assert_array_equal(batch.masks.numpy(), own.masks)
 
 
 def test_whoever_resumes_trains_on_the_labels_that_were_kept(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -29,6 +29,7 @@ from saltray.runs.records import CheckpointManifest, FoldResult, PretrainRecord
 from saltray.storage.base import Store
 from saltray.training.lr_range_test import LRRangeTest
 from saltray.training.process_group import ProcessGroup
+from saltray.training.tile_pool import TilePart
 
 MakeJob = Callable[..., Job]
 BOUNDLESS = 1e30
@@ -108,7 +109,8 @@ def job(make_job: MakeJob, small: Callable[..., Config], tiles: LabelledTiles) -
     """Three epochs of fold 1 of 2."""
     config = small("tiles", "store", epochs=3)
     config = replace(config, train=replace(config.train, input_size=64), augment=AugmentConfig(rotate=2))
-    return make_job(1, config=config, tiles=tiles, fold_of=np.arange(12) % 2)
+    parts = tuple(TilePart.of(tiles.select(np.arange(a, b))) for a, b in ((0, 7), (7, 12)))
+    return make_job(1, config=config, tiles=parts, fold_of=np.arange(12) % 2)
 
 
 def with_train(job: Job, **changes: Any) -> Job:
@@ -335,7 +337,7 @@ def test_given_weights_are_where_training_starts(fake: FakeTrain, job: Job) -> N
 def test_a_pretraining_leaves_the_weights_of_a_network_and_is_resumed(
     fake: FakeTrain, job: Job, tiles: LabelledTiles, home: Store
 ) -> None:
-    loop, images = PretrainLoop(PretrainConfig(patch=10)), Tiles(tiles.ids, tiles.images)
+    loop, images = PretrainLoop(PretrainConfig(patch=10)), (TilePart.of(Tiles(tiles.ids, tiles.images)),)
     untrained = worker.initial_model(job.config).state_dict()
 
     def job_named(name: str) -> Any:

@@ -6,11 +6,28 @@ import torch
 from numpy.typing import NDArray
 
 from saltray.data.tiles import LabelledTiles
-from saltray.ensemble.choice import AREAS, THRESHOLDS, choose_postprocess
+from saltray.ensemble.choice import AREAS, THRESHOLDS, Choice, PostprocessScores
 from saltray.ensemble.postprocess import Postprocess
 from saltray.training.metrics import Counts
 
 NO_AREA = (0.0,)
+
+
+def choose_postprocess(
+    probabilities: NDArray[np.floating],
+    tiles: LabelledTiles,
+    groups: NDArray[np.int64],
+    thresholds: tuple[float, ...] = THRESHOLDS,
+    areas: tuple[float, ...] = AREAS,
+    *,
+    rows: int = 1000,
+) -> Choice:
+    """The choice on tiles that are added so many at a time."""
+    scores = PostprocessScores(tiles.height * tiles.width, thresholds, areas)
+    for start in range(0, len(tiles), rows):
+        part = slice(start, start + rows)
+        scores.add(probabilities[part], tiles.masks[part], tiles.images[part], groups[part])
+    return scores.choose()
 
 
 def labelled(masks: NDArray[np.uint8], *, blank: tuple[int, ...] = ()) -> LabelledTiles:
@@ -96,13 +113,15 @@ def test_of_one_group_nothing_is_chosen_for_its_score() -> None:
     assert choice.tenths.tolist() == [0, 10]
 
 
-def test_all_candidates_are_scored_as_their_masks_are() -> None:
+@pytest.mark.parametrize("rows", [40, 7, 1])
+def test_all_candidates_are_scored_as_their_masks_are(rows: int) -> None:
+    """However many tiles are added at a time."""
     draw = np.random.default_rng(3)
     masks = (draw.random((40, 10, 10)) < draw.random((40, 1, 1)) * (draw.random((40, 1, 1)) < 0.6)).astype(np.uint8)
     probabilities = np.clip(0.45 * masks + 0.55 * draw.random(masks.shape), 0, 1).astype(np.float16)
     tiles = labelled(masks, blank=tuple(np.flatnonzero(~masks.any(axis=(1, 2)))[:3].tolist()))
     groups = np.arange(40) % 3
-    choice = choose_postprocess(probabilities, tiles, groups)
+    choice = choose_postprocess(probabilities, tiles, groups, rows=rows)
 
     def score(rule: Postprocess, index: NDArray[np.bool_]) -> float:
         found = rule.apply(probabilities[index], tiles.images[index]).astype(np.float32)

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from ray.train import Checkpoint
 from samples import EVALUATION, metrics
+from tile_samples import write_whole_fold
 
 from saltray.config import (
     ClusterConfig,
@@ -23,10 +24,10 @@ from saltray.config import (
 from saltray.data.all_images import load_all_images
 from saltray.data.packing import load_tiles
 from saltray.data.synthetic import write_dataset
+from saltray.data.tiles import TileIndex
 from saltray.distributed.checkpoints import Upload
 from saltray.ensemble.postprocess import Postprocess
 from saltray.ensemble.publishing import FoldModel, publish
-from saltray.runs.fold_output import write_fold
 from saltray.runs.history import EpochRecord, History
 from saltray.runs.layout import checkpoint_folder
 from saltray.runs.pretraining import create_pretraining, write_pretraining
@@ -88,7 +89,7 @@ def make_store(folder: Path) -> Store:
         create_run(
             home,
             config,
-            tiles=tiles,
+            tiles=TileIndex.of(tiles.ids, tiles.masks),
             fold_of=fold_of,
             dataset=dataset,
             initial_weights=None,
@@ -98,7 +99,9 @@ def make_store(folder: Path) -> Store:
             records = write_job(home, f"fold-{fold}", state_of(root))
             held_out = tiles.select(np.flatnonzero(fold_of == fold))
             probabilities = np.full(held_out.images.shape, 0.25, np.float16)
-            result = write_fold(home.sub(f"fold-{fold}"), fold, held_out, state_of(root).ema, probabilities, records)
+            result = write_whole_fold(
+                home.sub(f"fold-{fold}"), fold, held_out, state_of(root).ema, probabilities, records
+            )
             key = f"runs/r1/fold-{fold}/model.safetensors"
             models.append(FoldModel(fold=fold, key=key, sha256=result.weights_sha256, score=result.score))
     publish(

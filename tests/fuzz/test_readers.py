@@ -34,8 +34,7 @@ from saltray.commands.load_config import load_config, load_search_config
 from saltray.commands.plan import plan
 from saltray.config import PretrainConfig
 from saltray.data.all_images import load_all_images
-from saltray.data.packing import dataset_size, load_tiles
-from saltray.data.tiles import LabelledTiles
+from saltray.data.packing import dataset_size, load_tiles, open_packed
 from saltray.distributed.checkpoints import newest
 from saltray.distributed.cluster_file import cluster_nodes
 from saltray.ensemble.load import Ensemble
@@ -47,8 +46,9 @@ from saltray.models.weights import load_weights
 from saltray.report.page import FoldRow, RunReport, render_run
 from saltray.runs.history import epochs_of, read_history
 from saltray.runs.initial_weights import check_unseen, read_initial_weights
+from saltray.runs.out_of_fold import open_out_of_fold
 from saltray.runs.pretraining import create_pretraining, pretraining_result
-from saltray.runs.run import create_run, fold_result, out_of_fold
+from saltray.runs.run import create_run, fold_result
 from saltray.runs.status import run_status, run_summaries
 from saltray.search.results import trials_frame, with_best_values, write_table
 from saltray.search.spec import SearchSpec
@@ -70,13 +70,16 @@ def plan_like(root: Store) -> None:
 
 
 def resumed_run(root: Store) -> None:
-    tiles, dataset = load_tiles(DATA, root)
+    tiles = open_packed(DATA, root)
     home, config = root.sub("runs/r1"), config_of(root)
     fold_of = np.arange(len(tiles)) % FOLDS
-    options: dict[str, Any] = {"tiles": tiles, "fold_of": fold_of, "dataset": dataset}
+    options: dict[str, Any] = {"tiles": tiles.index, "fold_of": fold_of, "dataset": tiles.manifest}
     create_run(home, config, initial_weights=None, search_provenance=None, **options)
     results = [result for fold in range(FOLDS) if (result := fold_result(home, fold)) is not None]
-    out_of_fold(home, results, tiles)
+    with open_out_of_fold(home, results, tiles, fold_of) as predictions:
+        for part in predictions.parts():
+            assert part.probabilities.max() <= 1
+        predictions.some([0, len(tiles) - 1])
 
 
 def report(root: Store) -> None:
@@ -149,12 +152,12 @@ def fine_tuned(root: Store) -> None:
     for weights, folds in ((f"{root.uri}/ensembles/r1", FOLDS), (f"{root.uri}/runs/r1/fold-0/model.safetensors", 1)):
         initial = read_initial_weights(replace(config, model=replace(config.model, weights=weights)))
         assert initial is not None
-        labelled, dataset = load_tiles(DATA, root)
-        fold_of = np.arange(len(labelled)) % FOLDS
+        tiles = open_packed(DATA, root)
+        fold_of = np.arange(len(tiles)) % FOLDS
         fold_of[fold_of >= folds] = FOLDS
-        others = LabelledTiles(tuple(f"x{tile}" for tile in labelled.ids), labelled.images, labelled.masks)
-        for each in (others, labelled):
-            check_unseen(initial.provenance, each, fold_of, dataset)
+        others = replace(tiles.index, ids=tuple(f"x{tile}" for tile in tiles.ids))
+        for each in (others, tiles.index):
+            check_unseen(initial.provenance, each, fold_of, tiles.manifest)
 
 
 def pretraining(root: Store) -> None:

@@ -18,6 +18,7 @@ from saltray.report.examples import (
     MIN_COLUMNS,
     RIGHT,
     TOP,
+    Example,
     draw_demo,
     draw_examples,
     pick_examples,
@@ -120,6 +121,11 @@ def test_a_file_that_cannot_be_written(tmp_path: Path) -> None:
         draw(tmp_path / "missing" / "demo.png", flat_tiles(1), upper_half(1))
 
 
+def pick(truth: np.ndarray, predicted: np.ndarray, each: int) -> list[Example]:
+    axes = tuple(range(1, truth.ndim))
+    return pick_examples((truth & predicted).sum(axis=axes), (truth | predicted).sum(axis=axes), each=each)
+
+
 def masks_of(*pixels: int) -> np.ndarray:
     """A mask [1, 10] for each number, with that many pixels of salt at its start."""
     return np.array([[[n < count for n in range(10)]] for count in pixels])
@@ -128,24 +134,24 @@ def masks_of(*pixels: int) -> np.ndarray:
 def test_examples_by_rank() -> None:
     truth = masks_of(10, 10, 10, 10, 10, 0, 0)
     predicted = masks_of(3, 10, 7, 1, 5, 0, 2)  # IoU .3, 1, .7, .1, .5, none at all, 0
-    assert pick_examples(truth, predicted, each=1) == [
+    assert pick(truth, predicted, each=1) == [
         ("best", 1, pytest.approx(1.0)),
         ("median", 4, pytest.approx(0.5)),
         ("worst", 6, pytest.approx(0.0)),
     ]
-    ranks = pick_examples(truth, predicted, each=2)
+    ranks = pick(truth, predicted, each=2)
     assert [(rank, tile) for rank, tile, _ in ranks] == [
         ("best", 1), ("best", 2), ("median", 4), ("median", 0), ("worst", 3), ("worst", 6),
     ]  # fmt: skip
 
 
 def test_a_tile_is_shown_once() -> None:
-    picked = pick_examples(masks_of(10, 10), masks_of(4, 6), each=3)
+    picked = pick(masks_of(10, 10), masks_of(4, 6), each=3)
     assert [(rank, tile) for rank, tile, _ in picked] == [("best", 1), ("best", 0)]
 
 
 def test_examples_where_there_is_no_salt() -> None:
-    picked = pick_examples(masks_of(0, 0, 0), masks_of(0, 0, 0), each=1)
+    picked = pick(masks_of(0, 0, 0), masks_of(0, 0, 0), each=1)
     assert [tile for _, tile, _ in picked] == [0, 1, 2]
 
 
@@ -153,7 +159,11 @@ def test_examples_are_captioned_by_rank_fold_and_iou(drawn: list[Figure]) -> Non
     masks = np.repeat(masks_of(10, 10, 10, 0), 2, axis=1).astype(np.uint8)
     tiles = LabelledTiles(("a", "b", "c", "d"), np.full(masks.shape, 100, np.uint8), masks)
     predicted = np.repeat(masks_of(4, 9, 7, 0), 2, axis=1)
-    picture = Image.open(io.BytesIO(draw_examples(tiles, predicted, np.array([0, 1, 2, 3]), "threshold 0.37", each=1)))
+    examples = pick(masks > 0, predicted, each=1)
+    shown = np.array(sorted(example.tile for example in examples))
+    assert shown.tolist() == [0, 1, 2]
+    drawing = draw_examples(examples, tiles.select(shown), predicted[shown], [0, 1, 2], "threshold 0.37")
+    picture = Image.open(io.BytesIO(drawing))
     assert picture.format == "PNG"
     (figure,) = drawn
     titles = [axes.get_title() for axes in figure.axes if axes.get_title()]
@@ -162,6 +172,9 @@ def test_examples_are_captioned_by_rank_fold_and_iou(drawn: list[Figure]) -> Non
 
 
 def test_at_most_three_examples_of_each_rank(drawn: list[Figure]) -> None:
-    draw_examples(flat_tiles(12), upper_half(12), np.arange(12) % 5, "x")
+    tiles, predicted = flat_tiles(12), upper_half(12)
+    examples = pick(tiles.masks > 0, predicted, each=3)
+    shown = np.array(sorted(example.tile for example in examples))
+    draw_examples(examples, tiles.select(shown), predicted[shown], (shown % 5).tolist(), "x")
     (figure,) = drawn
     assert len(figure.axes) == 3 * 9

@@ -7,10 +7,11 @@ import pytest
 
 from saltray.config import Config, OptimConfig, TrainConfig
 from saltray.data.tiles import LabelledTiles
-from saltray.ensemble.choice import choose_postprocess
+from saltray.ensemble.choice import PostprocessScores
 from saltray.runs.evaluation import evaluate, scored_weights
 from saltray.runs.records import FoldResult, PredictionCost, Snapshot
 from saltray.training.evaluation import Evaluation, FoldScore, Price
+from saltray.training.scores import PixelsByProbability
 
 CONFIG = Config(data="d", train=TrainConfig(epochs=60))
 FOLD_OF = np.array([0, 1, 0, 1])
@@ -48,8 +49,11 @@ def evaluation_of(tiles: LabelledTiles, *results: FoldResult) -> Evaluation:
     """Of predictions that are right on the first three tiles at any threshold, and on the last one below 0.4."""
     probabilities = np.where(tiles.masks > 0, 0.9, 0.1).astype(np.float16)
     probabilities[3] = 0.4
-    choice = choose_postprocess(probabilities, tiles, FOLD_OF, (0.3, 0.5), (0.0,))
-    return evaluate(choice, probabilities, tiles, FOLD_OF, results, CONFIG)
+    scores, pixels = PostprocessScores(6, (0.3, 0.5), (0.0,)), PixelsByProbability()
+    scores.add(probabilities, tiles.masks, tiles.images, FOLD_OF)
+    pixels.add(probabilities, tiles.masks)
+    salt = tiles.masks.sum(axis=(1, 2), dtype=np.int64)
+    return evaluate(scores.choose(), pixels.reliability(), salt, 6, FOLD_OF, results, CONFIG)
 
 
 def test_the_headline_is_cross_fitted(tiles: LabelledTiles) -> None:

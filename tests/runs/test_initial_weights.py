@@ -16,7 +16,7 @@ from samples import dataset, ensemble_manifest
 
 from saltray.config import Config, FoldConfig, ModelConfig, PseudoLabelConfig, TrainConfig
 from saltray.data.folds import assign_folds
-from saltray.data.tiles import LabelledTiles, TileIndex
+from saltray.data.tiles import TileIndex
 from saltray.ensemble.manifest import Member, PseudoLabelsProvenance, WeightsProvenance
 from saltray.errors import ConfigError, EnsembleError, IntegrityError, ModelError
 from saltray.runs.initial_weights import InitialWeights, Origins, check_unseen, origins_before, read_initial_weights
@@ -44,10 +44,10 @@ def root(tmp_path: Path) -> Store:
     return open_store(str(tmp_path / "store"))
 
 
-def some_tiles(ids: str) -> LabelledTiles:
+def some_tiles(ids: str) -> TileIndex:
     masks = np.zeros((len(ids), 2, 3), np.uint8)
     masks[::2, 0] = 1
-    return LabelledTiles(tuple(ids), np.zeros_like(masks), masks)
+    return TileIndex.of(tuple(ids), masks)
 
 
 def config_of(weights: str | None = None, *, folds: int = 2, seed: int = 0, model: ModelConfig = THIN) -> Config:
@@ -74,7 +74,7 @@ def publish(
         root.sub(f"runs/{name}"),
         config,
         tiles=tiles,
-        fold_of=assign_folds(TileIndex.of(tiles.ids, tiles.masks), config.folds),
+        fold_of=assign_folds(tiles, config.folds),
         dataset=dataset(digest),
         initial_weights=None,
         search_provenance=None,
@@ -123,7 +123,7 @@ def check(initial: InitialWeights, ids: str, fold_of: Sequence[int] | NDArray[np
 
 def split_of(ids: str) -> NDArray[np.int64]:
     tiles = some_tiles(ids)
-    return assign_folds(TileIndex.of(tiles.ids, tiles.masks), FoldConfig(count=2))
+    return assign_folds(tiles, FoldConfig(count=2))
 
 
 # What is read

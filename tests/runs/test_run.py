@@ -17,7 +17,7 @@ from saltray.errors import ConfigError, IntegrityError, NotFoundError
 from saltray.records import to_record
 from saltray.runs.history import History
 from saltray.runs.records import FoldResult, RunManifest
-from saltray.runs.run import create_run, find_run, fold_result, out_of_fold
+from saltray.runs.run import create_run, find_run, fold_result
 from saltray.storage.base import Store
 
 CONFIG = Config(data="here", store="there", run="r1", folds=FoldConfig(count=2))
@@ -277,40 +277,3 @@ def test_a_fold_is_finished_when_its_result_is_there(store: Store, truth: NDArra
     store.put_json("fold-0/result.json", {"fold": 0})
     with pytest.raises(IntegrityError, match="fold-0/result.json: tiles is missing"):
         fold_result(store, 0)
-
-
-def test_predictions_of_all_folds_are_in_the_order_of_the_tiles(
-    store: Store, tiles: LabelledTiles, truth: NDArray[np.float16]
-) -> None:
-    results = [put_fold(store, 1, ["d", "b"], truth[[3, 1]]), put_fold(store, 0, ["a", "c"], truth[[0, 2]])]
-    probabilities = out_of_fold(store, results, tiles)
-    assert probabilities.dtype == np.float16
-    np.testing.assert_array_equal(probabilities, truth)
-
-
-def test_tiles_without_a_prediction_are_refused(store: Store, tiles: LabelledTiles, truth: NDArray[np.float16]) -> None:
-    results = [put_fold(store, 0, ["a", "c"], truth[[0, 2]]), put_fold(store, 1, ["b"], truth[[1]])]
-    for some in (results, results[:1], []):
-        with pytest.raises(
-            IntegrityError,
-            match="some tiles have no out-of-fold prediction, or one beyond 0..1; train again under another",
-        ):
-            out_of_fold(store, some, tiles)
-
-
-def test_predictions_of_other_tiles_are_refused(store: Store, tiles: LabelledTiles, truth: NDArray[np.float16]) -> None:
-    unknown = put_fold(store, 0, ["a", "z"], truth[:2])
-    with pytest.raises(IntegrityError, match=r"fold 0 are of other tiles \('z'\); train again under another run name"):
-        out_of_fold(store, [unknown], tiles)
-    larger = put_fold(store, 1, ["b"], np.zeros((1, 4, 4), np.float16))
-    with pytest.raises(IntegrityError, match="fold 1 are of other tiles"):
-        out_of_fold(store, [larger], tiles)
-
-
-def test_predictions_that_were_changed_are_refused(
-    store: Store, tiles: LabelledTiles, truth: NDArray[np.float16]
-) -> None:
-    result = put_fold(store, 0, ["a", "c"], truth[[0, 2]])
-    put_fold(store, 0, ["a", "c"], truth[[2, 0]])
-    with pytest.raises(IntegrityError, match="its SHA-256 is"):
-        out_of_fold(store, [result], tiles)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from saltray.config import AugmentConfig, Config, LateLossConfig, LossConfig, OptimConfig
-from saltray.data.tiles import LabelledTiles
+from saltray.data.tiles import LabelledTiles, Tiles
 from saltray.errors import ConfigError, DivergedError
 from saltray.models.network import Output
 from saltray.training.ema import WeightAverager
@@ -82,7 +82,7 @@ def test_results_do_not_depend_on_the_order_of_the_tiles(
     make_config: ConfigMaker, tensors: TileTensors, single: ProcessGroup
 ) -> None:
     config = make_config(epochs=1)
-    flipped = TileTensors(tensors.images.flip(0), tensors.masks.flip(0), tensors.keys.flip(0))
+    flipped = TileTensors(tensors.pool, tensors.positions.flip(0))
     first, second = (
         [untimed(metrics) for metrics in fit(FitState.create(config, single), train, tensors, config, single)]
         for train in (tensors, flipped)
@@ -304,7 +304,8 @@ def test_unsuitable_settings_are_refused(make_config: ConfigMaker, tensors: Tile
     state = FitState.create(config, single)
     with pytest.raises(ConfigError, match=r"train.batch_size 7 is not divisible by the number of ranks, 2; use 8"):
         next(fit(state, tensors, tensors, config, pair))
-    large = TileTensors(torch.zeros(20, 101, 101, dtype=torch.uint8), tensors.masks, tensors.keys)
+    black = Tiles(tuple(f"{i:03}" for i in range(20)), np.zeros((20, 101, 101), np.uint8))
+    large = TileTensors.create(black, single.device)
     with pytest.raises(ConfigError, match=r"101x101 .* train.input_size 64"):
         next(fit(state, large, tensors, config, single))
 

@@ -94,10 +94,11 @@ def test_both_ways_are_those_of_one_at_a_time() -> None:
 def test_result_does_not_depend_on_the_batch_and_the_mode_is_restored(
     make_config: ConfigMaker, tensors: TileTensors
 ) -> None:
+    images = tensors.batch(torch.arange(len(tensors))).images
     model = build_model(make_config().model)
     before = {key: value.clone() for key, value in model.state_dict().items()}
     results = [
-        predict_probabilities(model.train(mode), tensors.images, input_size=64, batch_size=batch_size, precision="fp32")
+        predict_probabilities(model.train(mode), images, input_size=64, batch_size=batch_size, precision="fp32")
         for mode in (True, False)
         for batch_size in (3, 20)
     ]
@@ -105,9 +106,9 @@ def test_result_does_not_depend_on_the_batch_and_the_mode_is_restored(
         torch.testing.assert_close(result, results[0], rtol=0, atol=1e-5)
     assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
     assert not model.training
-    predict_probabilities(model.train(), tensors.images[:0], input_size=64, batch_size=2, precision="fp32")
+    predict_probabilities(model.train(), images[:0], input_size=64, batch_size=2, precision="fp32")
     assert model.training
-    assert results[0].shape == tensors.images.shape
+    assert results[0].shape == images.shape
 
 
 def test_mode_is_restored_after_an_error() -> None:

@@ -5,11 +5,13 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
 from saltray.config import AugmentConfig, Config, LateLossConfig, LossConfig, OptimConfig
+from saltray.data.tiles import LabelledTiles
 from saltray.models.network import Output
 from saltray.training.lr_range_test import DIVERGED, LRRangeTest, lr_range_test, smoothed
 from saltray.training.process_group import ProcessGroup
@@ -75,9 +77,9 @@ def test_stops_where_the_loss_diverges_and_suggests_a_rate_below(
     make_config: Callable[..., Config], still: AugmentConfig, single: ProcessGroup
 ) -> None:
     config = make_config(augment=still, batch_size=2, loss=LossConfig(dice=0), optim=OptimConfig(clip_norm=0))
-    masks = torch.zeros(2, 64, 64, dtype=torch.uint8)
+    masks = np.zeros((2, 64, 64), np.uint8)
     masks[:, :32] = 1
-    train = TileTensors(torch.zeros_like(masks), masks, torch.arange(2))
+    train = TileTensors.create(LabelledTiles(("a", "b"), np.zeros_like(masks), masks), single.device)
     model = Constant()
     state = FitState(model, copy.deepcopy(model), torch.optim.SGD(model.parameters()))
     result = lr_range_test(state, train, config, single, low=1e-2, high=1e4, steps=60)

@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from saltray.training.evaluation import Interval
+from saltray.training.evaluation import Interval, Reliability
 from saltray.training.scores import (
     RESAMPLES,
+    PixelsByProbability,
     bootstrap_interval,
     bootstrap_sums,
     paired_difference,
-    reliability_of,
     score_by_stratum,
     strata_of,
 )
@@ -77,21 +77,23 @@ def test_a_resample_without_a_difference_counts_half() -> None:
 # Strata
 
 
-def covered(*pixels: int) -> NDArray[np.uint8]:
-    """Tiles of 10x10 pixels with so much salt."""
-    return (np.arange(100) < np.array(pixels)[:, None]).astype(np.uint8).reshape(-1, 10, 10)
+PIXELS = 100
+
+
+def covered(*pixels: int) -> NDArray[np.int64]:
+    """Tiles of 100 pixels with so much salt."""
+    return np.array(pixels)
 
 
 def test_deciles_of_the_tiles_with_salt() -> None:
-    masks = covered(0, *range(1, 21), 0)
-    strata = list(strata_of(masks))
+    strata = list(strata_of(covered(0, *range(1, 21), 0), PIXELS))
     assert [name for name, _ in strata[:3]] == ["no salt", "1.0 to 2.0 % salt", "3.0 to 4.0 % salt"]
     assert [int(inside.sum()) for _, inside in strata] == [2] * 11
     assert (sum(inside.astype(int) for _, inside in strata) == 1).all()  # each tile once
 
 
 def test_tiles_of_equal_coverage_are_together() -> None:
-    strata = list(strata_of(covered(5, 5, 5, 5, 5, 5, 5, 5, 5, 50, 100, 100)))
+    strata = list(strata_of(covered(5, 5, 5, 5, 5, 5, 5, 5, 5, 50, 100, 100), PIXELS))
     assert [(name, int(inside.sum())) for name, inside in strata] == [
         ("5.0 to 5.0 % salt", 9),
         ("50.0 to 50.0 % salt", 1),
@@ -100,17 +102,25 @@ def test_tiles_of_equal_coverage_are_together() -> None:
 
 
 def test_tiles_without_salt_alone() -> None:
-    ((name, inside),) = strata_of(covered(0, 0))
+    ((name, inside),) = strata_of(covered(0, 0), PIXELS)
     assert (name, inside.tolist()) == ("no salt", [True, True])
 
 
 def test_scores_by_stratum() -> None:
-    first, second = score_by_stratum(np.array([10, 0, 4]), covered(0, 0, 30))
+    first, second = score_by_stratum(np.array([10, 0, 4]), covered(0, 0, 30), PIXELS)
     assert (first.name, first.tiles, first.score, first.interval) == ("no salt", 2, 0.5, Interval(low=0.0, high=1.0))
     assert (second.name, second.tiles, second.score) == ("30.0 to 30.0 % salt", 1, 0.4)
 
 
 # Reliability
+
+
+def reliability_of(probabilities: NDArray[np.float16], masks: NDArray[np.uint8]) -> Reliability:
+    """Of tiles that are counted one by one."""
+    pixels = PixelsByProbability()
+    for probability, mask in zip(probabilities, masks, strict=True):
+        pixels.add(probability[None], mask[None])
+    return pixels.reliability()
 
 
 def test_reliability_by_hand() -> None:

@@ -27,7 +27,7 @@ SETTINGS = PretrainConfig(hidden=0.5, patch=10)
 
 @pytest.fixture
 def batch(tensors: TileTensors) -> tuple[Tensor, Tensor, Tensor]:
-    return tensors.images[:5], tensors.masks[:5], tensors.keys[:5]
+    return tensors.batch(torch.arange(5))
 
 
 def test_segmentation_is_of_augmented_tiles_and_their_masks(
@@ -64,13 +64,14 @@ def test_nothing_of_a_hidden_pixel_is_visible(make_config: ConfigMaker, tensors:
     task = Inpainting(
         make_config(augment=AugmentConfig(brightness=0, contrast=0)), PretrainConfig(hidden=0.5, patch=20)
     )
-    hidden = PatchHider(0.5, 20, 0)(tensors.keys, 40, 40, 0)
+    images, masks, keys = tensors.batch(torch.arange(len(tensors)))
+    hidden = PatchHider(0.5, 20, 0)(keys, 40, 40, 0)
     # A pixel at a patch's edge is a mean of both sides: so change hidden pixels with hidden neighbours alone.
     inner = nn.functional.max_pool2d(1.0 - hidden[:, None], 3, stride=1, padding=1)[:, 0] == 0
-    changed = torch.where(inner, 255 - tensors.images, tensors.images)
-    assert not torch.equal(changed, tensors.images)
-    inputs, targets = task.batch(tensors.images, tensors.masks, tensors.keys, 0)
-    others, _ = task.batch(changed, tensors.masks, tensors.keys, 0)
+    changed = torch.where(inner, 255 - images, images)
+    assert not torch.equal(changed, images)
+    inputs, targets = task.batch(images, masks, keys, 0)
+    others, _ = task.batch(changed, masks, keys, 0)
     visible = targets[:, 1:] == 0
     torch.testing.assert_close(others[visible], inputs[visible])
     torch.testing.assert_close(others, inputs)

@@ -4,24 +4,30 @@ import numpy as np
 import pytest
 import torch
 
-from saltray.data.tiles import LabelledTiles, Tiles
+from saltray.data.random import tile_keys
+from saltray.data.tiles import LabelledTiles
 from saltray.errors import DataError
 from saltray.training.process_group import ProcessGroup
 from saltray.training.tile_tensors import TileTensors
 
 
-def test_tensors_are_the_tiles(tiles: LabelledTiles, tensors: TileTensors) -> None:
-    assert len(tensors) == 20
-    np.testing.assert_array_equal(tensors.images.numpy(), tiles.images)
-    np.testing.assert_array_equal(tensors.masks.numpy(), tiles.masks)
-    assert len(set(tensors.keys.tolist())) == 20
+def test_batches_are_the_tiles(tiles: LabelledTiles, tensors: TileTensors) -> None:
+    assert (len(tensors), tensors.height, tensors.width) == (20, 40, 40)
+    batches = list(tensors.batches(torch.arange(20), 8))
+    assert [len(batch.images) for batch in batches] == [8, 8, 4]
+    np.testing.assert_array_equal(torch.cat([batch.images for batch in batches]), tiles.images)
+    np.testing.assert_array_equal(torch.cat([batch.masks for batch in batches]), tiles.masks)
+    assert torch.equal(torch.cat([batch.keys for batch in batches]), tile_keys(tiles.ids))
+    assert list(tensors.batches(torch.arange(0), 8)) == []
 
 
-def test_tiles_without_masks_have_empty_ones_that_take_no_memory(tiles: LabelledTiles, single: ProcessGroup) -> None:
-    tensors = TileTensors.create(Tiles(tiles.ids, tiles.images), single.device)
-    assert tensors.masks.shape == tensors.images.shape
-    assert not tensors.masks[[3, 1]].any()
-    assert tensors.masks.untyped_storage().nbytes() == 1
+def test_tiles_of_a_fold_are_positions_in_the_pool(tiles: LabelledTiles, tensors: TileTensors) -> None:
+    fold = TileTensors(tensors.pool, torch.tensor([2, 5, 11, 17]))
+    index = torch.tensor([3, 0])
+    batch = fold.batch(index)
+    np.testing.assert_array_equal(batch.images, tiles.images[[17, 2]])
+    np.testing.assert_array_equal(batch.masks, tiles.masks[[17, 2]])
+    assert torch.equal(batch.keys, fold.keys[index])
 
 
 def test_each_epoch_has_every_tile_and_fills_the_last_batch_with_its_first_ones(tensors: TileTensors) -> None:
