@@ -79,7 +79,7 @@ EVALUATION = Evaluation(
     ),
     prices=(
         Price(models=1, tta=False, score=0.6912, seconds=0.0115),
-        Price(models=1, tta=True, score=0.7012, seconds=0.023),
+        Price(models=1, tta=True, score=0.7012, seconds=0.023, gain=Interval(low=0.0061, high=0.0139)),
         Price(models=2, tta=False, score=None, seconds=0.023),
         Price(models=2, tta=True, score=None, seconds=0.046),
     ),
@@ -101,7 +101,13 @@ def foreign_object(store: Store, key: str) -> None:
 
 STORED_CONFIG: dict[str, Any] = {
     "augment": {"brightness": 0.1, "contrast": 0.1, "flip": 0.5, "rotate": 5.0, "scale": 0.1, "shift": 0.1},
-    "cluster": {"cache": None, "cpus_per_worker": None, "gpus_per_worker": None, "max_failures": 2, "workers_per_fold": 1},
+    "cluster": {
+        "cache": None,
+        "cpus_per_worker": None,
+        "gpus_per_worker": None,
+        "max_failures": 2,
+        "workers_per_fold": 1,
+    },
     "data": "tiles",
     "folds": {"count": 2, "scheme": "coverage", "seed": 0},
     "late_loss": {

@@ -41,7 +41,7 @@ from saltray.training.engine import fit
 from saltray.training.epoch_metrics import EpochMetrics, mean_metrics
 from saltray.training.inference import predict_both_ways
 from saltray.training.lr_range_test import LRRangeTest, lr_range_test
-from saltray.training.metrics import Counts
+from saltray.training.metrics import Counts, TileCounts
 from saltray.training.precision import resolve_precision
 from saltray.training.process_group import ProcessGroup
 from saltray.training.state import FitState, initial_model
@@ -383,6 +383,7 @@ class _OutOfFold:
     def __init__(self, fold: Fold, config: Config, group: ProcessGroup) -> None:
         self.fold, self.config, self.group = fold, config, group
         self._seconds, self._tiles, self._without_tta = 0.0, 0, Counts.zero(group.device)
+        self._gains = torch.zeros(21, dtype=torch.int64, device=group.device)
 
     def write(self, home: Store, cycles: Sequence[int]) -> WrittenPredictions | None:
         """Predict and write all of them; every rank calls this, and rank 0 writes."""
@@ -400,6 +401,7 @@ class _OutOfFold:
             score_without_tta=self._without_tta.all_reduce(self.group).score,
             seconds=self._seconds / max(1, self._tiles),
             device=_device_name(self.group.device),
+            gains=tuple(self.group.sum(self._gains).tolist()),
         )
 
     def _parts(self) -> Iterator[FoldPredictions]:
@@ -438,6 +440,8 @@ class _OutOfFold:
         self._seconds += time.perf_counter() - started
         self._tiles += len(index)
         self._without_tta += Counts.of(without_tta.to(self.group.device), masks, 0.5)
+        scores = [TileCounts.of(part, masks, [0.5]).tenths[:, 0] for part in (predicted.half(), without_tta)]
+        self._gains += torch.from_numpy(np.bincount(scores[0] - scores[1] + 10, minlength=21)).to(self.group.device)
         return predicted.numpy().astype(np.float16)
 
 

@@ -110,6 +110,8 @@ class PredictionCost:
     """Time of one device for a tile and its mirror image."""
     device: str
     """Its name."""
+    gains: tuple[Count, ...] = ()
+    """Tiles whose score the mirror images change by -10, -9, .. 10 tenths; empty if written before there was it."""
 
 
 @dataclass(frozen=True, kw_only=True)
