@@ -18,6 +18,7 @@ from .commands.publish_run import TrainResult as TrainResult
 from .commands.range_test import RangeTestResult as RangeTestResult
 from .commands.range_test import range_test as range_test
 from .commands.run import run as run
+from .commands.status import list_pretrainings as list_pretrainings
 from .commands.status import list_runs as list_runs
 from .commands.status import status as status
 from .commands.synth import synth as synth
@@ -70,6 +71,7 @@ from .progress import Observer as Observer
 from .progress import log_event as log_event
 from .runs.records import FoldResult as FoldResult
 from .runs.status import FoldStatus as FoldStatus
+from .runs.status import PretrainStatus as PretrainStatus
 from .runs.status import RunStatus as RunStatus
 from .runs.status import RunSummary as RunSummary
 from .search.trials import Trial as Trial

@@ -350,6 +350,29 @@ def _check_cycles(optim: OptimConfig, train: TrainConfig) -> None:
 
 
 @dataclass(frozen=True, kw_only=True)
+class PseudoLabelConfig:
+    """Test tiles that are trained on with the masks that an earlier ensemble predicts (Lee, 2013)."""
+
+    ensemble: str | None = None
+    """STORE/ensembles/NAME of the same tiles and split: each fold's own models label its test tiles. Unset: none."""
+    share: float = 0.5
+    """Share of the test tiles that is trained on: those of which the models are most certain."""
+
+    def __post_init__(self) -> None:
+        _check_types(self, "pseudo_labels.")
+        share = self.share
+        _require(0 < share <= 1, f"pseudo_labels.share is {share}; use a share above 0 and up to 1, such as 0.5")
+        _require(
+            self.ensemble is not None or share == PseudoLabelConfig.share,
+            f"pseudo_labels.share {share} without pseudo_labels.ensemble has no effect; set that, or leave this out",
+        )
+
+    def count(self, tiles: int) -> int:
+        """Of so many test tiles, those that are trained on."""
+        return 0 if self.ensemble is None else max(1, round(self.share * tiles))
+
+
+@dataclass(frozen=True, kw_only=True)
 class ClusterConfig:
     """The hardware of one fold. It changes the speed, not the results."""
 
@@ -408,6 +431,8 @@ class Config:
     """The weights of the training loss later on."""
     train: TrainConfig = field(default_factory=TrainConfig)
     """The training loop."""
+    pseudo_labels: PseudoLabelConfig = field(default_factory=PseudoLabelConfig)
+    """The test tiles that are trained on, too."""
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
     """The hardware."""
 
@@ -460,6 +485,8 @@ class Config:
         record: dict[str, Any] = to_record(self)
         for name in ("data", "store", "run", "recipe", "cluster"):
             del record[name]
+        if self.pseudo_labels.ensemble is None:  # the identity of runs from before there were pseudo-labels
+            del record["pseudo_labels"]
         return record
 
 

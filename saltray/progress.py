@@ -122,6 +122,8 @@ class RunPlanned(Event):
     batch_size: int
     ranks: int
     """Ranks of a fold."""
+    pseudo: int = 0
+    """Test tiles with pseudo-labels, which every fold trains on."""
     split: Sequence[FoldShare]
 
     def __str__(self) -> str:
@@ -130,7 +132,7 @@ class RunPlanned(Event):
             f"run {self.run}: {self.tiles} tiles of {self.height}x{self.width}{enlarged}, padded to {self.input_size}; "
             f"{self.epochs} epochs of up to {self.steps} steps of {self.batch_size} tiles "
             f"({self.batch_size // self.ranks} a rank)"
-        )
+        ) + f", {self.pseudo} test tiles with pseudo-labels among them" * (self.pseudo > 0)
 
 
 @dataclass(frozen=True, kw_only=True)

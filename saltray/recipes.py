@@ -31,6 +31,15 @@ def best(*, data: str, store: str = Config.store, run: str = Config.run) -> Conf
 
     A decoder with attention, all of its stages as input of the last convolution, and trained at each of them; the
     Lovasz hinge after the cross-entropy; cosine cycles, of which the last three, all of that loss, enter the ensemble.
+
+    Where the data set has test tiles, a second run may train on them, too, with the labels of the first. Each fold
+    takes those of its own models there, so its score stays one of tiles that no model of it has seen:
+
+        saltray train --recipe best --data DATA --store STORE --run one
+        saltray train --recipe best --data DATA --store STORE --run two --pseudo-labels.ensemble STORE/ensembles/one
+
+    A tile of the test part that is also a training tile counts as both: its label is by models that have not seen it
+    where the fold holds it out, so nothing of its mask is told.
     """
     return Config(
         data=data,

@@ -79,7 +79,7 @@ EVALUATION = Evaluation(
     ),
     prices=(
         Price(models=1, tta=False, score=0.6912, seconds=0.0115),
-        Price(models=1, tta=True, score=0.7012, seconds=0.023),
+        Price(models=1, tta=True, score=0.7012, seconds=0.023, gain=Interval(low=0.0061, high=0.0139)),
         Price(models=2, tta=False, score=None, seconds=0.023),
         Price(models=2, tta=True, score=None, seconds=0.046),
     ),
@@ -152,6 +152,7 @@ STORED_CONFIG: dict[str, Any] = {
         "warmup_epochs": 1.0,
         "weight_decay": 0.0001,
     },
+    "pseudo_labels": {"ensemble": None, "share": 0.5},
     "recipe": None,
     "run": "r2",
     "store": "store",

@@ -21,6 +21,7 @@ from saltray.config import (
     ModelConfig,
     OptimConfig,
     PretrainConfig,
+    PseudoLabelConfig,
     Range,
     SearchConfig,
     TrainConfig,
@@ -103,6 +104,9 @@ def refusal(make: Any) -> str:
             lambda: Config(data="d", late_loss=LateLossConfig(after=50, ramp=10, lovasz=1)),
             "late_loss.after 50 and late_loss.ramp 10 give epoch 61 the late weights first, but train.epochs is 60",
         ),
+        (lambda: PseudoLabelConfig(ensemble="e", share=0), "pseudo_labels.share is 0; use a share above 0 and up to 1"),
+        (lambda: PseudoLabelConfig(ensemble="e", share=1.5), "pseudo_labels.share is 1.5"),
+        (lambda: PseudoLabelConfig(share=0.3), "pseudo_labels.share 0.3 without pseudo_labels.ensemble has no effect"),
         (lambda: TrainConfig(checkpoint_every=-1), "train.checkpoint_every is -1 s"),
         (lambda: TrainConfig(seed=-1), "train.seed is -1"),
         (lambda: TrainConfig(resize=0), "train.resize is 0"),
@@ -176,9 +180,19 @@ def test_hardware_and_places_are_no_part_of_the_identity() -> None:
     there = Config(data="x", store="y", run="z", cluster=ClusterConfig(workers_per_fold=2))
     other = dataclasses.replace(here, optim=OptimConfig(lr=0.5))
     assert digest(here.identity) == digest(there.identity) != digest(other.identity)
-    assert set(here.identity) == {"folds", "model", "optim", "augment", "loss", "late_loss", "train"}
+    sections = {"folds", "model", "optim", "augment", "loss", "late_loss", "train"}
+    assert set(here.identity) == sections
+    assert set(dataclasses.replace(here, pseudo_labels=PseudoLabelConfig(ensemble="e")).identity) == sections | {
+        "pseudo_labels"
+    }
     # A run is resumed under the same identity by every saltray that has the same settings.
     assert digest(here.identity) == "52f7701c8de5af26537b4ee04ff68e59500dfd80f5b12f472939055cf1cdd6ad"
+
+
+@pytest.mark.parametrize(("share", "tiles", "used"), [(0.5, 6, 3), (0.25, 6, 2), (1, 6, 6), (0.001, 6, 1)])
+def test_a_share_of_the_test_tiles_is_one_or_more(share: float, tiles: int, used: int) -> None:
+    assert PseudoLabelConfig(ensemble="e", share=share).count(tiles) == used
+    assert PseudoLabelConfig().count(tiles) == 0
 
 
 def test_cycles_are_as_equal_as_whole_epochs_allow() -> None:

@@ -193,7 +193,7 @@ def plan(
 
 
 def status(*, store: str = "saltray-store", run: str | None = None) -> None:
-    """Show how far each fold of a run is; without --run, list the runs of the store.
+    """Show how far each fold of a run is; without --run, list the runs and pretrainings of the store.
 
     Args:
         store: A folder or s3://bucket/prefix.
@@ -201,10 +201,14 @@ def status(*, store: str = "saltray-store", run: str | None = None) -> None:
     """
     if run is not None:
         status_text.print_run(console, saltray.status(store, run))
-    elif runs := saltray.list_runs(store):
+        return
+    runs, pretrainings = saltray.list_runs(store), saltray.list_pretrainings(store)
+    if runs:
         status_text.print_runs(console, runs)
     else:
         console.print(f"no run in {store} yet; `saltray train` creates one")
+    if pretrainings:
+        status_text.print_pretrainings(console, pretrainings)
 
 
 def compare(

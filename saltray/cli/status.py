@@ -1,4 +1,4 @@
-"""The status of runs as a person reads it."""
+"""The status of runs and pretrainings as a person reads it."""
 
 import time
 from collections.abc import Iterable, Sequence
@@ -12,7 +12,7 @@ from saltray.runs.layout import ERROR, fold_folder
 from saltray.search.objective import best_epoch
 
 if TYPE_CHECKING:
-    from saltray.runs.status import FoldStatus, RunStatus, RunSummary
+    from saltray.runs.status import FoldStatus, PretrainStatus, RunStatus, RunSummary
 
 STYLES = {
     "running": "cyan",
@@ -55,6 +55,23 @@ def print_runs(console: Console, runs: Sequence["RunSummary"]) -> None:
         table.add_row(run.run, run.state, f"{run.done}/{run.count}", *owner, style=STYLES.get(run.state))
     console.print(table)
     _print_faults(console, [fault for run in runs for fault in run.faults])
+
+
+def print_pretrainings(console: Console, pretrainings: Sequence["PretrainStatus"]) -> None:
+    """A row per pretraining, what failed, what cannot be read, and the weights that are there."""
+    table = _narrow("pretraining", "state", "epoch", "loss", "last sign of life", "owner")
+    for one in pretrainings:
+        last = one.epochs[-1] if one.epochs else None
+        owner = ["", ""] if one.owner is None else [_ago(one.owner.at), str(one.owner)]
+        epoch, loss = f"{last.epoch if last else 0}/{one.of}", f"{last.loss:.4f}" if last else ""
+        table.add_row(one.name, one.state, epoch, loss, *owner, style=STYLES.get(one.state))
+    console.print(table)
+    for one in pretrainings:
+        if one.error is not None:
+            console.print(f"pretraining {one.name} failed: {one.error} (full text: {one.uri}/{ERROR})", style="red")
+        if one.state == "finished":
+            console.print(f"weights of {one.name}: {one.weights}")
+    _print_faults(console, [fault for one in pretrainings for fault in one.faults])
 
 
 def _print_faults(console: Console, faults: Iterable[str]) -> None:

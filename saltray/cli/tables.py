@@ -109,12 +109,21 @@ def _strata_table(honest: "Evaluation") -> Table:
 def _price_table(honest: "Evaluation") -> Table:
     """A row per way to predict."""
     title = f"price of choices, on {honest.device}" if honest.device else "price of choices"
-    table = Table("models", "mirror images", "score at 0.5", "ms a tile", title=title, title_justify="left")
+    table = Table(
+        "models",
+        "mirror images",
+        "score at 0.5",
+        "95 % interval of their gain",
+        "ms a tile",
+        title=title,
+        title_justify="left",
+    )
     for row in honest.prices:
         unscored = "not on training tiles" if row.models > 1 else "unknown"
         score = unscored if row.score is None else f"{row.score:.4f}"
         time = "unknown" if row.seconds is None else f"{1000 * row.seconds:.3g}"
-        table.add_row(str(row.models), "yes" if row.tta else "no", score, time)
+        gain = "" if row.gain is None else f"{row.gain.low:+.4f} to {row.gain.high:+.4f}"
+        table.add_row(str(row.models), "yes" if row.tta else "no", score, gain, time)
     return table
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from saltray.commands.prepare import check_inputs
 from saltray.config import Config
 from saltray.data.packing import DatasetSize
+from saltray.data.unlabelled import list_unlabelled
 from saltray.distributed.capacity import Capacity, JobResources, Node
 from saltray.distributed.cluster_file import cluster_nodes
 from saltray.distributed.paths import check_kept
@@ -17,6 +18,7 @@ from saltray.errors import ConfigError, NotFoundError
 from saltray.runs.history import epochs_of, read_history
 from saltray.runs.initial_weights import read_initial_weights
 from saltray.runs.layout import MANIFEST, SPLIT, fold_folder
+from saltray.runs.pseudo_labels import find_teacher
 from saltray.runs.records import RunManifest, Split
 from saltray.runs.run import find_run
 from saltray.storage.base import Store
@@ -43,6 +45,8 @@ class RunPlan:
     """Images that one rank trains a second, where that is known."""
     speed_source: str
     """Where that number comes from."""
+    pseudo: int = 0
+    """Test tiles with pseudo-labels, which every fold trains on."""
 
     @property
     def resources(self) -> JobResources:
@@ -52,7 +56,7 @@ class RunPlan:
     @property
     def training_tiles(self) -> int:
         """Training tiles of the fold that has the most."""
-        return self.tiles.count - self.tiles.count // self.config.folds.count
+        return self.tiles.count - self.tiles.count // self.config.folds.count + self.pseudo
 
     @property
     def steps(self) -> int:
@@ -120,6 +124,7 @@ def plan(
             cannot be read.
         DataError: there are no tiles.
         ModelError: the initial weights cannot be read, or do not fit.
+        EnsembleError, IntegrityError: the ensemble that is to label test tiles is missing or damaged.
         NotFoundError: there is no such run, or it has no epoch yet.
         StorageError: the store cannot be reached.
     """
@@ -135,12 +140,14 @@ def plan(
     file = cluster_nodes(local_path(on)) if on is not None else []
     tiles = check_inputs(config, store)
     read_initial_weights(config)
+    find_teacher(config)
     folds = config.folds.count
     machines = preflight(config.cluster, jobs=folds, sharing=folds, planned=[node for _, node in file])
     present, possible = machines.present, machines.possible
     return RunPlan(
         config=config,
         tiles=tiles,
+        pseudo=_pseudo(config, store),
         capacity=machines.capacity,
         present=f"{_total(present)} on {machines.where}" if present else machines.where,
         possible=_described(file) if file else _total(possible) if possible else "no more",
@@ -161,6 +168,14 @@ def _speed_of(store: Store, run: str) -> float:
     tiles = sum(row.tiles for row in home.get_record(SPLIT, Split).balance)
     trained = len(epochs) * tiles * (count - 1) / count
     return float(trained / sum(epoch.seconds for epoch in epochs) / config.cluster.workers_per_fold)
+
+
+def _pseudo(config: Config, store: Store) -> int:
+    """Test tiles with pseudo-labels; no image is read."""
+    if config.pseudo_labels.ensemble is None:
+        return 0
+    _, entries = list_unlabelled(config.data, store)
+    return config.pseudo_labels.count(len(entries))
 
 
 def _weights(config: Config) -> int:

@@ -12,12 +12,14 @@ from saltray.config import Config, ModelConfig
 from saltray.data.folds import assign_folds, check_count
 from saltray.data.packed import DatasetManifest, PackedDataset
 from saltray.data.packing import DatasetSize, dataset_size, open_packed
+from saltray.data.unlabelled import UnlabelledImages, find_unlabelled
 from saltray.distributed.packing import mapper_for
 from saltray.distributed.paths import check_kept
-from saltray.ensemble.manifest import WeightsProvenance
+from saltray.ensemble.manifest import PseudoLabelsProvenance, WeightsProvenance
 from saltray.errors import ConfigError, DataError
 from saltray.progress import Observer
-from saltray.runs.initial_weights import InitialWeights, check_unseen, read_initial_weights
+from saltray.runs.initial_weights import InitialWeights, Origins, check_unseen, read_initial_weights
+from saltray.runs.pseudo_labels import Teacher, find_teacher
 from saltray.storage.base import Store
 from saltray.storage.uri import open_store
 
@@ -34,6 +36,12 @@ class Prepared:
     """[N] fold of each tile."""
     initial: InitialWeights | None
     """The weights before training, where model.weights names some."""
+    teacher: Teacher | None = None
+    """The models that label test tiles, where pseudo_labels.ensemble names some."""
+    test: UnlabelledImages | None = None
+    """All test tiles, if there is a teacher."""
+    pseudo_provenance: PseudoLabelsProvenance | None = None
+    """Of the labels, if there is a teacher."""
 
     @property
     def dataset(self) -> DatasetManifest:
@@ -69,7 +77,7 @@ def prepare(
     store: Store,
     variants: Iterable[Config] = (),
     *,
-    before: WeightsProvenance | None = None,
+    before: Origins | None = None,
     observer: Observer | None = None,
 ) -> Prepared:
     """Load the initial weights, pack the tiles into the store unless they are, and split them; no pixels are read then.
@@ -78,25 +86,33 @@ def prepare(
         config: the run.
         store: where packed data sets are kept.
         variants: the configurations of a search's trials.
-        before: what an earlier command of the same run or search started from; see `read_initial_weights`.
+        before: what an earlier command of the same run or search used; the same versions of ensembles are taken again.
         observer: is told how many tiles are packed.
 
     Raises:
         DataError: the tiles cannot be used; all faults at once.
-        ConfigError: the tiles do not fit the configuration or a variant, or a member of an ensemble that training is to
-            start from was trained on tiles that its fold holds out.
+        ConfigError: the tiles do not fit the configuration or a variant, a model that training is to start from, or
+            that is to label test tiles, was trained on tiles that its fold holds out, or there are no test tiles.
         ModelError: the initial weights cannot be read, or do not fit.
         StorageError: the data or the store cannot be reached.
     """
     variants = list(variants)
     with suppress(DataError):  # of one tile; what reads them all tells all faults
         check_inputs(config, store, variants)
-    initial = read_initial_weights(config, before)
+    before = before or Origins()
+    initial = read_initial_weights(config, before.weights)
+    teacher = find_teacher(config, before.pseudo_labels)
     tiles = open_packed(config.data, store, observer, mapper_for(config.data, store))
     fold_of = assign_folds(tiles.index, config.folds)
     if initial is not None:
         check_unseen(initial.provenance, tiles.index, fold_of, tiles.manifest)
-    return Prepared(tiles, fold_of, initial)
+    if teacher is None:
+        return Prepared(tiles, fold_of, initial)
+    check_fits([teacher.manifest.config], tiles.manifest.height, tiles.manifest.width)
+    test = find_unlabelled(config.data, store, tiles.manifest)
+    labels = teacher.provenance(test.digest, config.pseudo_labels.count(len(test)))
+    check_unseen(labels, tiles.index, fold_of, tiles.manifest)
+    return Prepared(tiles, fold_of, initial, teacher, test, labels)
 
 
 def check_inputs(config: Config, store: Store, variants: Iterable[Config] = ()) -> DatasetSize:
@@ -178,4 +194,7 @@ def share(prepared: Prepared, config: Config, parent: Store) -> "Job":
         tiles=(TilePart.create(shard.ids, shard.images, shard.mask_bits) for shard in prepared.tiles.shards()),
         fold_of=prepared.fold_of,
         initial_weights=() if prepared.initial is None else prepared.initial.by_fold,
+        teacher=prepared.teacher,
+        test=() if prepared.test is None else prepared.test.shards(),
+        pseudo_labels=prepared.pseudo_provenance,
     )

@@ -53,7 +53,8 @@ def pretrain(
 
     No mask is read, so the images may be those of the training part, of the test part, or of neither. The weights are
     those of a whole network, encoder and decoder; `Config(model=ModelConfig(weights=result.weights))` starts each fold
-    from them. The same call again resumes an interrupted pretraining.
+    from them. The same call again resumes an interrupted pretraining. With more epochs, and a constant learning rate,
+    it trains a finished one longer, whose weights it replaces.
 
     Args:
         config: data, store, network and how it is trained; its split, run and loss do not count.
@@ -74,7 +75,8 @@ def pretrain(
     config = replace(config, model=replace(config.model, deep_supervision=False))  # its outputs tell salt
     store = open_for_writing(config.store)
     home = store.sub(pretrained_folder(settings.name))
-    if pretraining_result(home) is None:
+    result = pretraining_result(home)
+    if result is None or result.epochs < config.train.epochs:
         preflight(config.cluster, jobs=1, sharing=1)
     initial = read_initial_weights(config)
     if initial is not None and initial.provenance.members:

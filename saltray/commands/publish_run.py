@@ -101,6 +101,7 @@ def publish_run(
         dataset=prepared.dataset,
         search_provenance=found,
         weights_provenance=prepared.weights_provenance,
+        pseudo_labels=prepared.pseudo_provenance,
     )
     result = TrainResult(
         run=config.run,

@@ -9,7 +9,7 @@ from saltray.commands.tune import check_search, make_spec, tune_prepared
 from saltray.config import Config, SearchConfig
 from saltray.distributed.cluster import ray_cluster
 from saltray.progress import Observer, log_event
-from saltray.runs.initial_weights import weights_before
+from saltray.runs.initial_weights import origins_before
 from saltray.search.layout import search_folder
 from saltray.search.trials import SearchManifest
 
@@ -32,7 +32,7 @@ def run(config: Config, search: SearchConfig | None = None, *, observer: Observe
     check_search(spec, store)
     check_run(config, store, range(config.folds.count))
     # For both: neither the tiles, nor their split, nor the initial weights can be searched.
-    before = weights_before(store.sub(search_folder(spec.name)), SearchManifest, spec.config)
+    before = origins_before(store.sub(search_folder(spec.name)), SearchManifest, spec.config)
     prepared = prepare(spec.config, store, spec.variants, before=before, observer=observer)
     with ray_cluster():
         tune_prepared(config, spec, store, prepared, observer)

@@ -1,6 +1,6 @@
-"""`saltray status`: how far a run is, or which runs a store has, from the store alone."""
+"""`saltray status`: how far a run is, or which runs and pretrainings a store has, from the store alone."""
 
-from saltray.runs.status import RunStatus, RunSummary, run_status, run_summaries
+from saltray.runs.status import PretrainStatus, RunStatus, RunSummary, pretrain_statuses, run_status, run_summaries
 from saltray.storage.uri import open_store
 
 
@@ -30,3 +30,15 @@ def list_runs(store: str) -> list[RunSummary]:
         StorageError: the store cannot be reached.
     """
     return run_summaries(open_store(store))
+
+
+def list_pretrainings(store: str) -> list[PretrainStatus]:
+    """All pretrainings of a store, by name.
+
+    Args:
+        store: a folder or s3://bucket/prefix.
+
+    Raises:
+        StorageError: the store cannot be reached.
+    """
+    return pretrain_statuses(open_store(store))

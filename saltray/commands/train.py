@@ -23,7 +23,7 @@ from saltray.progress import (
     SearchValuesTaken,
     log_event,
 )
-from saltray.runs.initial_weights import weights_before
+from saltray.runs.initial_weights import origins_before
 from saltray.runs.layout import ERROR, fold_folder, run_folder
 from saltray.runs.records import FoldResult, RunManifest
 from saltray.runs.run import create_run, fold_result
@@ -87,7 +87,7 @@ def train(
     if from_search is not None:
         config, found = take_best_values(config, from_search, observer)
     check_run(config, store, asked)
-    before = weights_before(store.sub(run_folder(config.run)), RunManifest, config)
+    before = origins_before(store.sub(run_folder(config.run)), RunManifest, config)
     prepared = prepare(config, store, before=before, observer=observer)
     return train_prepared(config, store, prepared, asked, found, observer)
 
@@ -136,6 +136,7 @@ def train_prepared(
             initial_weights=prepared.initial_digest,
             search_provenance=found,
             weights_provenance=prepared.weights_provenance,
+            pseudo_labels=prepared.pseudo_provenance,
         )
         observer(_planned(config, prepared))
         results = _train_missing(config, home, prepared, asked, lock, observer)
@@ -167,7 +168,8 @@ def _asked(config: Config, only_folds: Sequence[int] | None) -> tuple[int, ...]:
 def _planned(config: Config, prepared: Prepared) -> RunPlanned:
     tiles, settings = prepared.tiles, config.train
     split = fold_balance(tiles.index.coverage, prepared.fold_of, config.folds.count)
-    largest = len(tiles) - min(row.tiles for row in split)
+    pseudo = 0 if (labels := prepared.pseudo_provenance) is None else labels.tiles
+    largest = len(tiles) - min(row.tiles for row in split) + pseudo
     return RunPlanned(
         run=config.run,
         tiles=len(tiles),
@@ -179,6 +181,7 @@ def _planned(config: Config, prepared: Prepared) -> RunPlanned:
         steps=-(-largest // settings.batch_size),
         batch_size=settings.batch_size,
         ranks=config.cluster.workers_per_fold,
+        pseudo=pseudo,
         split=split,
     )
 

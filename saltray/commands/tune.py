@@ -22,7 +22,7 @@ from saltray.progress import (
     log_event,
 )
 from saltray.report.search_figures import TrialCurve, draw_search
-from saltray.runs.initial_weights import weights_before
+from saltray.runs.initial_weights import origins_before
 from saltray.search.layout import FIGURE, search_folder
 from saltray.search.results import trials_frame, write_best, write_table
 from saltray.search.samplers import import_optuna
@@ -96,7 +96,7 @@ def tune(config: Config, search: SearchConfig | None = None, *, observer: Observ
     spec = make_spec(config, search or SearchConfig())
     store = open_for_writing(config.store)
     check_search(spec, store)
-    before = weights_before(store.sub(search_folder(spec.name)), SearchManifest, spec.config)
+    before = origins_before(store.sub(search_folder(spec.name)), SearchManifest, spec.config)
     prepared = prepare(spec.config, store, spec.variants, before=before, observer=observer)
     return tune_prepared(config, spec, store, prepared, observer)
 
@@ -133,7 +133,14 @@ def tune_prepared(
         if lock.taken_from is not None:
             observer(LockTakenOver(lock.taken_from))
         home = lock.guard(home)
-        create_search(home, spec, prepared.dataset, prepared.initial_digest, prepared.weights_provenance)
+        create_search(
+            home,
+            spec,
+            prepared.dataset,
+            prepared.initial_digest,
+            prepared.weights_provenance,
+            prepared.pseudo_provenance,
+        )
         for note in prepared.dataset.notes:
             observer(DataNote(note))
         observer(_planned(spec, prepared))
@@ -145,6 +152,7 @@ def tune_prepared(
 
 def _planned(spec: SearchSpec, prepared: Prepared) -> SearchPlanned:
     train, folds = spec.config.train, spec.settings.folds
+    pseudo = 0 if (labels := prepared.pseudo_provenance) is None else labels.tiles
     held_out = tuple(int(np.count_nonzero(prepared.fold_of == fold)) for fold in folds)
     return SearchPlanned(
         search=spec.name,
@@ -153,7 +161,7 @@ def _planned(spec: SearchSpec, prepared: Prepared) -> SearchPlanned:
         held_out=held_out,
         trials=spec.settings.trials,
         epochs=train.epochs,
-        steps=sum(-(-(len(prepared.tiles) - count) // train.batch_size) for count in held_out),
+        steps=sum(-(-(len(prepared.tiles) - count + pseudo) // train.batch_size) for count in held_out),
         batch_size=train.batch_size,
         space=spec.space_text,
         rungs=spec.rungs,

@@ -9,7 +9,10 @@ import ray
 from numpy.typing import NDArray
 
 from saltray.config import Config
+from saltray.data.tiles import Tiles
+from saltray.ensemble.manifest import PseudoLabelsProvenance
 from saltray.runs.history import EpochRecord
+from saltray.runs.pseudo_labels import Teacher
 from saltray.storage.base import Store
 
 if TYPE_CHECKING:  # which loads torch
@@ -33,6 +36,12 @@ class Job:
     """The run's or the search's part of the store, or that of all pretrainings; it travels as a URI."""
     initial_weights: "tuple[ray.ObjectRef[dict[str, NDArray[Any]]], ...]" = ()
     """The network's weights before training, one per fold of the split; empty where none were given."""
+    teacher: Teacher | None = None
+    """The models that label test tiles, where training uses some."""
+    test: "tuple[ray.ObjectRef[Tiles], ...]" = ()
+    """All test tiles in shards, as `tiles`."""
+    pseudo_labels: PseudoLabelsProvenance | None = None
+    """What decides the labels, and how many are used."""
 
     @classmethod
     def template(
@@ -43,6 +52,9 @@ class Job:
         tiles: "Iterable[TilePart]",
         fold_of: NDArray[np.int64],
         initial_weights: Sequence[Mapping[str, NDArray[Any]]] = (),
+        teacher: Teacher | None = None,
+        test: Iterable[Tiles] = (),
+        pseudo_labels: PseudoLabelsProvenance | None = None,
     ) -> Self:
         """A job that lacks its name and folds; its tiles and weights are put into Ray's object store, for all jobs.
 
@@ -59,6 +71,9 @@ class Job:
             fold_of=ray.put(fold_of),
             parent=parent,
             initial_weights=tuple(shared[id(each)] for each in initial_weights),
+            teacher=teacher,
+            test=tuple(ray.put(shard) for shard in test),
+            pseudo_labels=pseudo_labels,
         )
 
     @property

@@ -20,6 +20,7 @@ from saltray.config import Config, PretrainConfig
 from saltray.distributed import checkpoints
 from saltray.distributed.jobs import Job, LoopConfig, PermanentFailure, TrialHistory
 from saltray.distributed.nodes import nodes_present
+from saltray.distributed.pseudo_tiles import pseudo_tiles
 from saltray.errors import ConfigError, DivergedError, ModelError
 from saltray.runs.fold_output import (
     FoldPredictions,
@@ -40,7 +41,7 @@ from saltray.training.engine import fit
 from saltray.training.epoch_metrics import EpochMetrics, mean_metrics
 from saltray.training.inference import predict_both_ways
 from saltray.training.lr_range_test import LRRangeTest, lr_range_test
-from saltray.training.metrics import Counts
+from saltray.training.metrics import Counts, TileCounts
 from saltray.training.precision import resolve_precision
 from saltray.training.process_group import ProcessGroup
 from saltray.training.state import FitState, initial_model
@@ -60,19 +61,28 @@ class JobTiles:
     pool: TilePool
     note: str | None
     """Where they are kept, if that was left to the rank."""
+    pseudo: Mapping[int, NDArray[np.int64]]
+    """For each fold of the job, the positions of the test tiles that it alone trains on."""
 
     @classmethod
     def open(cls, job: Job, group: ProcessGroup) -> Self:
         """Copy them to the rank's GPU, or leave them where they are."""
         parts = ray.get(list(job.tiles))
+        count, pseudo = sum(map(len, parts)), {}
+        for fold in job.folds:
+            if (tiles := pseudo_tiles(job, fold, group)) is not None:
+                parts.append(TilePart.of(tiles))
+                pseudo[fold] = np.arange(count, count + len(tiles))
+                count += len(tiles)
         cache, note = job.config.cluster.cache, None
         if cache is None:
             cache, note = _cache_by_size(job.config, parts, group.device)
-        return cls(parts, open_pool(parts, group.device, cache), note)
+        return cls(parts, open_pool(parts, group.device, cache), note, pseudo)
 
-    def those(self, chosen: NDArray[np.bool_]) -> TileTensors:
-        """The tiles of which [N] is true."""
-        return TileTensors(self.pool, torch.from_numpy(np.flatnonzero(chosen)).to(self.pool.keys.device))
+    def those(self, chosen: NDArray[np.bool_], others: NDArray[np.int64] | None = None) -> TileTensors:
+        """The tiles of which [N] is true, and those at other positions."""
+        positions = np.flatnonzero(chosen) if others is None else np.concatenate([np.flatnonzero(chosen), others])
+        return TileTensors(self.pool, torch.from_numpy(positions).to(self.pool.keys.device))
 
 
 @dataclass(frozen=True, eq=False)
@@ -178,7 +188,7 @@ def _train_trial(job: Job, group: ProcessGroup) -> TrialHistory:
 def set_up_fold(job: Job, fold: int, group: ProcessGroup, tiles: JobTiles) -> Fold:
     """The tiles of one fold on this rank, and the state before the first step."""
     held_out = ray.get(job.fold_of) == fold
-    return Fold(tiles, tiles.those(~held_out), tiles.those(held_out), _start(job, fold, group))
+    return Fold(tiles, tiles.those(~held_out, tiles.pseudo.get(fold)), tiles.those(held_out), _start(job, fold, group))
 
 
 def _cache_by_size(config: Config, parts: Sequence[TilePart], device: torch.device) -> tuple[Cache, str | None]:
@@ -373,6 +383,7 @@ class HeldOutPredictor:
     def __init__(self, fold: Fold, config: Config, group: ProcessGroup) -> None:
         self.fold, self.config, self.group = fold, config, group
         self._seconds, self._tiles, self._without_tta = 0.0, 0, Counts.zero(group.device)
+        self._gains = torch.zeros(21, dtype=torch.int64, device=group.device)
 
     def write(self, home: Store, cycles: Sequence[int]) -> WrittenPredictions | None:
         """Predict and write all of them; every rank calls this, and rank 0 writes."""
@@ -390,6 +401,7 @@ class HeldOutPredictor:
             score_without_tta=self._without_tta.all_reduce(self.group).score,
             seconds=self._seconds / max(1, self._tiles),
             device=_device_name(self.group.device),
+            gains=tuple(self.group.sum(self._gains).tolist()),
         )
 
     def _parts(self) -> Iterator[FoldPredictions]:
@@ -428,6 +440,8 @@ class HeldOutPredictor:
         self._seconds += time.perf_counter() - started
         self._tiles += len(index)
         self._without_tta += Counts.of(without_tta.to(self.group.device), masks, 0.5)
+        scores = [TileCounts.of(part, masks, [0.5]).tenths[:, 0] for part in (predicted.half(), without_tta)]
+        self._gains += torch.from_numpy(np.bincount(scores[0] - scores[1] + 10, minlength=21)).to(self.group.device)
         return predicted.numpy().astype(np.float16)
 
 

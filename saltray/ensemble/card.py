@@ -29,7 +29,7 @@ def model_card(manifest: EnsembleManifest) -> str:
 - Every out-of-fold score is of a model that did not see the tile. Tiles cut from one section resemble each other
   across folds.
 - Tiles: content digest `{manifest.dataset}`. Run: `{manifest.run}`.{recipe}
-{search}- Made with {libraries}.
+{search}{_labels_line(manifest)}- Made with {libraries}.
 
 | fold | {heads}score at 0.50 | sha256 |
 |---|{rule}---|---|
@@ -59,19 +59,30 @@ def _tables(honest: Evaluation) -> str:
     strata = "\n".join(f"| {row.name} | {row.tiles} | {row.score:.4f} | {row.interval} |" for row in honest.strata)
     prices = "\n".join(
         f"| {row.models} | {'yes' if row.tta else 'no'} | {'–' if row.score is None else f'{row.score:.4f}'} "  # noqa: RUF001
+        f"| {'–' if row.gain is None else f'{row.gain.low:+.4f} to {row.gain.high:+.4f}'} "  # noqa: RUF001
         f"| {'–' if row.seconds is None else f'{1000 * row.seconds:.3g}'} |"  # noqa: RUF001
         for row in honest.prices
     )
+    time = f"ms a tile on {honest.device}" if honest.device else "ms a tile"
     return f"""
 | label | tiles | score | 95 % interval |
 |---|---|---|---|
 {strata}
 
-| models | mirror images | score at 0.50 | ms a tile{f" on {honest.device}" if honest.device else ""} |
-|---|---|---|---|
+| models | mirror images | score at 0.50 | 95 % interval of their gain | {time} |
+|---|---|---|---|---|
 {prices}
 
 Each training tile is known to the models of all folds but one, so those of several folds have no out-of-fold score.
+"""
+
+
+def _labels_line(manifest: EnsembleManifest) -> str:
+    labels = manifest.pseudo_labels
+    if labels is None:
+        return ""
+    return f"""- Trained on {labels.tiles} test tiles, too, by each fold with the masks of its own models in
+  `{labels.uri}`.
 """
 
 

@@ -16,7 +16,19 @@ from saltray.config import Config, Name, Values
 from saltray.data.pixel_range import PixelRange
 from saltray.ensemble.postprocess import Postprocess
 from saltray.errors import ConfigError, EnsembleError
-from saltray.records import MAX_EPOCHS, Count, Fold, Fraction, Many, Pixels, RecordError, Sha256, excerpt, from_record
+from saltray.records import (
+    MAX_EPOCHS,
+    Count,
+    Fold,
+    Fraction,
+    Many,
+    Pixels,
+    RecordError,
+    Sha256,
+    digest,
+    excerpt,
+    from_record,
+)
 from saltray.storage.keys import Key
 from saltray.training.evaluation import Evaluation
 
@@ -69,6 +81,27 @@ class WeightsProvenance:
     """Of an ensemble or a run: the fold there of the model that each fold starts from. Else empty."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class PseudoLabelsProvenance:
+    """The models that labelled test tiles, and these tiles, where training used some."""
+
+    uri: str
+    """The ensemble's version."""
+    members: tuple[Fold, ...]
+    """For each fold, the fold there of the models that labelled its test tiles."""
+    sha256: tuple[Sha256, ...]
+    """For each fold, the digest over these models' own."""
+    images: Sha256
+    """Content digest of all test tiles."""
+    tiles: Count
+    """Test tiles that were trained on."""
+
+    @property
+    def digest(self) -> str:
+        """SHA-256, in hex, of what decides the labels."""
+        return digest({"models": self.sha256, "images": self.images})
+
+
 def _not_empty(members: tuple[Member, ...]) -> tuple[Member, ...]:
     if not members:
         raise ValueError("it should have one member or more")
@@ -110,6 +143,8 @@ class EnsembleManifest:
     """The search that found the run's values, if there was one."""
     initial_weights: WeightsProvenance | None = None
     """The weights that training started from, if some were given and the version is of a saltray that records them."""
+    pseudo_labels: PseudoLabelsProvenance | None = None
+    """The models that labelled test tiles, if training used some."""
     format: int = FORMAT
 
     @classmethod

@@ -20,7 +20,14 @@ from saltray.ensemble.layout import (
     version_name,
     version_prefix,
 )
-from saltray.ensemble.manifest import EnsembleManifest, Member, SearchProvenance, WeightsProvenance, provenance
+from saltray.ensemble.manifest import (
+    EnsembleManifest,
+    Member,
+    PseudoLabelsProvenance,
+    SearchProvenance,
+    WeightsProvenance,
+    provenance,
+)
 from saltray.ensemble.postprocess import Postprocess
 from saltray.ensemble.versions import last_number, versions_of
 from saltray.errors import EnsembleError
@@ -61,6 +68,7 @@ def publish(
     dataset: DatasetManifest,
     search_provenance: SearchProvenance | None = None,
     weights_provenance: WeightsProvenance | None = None,
+    pseudo_labels: PseudoLabelsProvenance | None = None,
 ) -> EnsembleManifest:
     """Publish the models of a run as the next version of the ensemble that has the run's name.
 
@@ -78,6 +86,7 @@ def publish(
         dataset: the manifest of the packed tiles.
         search_provenance: the search that found the run's values, if there was one.
         weights_provenance: where the weights before training came from, if some were given.
+        pseudo_labels: the models that labelled test tiles, and these, if training used some.
 
     Raises:
         EnsembleError: a fold or a snapshot is missing.
@@ -117,6 +126,7 @@ def publish(
         provenance=provenance(),
         search_provenance=search_provenance,
         initial_weights=weights_provenance,
+        pseudo_labels=pseudo_labels,
     )
     home = store.sub(version_prefix(manifest.name, manifest.version))
     for model, member in zip(models, members, strict=True):

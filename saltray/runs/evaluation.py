@@ -71,17 +71,25 @@ def _prices(score: float, results: Sequence[FoldResult]) -> tuple[Price, ...]:
     """
     tiles = [row.tiles for row in results]
     costs = [row.cost for row in results if row.cost is not None]
-    plain = seconds = None
+    plain = seconds = gain = None
     if len(costs) == len(results):
         plain = _mean([cost.score_without_tta for cost in costs], tiles)
         seconds = _mean([cost.seconds for cost in costs], tiles)
+        gains = np.repeat(np.arange(-10, 11), np.sum([cost.gains or [0] * 21 for cost in costs], axis=0))
+        gain = bootstrap_interval(gains) if len(gains) == sum(tiles) else None
     last = _mean([row.models[-1].score for row in results], tiles)
     snapshots = len(results[0].models)
     rows = [(1, False, plain), (1, True, last)]
     rows += [(snapshots, True, score)] if snapshots > 1 else []
     rows += [(snapshots * len(results), tta, None) for tta in (False, True)]
     return tuple(
-        Price(models=models, tta=tta, score=own, seconds=None if seconds is None else models * seconds / (2 - tta))
+        Price(
+            models=models,
+            tta=tta,
+            score=own,
+            seconds=None if seconds is None else models * seconds / (2 - tta),
+            gain=gain if (models, tta) == (1, True) else None,
+        )
         for models, tta, own in rows
     )
 

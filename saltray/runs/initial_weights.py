@@ -15,7 +15,7 @@ from saltray.data.problems import and_more
 from saltray.data.tiles import TileIndex
 from saltray.ensemble.layout import is_ensemble_uri, member_of_uri, version_prefix
 from saltray.ensemble.load import read_member
-from saltray.ensemble.manifest import EnsembleManifest, WeightsProvenance
+from saltray.ensemble.manifest import EnsembleManifest, Member, PseudoLabelsProvenance, WeightsProvenance
 from saltray.ensemble.versions import read_manifest, resolve
 from saltray.errors import ConfigError, ModelError, NotFoundError
 from saltray.records import to_record
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 Weights = Mapping[str, NDArray[Any]]
 """A network's state dict."""
+Provenance = WeightsProvenance | PseudoLabelsProvenance
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,16 +83,26 @@ def read_initial_weights(config: Config, before: WeightsProvenance | None = None
 
 
 class Started(Protocol):
-    """The manifest of a run, a search or a pretraining."""
+    """The manifest of a run or a search."""
 
     @property
     def config(self) -> Config: ...
     @property
     def initial_weights(self) -> WeightsProvenance | None: ...
+    @property
+    def pseudo_labels(self) -> PseudoLabelsProvenance | None: ...
 
 
-def weights_before(home: Store, kind: type[Started], config: Config) -> WeightsProvenance | None:
-    """What an earlier command started from, if there was one and it named the same `model.weights`.
+@dataclass(frozen=True, kw_only=True)
+class Origins:
+    """What training used of earlier ones, where it used something."""
+
+    weights: WeightsProvenance | None = None
+    pseudo_labels: PseudoLabelsProvenance | None = None
+
+
+def origins_before(home: Store, kind: type[Started], config: Config) -> Origins:
+    """What an earlier command used, if there was one and it named the same `model.weights` and `pseudo_labels`.
 
     Args:
         home: the part of the store of a run or a search.
@@ -101,8 +112,12 @@ def weights_before(home: Store, kind: type[Started], config: Config) -> WeightsP
     try:
         before = home.get_record(MANIFEST, kind)
     except NotFoundError:
-        return None
-    return before.initial_weights if before.config.model.weights == config.model.weights else None
+        return Origins()
+    was = before.config
+    return Origins(
+        weights=before.initial_weights if was.model.weights == config.model.weights else None,
+        pseudo_labels=before.pseudo_labels if was.pseudo_labels.ensemble == config.pseudo_labels.ensemble else None,
+    )
 
 
 def _read_ensemble(config: Config, uri: str) -> InitialWeights:
@@ -111,9 +126,7 @@ def _read_ensemble(config: Config, uri: str) -> InitialWeights:
 
     home = resolve(uri)
     manifest = read_manifest(home)
-    member_of = {member.fold: member for member in manifest.members}  # of several of a fold, the last
-    folds = sorted(member_of)
-    chosen = [member_of[folds[fold % len(folds)]] for fold in range(config.folds.count)]
+    chosen = [members[-1] for members in members_by_fold(manifest, config.folds.count)]
     loaded: dict[int, Weights] = {}
     for member in chosen:
         if member.fold not in loaded:
@@ -131,6 +144,13 @@ def _read_ensemble(config: Config, uri: str) -> InitialWeights:
     return InitialWeights(tuple(loaded[member.fold] for member in chosen), provenance)
 
 
+def members_by_fold(manifest: EnsembleManifest, count: int) -> tuple[tuple[Member, ...], ...]:
+    """The models of an ensemble, all snapshots of one of its folds, for each of so many folds; in turn."""
+    own = sorted({member.fold for member in manifest.members})
+    chosen = (own[fold % len(own)] for fold in range(count))
+    return tuple(tuple(member for member in manifest.members if member.fold == fold) for fold in chosen)
+
+
 def _misfit(home: Store, manifest: EnsembleManifest, now: ModelConfig, error: ModelError) -> ModelError:
     """What differs, by the settings' names; torch knows only tensors."""
     own, other = to_record(now), to_record(manifest.config.model)
@@ -141,14 +161,19 @@ def _misfit(home: Store, manifest: EnsembleManifest, now: ModelConfig, error: Mo
 
 
 def check_unseen(
-    provenance: WeightsProvenance, tiles: TileIndex, fold_of: NDArray[np.int64], dataset: DatasetManifest
+    provenance: Provenance,
+    tiles: TileIndex,
+    fold_of: NDArray[np.int64],
+    dataset: DatasetManifest,
 ) -> None:
     """Refuse models of an ensemble or a run where one was trained on a tile that its fold now holds out.
 
-    The fold's score would be that of tiles it has seen. What the ensemble itself started from counts as well.
+    The fold's score would be that of tiles it has seen. What the ensemble itself started from, and the models that
+    labelled test tiles for it, count as well.
 
     Args:
-        provenance: of the run's initial weights; those of a file that is of no run or ensemble are taken as they are.
+        provenance: of the run's initial weights, or of its pseudo-labels; weights of a file that is of no run or
+            ensemble are taken as they are.
         tiles: all of them.
         fold_of: [N] fold of each tile.
         dataset: the packed tiles.
@@ -157,23 +182,29 @@ def check_unseen(
         ConfigError: there is such a tile, or nothing tells what the ensemble was trained on.
         EnsembleError, NotFoundError: the ensemble or the run is gone.
     """
-    origin: WeightsProvenance | None = provenance
-    members = provenance.members
-    visited: set[str] = set()
-    while origin is not None and origin.members and origin.uri not in visited:
-        visited.add(origin.uri)
+    left: list[tuple[Provenance, tuple[int, ...]]] = [(provenance, provenance.members)]
+    visited: set[tuple[str, tuple[int, ...]]] = set()
+    while left:
+        origin, members = left.pop(0)
+        if not members or (origin.uri, members) in visited:
+            continue
+        visited.add((origin.uri, members))
         manifest, split = _trained_with(origin.uri, tiles, dataset)
         for fold, member in enumerate(members):
             held_out = [tiles.ids[at] for at in np.flatnonzero(fold_of == fold)]
             if seen := [tile for tile in held_out if split.get(tile, member) != member]:
-                raise ConfigError(_seen_text(fold, seen, member, origin, manifest))
-        origin = manifest.initial_weights
-        if origin is not None and origin.members:
-            members = tuple(origin.members[member % len(origin.members)] for member in members)
+                raise ConfigError(_seen_text(fold, seen, member, origin, manifest, provenance))
+        before = [one for one in (manifest.initial_weights, manifest.pseudo_labels) if one is not None and one.members]
+        left += [(one, tuple(one.members[member % len(one.members)] for member in members)) for one in before]
 
 
 def _seen_text(
-    fold: int, seen: list[str], member: int, origin: WeightsProvenance, manifest: EnsembleManifest | RunManifest
+    fold: int,
+    seen: list[str],
+    member: int,
+    origin: Provenance,
+    manifest: EnsembleManifest | RunManifest,
+    asked: Provenance,
 ) -> str:
     tiles, folds = f"{len(seen)} tile{'s' * (len(seen) > 1)}", manifest.config.folds
     if len(set(origin.members)) == 1:
@@ -183,10 +214,13 @@ def _seen_text(
             f"use its tiles and its split (folds.count {folds.count}, folds.scheme {folds.scheme}, folds.seed "
             f"{folds.seed})"
         )
+    if isinstance(asked, PseudoLabelsProvenance):
+        other = "another pseudo_labels.ensemble"
+    else:
+        other = "weights that have seen no masks, such as those of `saltray pretrain`"
     return (
         f"fold {fold} holds out {tiles} that the model of fold {member} in {origin.uri} was trained on "
-        f"({and_more(seen)}), so its score would be too good; {remedy}, or weights that have seen no masks, such as "
-        "those of `saltray pretrain`"
+        f"({and_more(seen)}), so its score would be too good; {remedy}, or {other}"
     )
 
 

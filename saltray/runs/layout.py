@@ -4,6 +4,7 @@
     fold-k/{checkpoints/epoch-00012/{state.pt, manifest.json}, history.jsonl, error.txt,
             snapshot-3/..., model.safetensors, oof.parquet, result.json}
     snapshot-3/{model.safetensors, oof.parquet, result.json}    the same at the end of an earlier cycle
+    pseudo-labels/fold-k.{parquet, json}    below a fold or a trial: the masks of test tiles that it trains on
 
     pretrained/<name>/{manifest.json, checkpoints/..., history.jsonl, error.txt, model.safetensors, result.json}
 
@@ -33,6 +34,9 @@ CHECKPOINTS = "checkpoints"
 CHECKPOINT_STATE = "state.pt"
 CHECKPOINT_MANIFEST = "manifest.json"
 """Written after the state: without it there is no checkpoint."""
+
+PSEUDO_LABELS = "pseudo-labels"
+"""The labels of test tiles, below a fold or a trial: for each fold that is trained, a table and its record."""
 
 _CHECKPOINT = re.compile(rf"{CHECKPOINTS}/epoch-(\d+)/{re.escape(CHECKPOINT_MANIFEST)}")
 

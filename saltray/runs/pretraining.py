@@ -1,6 +1,7 @@
 """A pretraining in the store: created once, the same for everyone who works on it, and its weights at the end."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from saltray.config import Config, PretrainConfig
@@ -9,7 +10,7 @@ from saltray.ensemble.manifest import provenance
 from saltray.errors import ConfigError, NotFoundError
 from saltray.records import digest
 from saltray.runs.history import EpochRecord
-from saltray.runs.layout import MANIFEST, RESULT, WEIGHTS
+from saltray.runs.layout import CHECKPOINTS, MANIFEST, RESULT, WEIGHTS, checkpoint_epoch
 from saltray.runs.records import PretrainManifest, PretrainRecord
 from saltray.runs.run import changed_settings, has_epochs
 from saltray.storage.base import Store
@@ -29,6 +30,8 @@ def create_pretraining(
 ) -> None:
     """Write what the pretraining is; every later command must agree with it, once an epoch was trained.
 
+    Only `train.epochs` may grow then, where the schedule does not depend on it: the result goes, the checkpoints stay.
+
     Args:
         home: the pretraining's part of the store; the caller holds its lock.
         config: the network and how it is trained.
@@ -37,19 +40,11 @@ def create_pretraining(
         initial: the weights before training, where some were given.
 
     Raises:
-        ConfigError: a pretraining of this name has trained with other settings or other images.
+        ConfigError: a pretraining of this name has trained with other settings or other images, or cannot be longer.
     """
-    deciding = {section: config.identity[section] for section in SECTIONS}
     manifest = PretrainManifest(
         name=settings.name,
-        identity=digest(
-            {
-                "config": deciding,
-                "pretrain": settings.identity,
-                "dataset": images.digest,
-                "initial": None if initial is None else initial.digest,
-            }
-        ),
+        identity=_identity(config, settings, images, initial),
         config=config,
         pretrain=settings,
         dataset=images.digest,
@@ -68,6 +63,10 @@ def create_pretraining(
     if before.identity == manifest.identity:
         return
     if home.exists(RESULT) or has_epochs(home):
+        as_before = replace(config, train=replace(config.train, epochs=before.config.train.epochs))
+        if before.identity == _identity(as_before, settings, images, initial):
+            _extend(home, before, manifest)
+            return
         changed = ["images"] if before.dataset != images.digest else []
         own, now = before.pretrain.identity, settings.identity
         changed += [f"pretrain.{name} ({own[name]})" for name in own if own[name] != now[name]]
@@ -81,6 +80,46 @@ def create_pretraining(
         if entry.key != MANIFEST and not entry.key.startswith(f"{LOCK}/"):
             home.delete(entry.key)
     home.put_record(MANIFEST, manifest)
+
+
+def _identity(config: Config, settings: PretrainConfig, images: AllImages, initial: "InitialWeights | None") -> str:
+    """SHA-256, in hex, of all that decides the weights."""
+    return digest(
+        {
+            "config": {section: config.identity[section] for section in SECTIONS},
+            "pretrain": settings.identity,
+            "dataset": images.digest,
+            "initial": None if initial is None else initial.digest,
+        }
+    )
+
+
+def _extend(home: Store, before: PretrainManifest, now: PretrainManifest) -> None:
+    """Give a pretraining more epochs, for which it resumes from its last checkpoint. Nothing else differs.
+
+    Raises:
+        ConfigError: they cannot be added.
+    """
+    name, epochs, wanted = now.name, before.config.train.epochs, now.config.train.epochs
+    if wanted < epochs:
+        raise ConfigError(
+            f"pretraining {name} has train.epochs {epochs}, and {wanted} would be fewer; use {epochs} or more, or "
+            "choose another --pretrain.name"
+        )
+    if not before.config.can_be_extended:
+        raise ConfigError(
+            f"pretraining {name} cannot be trained to train.epochs {wanted}: its learning rate falls to zero at epoch "
+            f"{epochs} (optim.schedule {before.config.optim.schedule}); choose another --pretrain.name, and start from "
+            f"its weights with --model.weights {home.uri}/{WEIGHTS}"
+        )
+    if home.exists(RESULT):
+        if not any(checkpoint_epoch(entry.key) for entry in home.list(CHECKPOINTS)):
+            raise ConfigError(
+                f"pretraining {name} left no checkpoint to resume from after its {epochs} epochs; choose another "
+                "--pretrain.name"
+            )
+        home.delete(RESULT)  # before the manifest: whoever resumes in between finishes it as it was
+    home.put_record(MANIFEST, now)
 
 
 def pretraining_result(home: Store) -> PretrainRecord | None:

@@ -7,7 +7,7 @@ from pydantic import Field, PlainValidator
 
 from saltray.config import Config, Name, PretrainConfig
 from saltray.data.folds import FoldBalance
-from saltray.ensemble.manifest import SearchProvenance, WeightsProvenance
+from saltray.ensemble.manifest import PseudoLabelsProvenance, SearchProvenance, WeightsProvenance
 from saltray.records import MAX_EPOCHS, MAX_FOLDS, Count, Epoch, Fold, Fraction, Many, Seconds, Sha256, excerpt
 from saltray.runs.history import HISTORY_BYTES, Record
 from saltray.runs.layout import WEIGHTS
@@ -38,6 +38,8 @@ class RunManifest:
     """The search that the configuration's values come from, where one was named."""
     initial_weights: WeightsProvenance | None = None
     """The weights that training starts from, where some were given."""
+    pseudo_labels: PseudoLabelsProvenance | None = None
+    """The models that label test tiles, where training uses some."""
     provenance: dict[str, str | None]
     """Versions of the libraries, and the git commit."""
 
@@ -87,6 +89,18 @@ class Split:
 
 
 @dataclass(frozen=True, kw_only=True)
+class PseudoLabelsRecord:
+    """`pseudo-labels/fold-k.json` of a fold or a trial: written after the table of labels, which it describes."""
+
+    digest: Sha256
+    """Of the models that gave the labels, and of the test tiles."""
+    sha256: Sha256
+    """Digest of `fold-k.parquet`."""
+    tiles: Count
+    """Test tiles, all of which are labelled."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class PredictionCost:
     """What predicting the held-out tiles gave and cost, once with their mirror images and once without."""
 
@@ -96,6 +110,8 @@ class PredictionCost:
     """Time of one device for a tile and its mirror image."""
     device: str
     """Its name."""
+    gains: tuple[Count, ...] = ()
+    """Tiles whose score the mirror images change by -10, -9, .. 10 tenths; empty if written before there was it."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,7 +1,7 @@
 """A run: created once, the same for everyone who works on it, and read back when its folds are finished."""
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 from saltray.config import Config, check_name
 from saltray.data.folds import fold_balance
 from saltray.data.tiles import TileIndex
-from saltray.ensemble.manifest import SearchProvenance, WeightsProvenance, provenance
+from saltray.ensemble.manifest import PseudoLabelsProvenance, SearchProvenance, WeightsProvenance, provenance
 from saltray.errors import ConfigError, IntegrityError, NotFoundError
-from saltray.records import digest
+from saltray.records import digest, to_record
 from saltray.runs.history import epochs_of, read_history
 from saltray.runs.layout import (
     CHECKPOINTS,
@@ -56,6 +56,7 @@ def create_run(
     initial_weights: str | None,
     search_provenance: SearchProvenance | None,
     weights_provenance: WeightsProvenance | None = None,
+    pseudo_labels: PseudoLabelsProvenance | None = None,
 ) -> RunManifest:
     """Write what the run is; every later command must agree with it, once an epoch was trained.
 
@@ -70,6 +71,7 @@ def create_run(
         initial_weights: digest of the weights before training, where some were given.
         search_provenance: the search that the configuration's values come from, where one was named.
         weights_provenance: where the weights before training come from, where some were given.
+        pseudo_labels: the models that label test tiles, and these, where training uses some.
 
     Returns:
         the manifest of the command that created the run.
@@ -77,7 +79,7 @@ def create_run(
     Raises:
         ConfigError: a run of this name has trained with other settings or other tiles.
     """
-    identity = digest({"config": config.identity, "dataset": dataset.digest, "initial": initial_weights})
+    identity = identity_of({"config": config.identity}, dataset.digest, initial_weights, pseudo_labels)
     manifest = RunManifest(
         run=config.run,
         identity=identity,
@@ -85,6 +87,7 @@ def create_run(
         dataset=dataset.digest,
         search_provenance=search_provenance,
         initial_weights=weights_provenance,
+        pseudo_labels=pseudo_labels,
         provenance=provenance(),
     )
     created = home.put_new_record(MANIFEST, manifest)
@@ -111,7 +114,7 @@ def create_run(
         before = manifest
     if before.identity != identity:
         changed = ["tiles"] if before.dataset != dataset.digest else []
-        changed += changed_settings(before.config, config)
+        changed += changed_settings(before.config, config) or changed_labels(before.pseudo_labels, pseudo_labels)
         raise ConfigError(
             f"run {config.run} was started with other {', '.join(changed) or 'initial weights'}; "
             "use those again to finish it, or choose another run name"
@@ -122,6 +125,21 @@ def create_run(
     )
     home.put_new_record(SPLIT, split)
     return before
+
+
+def identity_of(
+    settings: dict[str, Any], tiles: str, weights: str | None, labels: PseudoLabelsProvenance | None
+) -> str:
+    """SHA-256, in hex, of all that decides the results of a run or a search.
+
+    Args:
+        settings: its identity.
+        tiles: content digest of the tiles.
+        weights: digest of the weights before training, where some were given.
+        labels: the models that label test tiles, where training uses some.
+    """
+    known = settings | {"dataset": tiles, "initial": weights}
+    return digest(known if labels is None else known | {"pseudo_labels": labels.digest})
 
 
 def _is_longer(before: RunManifest, now: RunManifest, initial_weights: str | None) -> bool:
@@ -135,7 +153,7 @@ def _is_longer(before: RunManifest, now: RunManifest, initial_weights: str | Non
         return False
     # Tiles and initial weights decide the results, too. Not the stored settings: a 1 is read back as 1.0.
     as_before = replace(now.config, train=replace(now.config.train, epochs=epochs))
-    if digest({"config": as_before.identity, "dataset": now.dataset, "initial": initial_weights}) != before.identity:
+    if identity_of({"config": as_before.identity}, now.dataset, initial_weights, now.pseudo_labels) != before.identity:
         return False
     if wanted < epochs:
         raise ConfigError(
@@ -182,13 +200,20 @@ def has_epochs(home: Store) -> bool:
 
 def changed_settings(before: Config, now: Config) -> list[str]:
     """Each setting that decides the results and differs, with its value before, for a message."""
-    was = before.identity
+    was, own = (config.identity | {"pseudo_labels": to_record(config.pseudo_labels)} for config in (before, now))
     return [
         f"{section}.{name} ({was[section][name]})"
-        for section, values in now.identity.items()
+        for section, values in own.items()
         for name, value in values.items()
         if was[section][name] != value
     ]
+
+
+def changed_labels(before: PseudoLabelsProvenance | None, now: PseudoLabelsProvenance | None) -> list[str]:
+    """What else decides pseudo-labels and differs, for a message."""
+    if before is None or now is None or before.digest == now.digest:
+        return []
+    return ["test images" if before.images != now.images else "models in pseudo_labels.ensemble"]
 
 
 def fold_result(home: Store, fold: int) -> FoldResult | None:

@@ -1,4 +1,4 @@
-"""How far a run is, read from the store alone, without a cluster."""
+"""How far runs and pretrainings are, read from the store alone, without a cluster."""
 
 import time
 from collections.abc import Callable, Iterable
@@ -14,14 +14,17 @@ from saltray.runs.layout import (
     ERROR,
     HISTORY,
     MANIFEST,
+    PRETRAINED,
     REPORT,
     RESULT,
     RUNS,
+    WEIGHTS,
     checkpoint_epoch,
     fold_folder,
+    pretrained_folder,
     run_folder,
 )
-from saltray.runs.records import FoldResult, RunManifest
+from saltray.runs.records import FoldResult, PretrainManifest, RunManifest
 from saltray.runs.run import find_run, fold_result
 from saltray.storage.base import Store
 from saltray.storage.lock import FOLDER as LOCK
@@ -93,6 +96,31 @@ class RunStatus(RunSummary):
     """That version's manifest, with its scores and threshold."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class PretrainStatus:
+    """How far a pretraining is."""
+
+    name: str
+    uri: str
+    state: Literal["running", "finished", "failed", "stopped", "stale", "corrupted"]
+    """As of a run. finished: its weights are there. failed: its last attempt left an error, and nobody retries it."""
+    owner: Owner | None
+    """The process that works on it, or did last."""
+    epochs: tuple[EpochRecord, ...]
+    """Its epochs so far."""
+    of: int
+    """Epochs in all."""
+    error: str | None = None
+    """Last line of the error, where it failed."""
+    faults: tuple[str, ...] = ()
+    """What cannot be read, a line each that names the object; the rest is shown."""
+
+    @property
+    def weights(self) -> str:
+        """URI of its weights, for `model.weights`, once it is finished."""
+        return f"{self.uri}/{WEIGHTS}"
+
+
 def run_status(root: Store, run: str) -> RunStatus:
     """How far each fold of a run is.
 
@@ -128,21 +156,62 @@ def run_summaries(root: Store) -> list[RunSummary]:
     return found
 
 
+def pretrain_statuses(root: Store) -> list[PretrainStatus]:
+    """All pretrainings of a store, by name."""
+    found = []
+    for name in root.folders(PRETRAINED):
+        home = root.sub(pretrained_folder(name))
+        try:
+            found.append(_pretraining(home, name))
+        except NotFoundError:  # as of a run
+            continue
+        except IntegrityError as error:
+            faults = (str(error),)
+            found.append(
+                PretrainStatus(name=name, uri=home.uri, state="corrupted", owner=None, epochs=(), of=0, faults=faults)
+            )
+    return found
+
+
+def _pretraining(home: Store, name: str) -> PretrainStatus:
+    of = home.get_record(MANIFEST, PretrainManifest).config.train.epochs
+    keys = {entry.key for entry in home.list()}
+    owner, faults = _owner(home, keys, "the pretraining")
+    records = (_read(lambda: read_history(home), faults) if HISTORY in keys else None) or ()
+    state = _state(owner, complete={RESULT, WEIGHTS} <= keys)
+    failed = ERROR in keys and state not in ("running", "finished")
+    return PretrainStatus(
+        name=name,
+        uri=home.uri,
+        state="failed" if failed else state,
+        owner=owner,
+        epochs=epochs_of(records),
+        of=of,
+        error=_last_line(home) if failed else None,
+        faults=tuple(faults),
+    )
+
+
 def _summary(home: Store, run: str) -> tuple[RunSummary, int, set[str]]:
     """The run in short, the epochs of a fold, and the keys of all that the run has in the store."""
     config = home.get_record(MANIFEST, RunManifest).config
     count = config.folds.count
     keys = {entry.key for entry in home.list()}
-    owner = owner_of(home)
-    lock = [] if owner is not None else sorted(key for key in keys if key.startswith(f"{LOCK}/"))[-1:]
+    owner, faults = _owner(home, keys, "the run")
     done = sum(f"{fold_folder(fold)}/{RESULT}" in keys for fold in range(count))
     state = _state(owner, complete=done == count and REPORT in keys)
-    faults = [f"{home.uri}/{key}: it cannot be read, so it is unknown who works on the run" for key in lock]
     summary = RunSummary(run=run, uri=home.uri, state=state, owner=owner, done=done, count=count, faults=tuple(faults))
     return summary, config.train.epochs, keys
 
 
-def _state(owner: Owner | None, *, complete: bool) -> RunState:
+def _owner(home: Store, keys: set[str], what: str) -> tuple[Owner | None, list[str]]:
+    """Who works on it or did last, and a fault where there is a lock that does not tell."""
+    owner = owner_of(home)
+    lock = [] if owner is not None else sorted(key for key in keys if key.startswith(f"{LOCK}/"))[-1:]
+    return owner, [f"{home.uri}/{key}: it cannot be read, so it is unknown who works on {what}" for key in lock]
+
+
+def _state(owner: Owner | None, *, complete: bool) -> Literal["running", "finished", "stopped", "stale"]:
     if owner is not None and owner.is_alive():
         return "running"
     if complete:

@@ -11,14 +11,14 @@ from typing import ClassVar, Literal
 
 from saltray.config import Config, Name, Space, Values
 from saltray.data.packed import DatasetManifest
-from saltray.ensemble.manifest import WeightsProvenance, provenance
+from saltray.ensemble.manifest import PseudoLabelsProvenance, WeightsProvenance, provenance
 from saltray.errors import ConfigError, IntegrityError, NotFoundError
 from saltray.progress import TrialState, TrialStatus
-from saltray.records import Count, Fold, Many, Sha256, digest, excerpt, plain
+from saltray.records import Count, Fold, Many, Sha256, excerpt, plain
 from saltray.runs.history import HISTORY_BYTES, EpochRecord, epochs_of, read_history
 from saltray.runs.layout import CHECKPOINT_MANIFEST, CHECKPOINTS
 from saltray.runs.records import CheckpointManifest
-from saltray.runs.run import changed_settings, has_epochs
+from saltray.runs.run import changed_labels, changed_settings, has_epochs, identity_of
 from saltray.search.layout import MANIFEST, RESULT, TRIAL, TRIAL_PREFIX, trial_folder
 from saltray.search.objective import best_epoch, objective
 from saltray.search.space import has_value
@@ -46,6 +46,8 @@ class SearchManifest:
     """Content digest of the tiles."""
     initial_weights: WeightsProvenance | None = None
     """The weights that training starts from, where some were given."""
+    pseudo_labels: PseudoLabelsProvenance | None = None
+    """The models that label test tiles, where training uses some."""
     provenance: dict[str, str | None]
     """Versions of the libraries, and the git commit."""
 
@@ -134,6 +136,7 @@ def create_search(
     dataset: DatasetManifest,
     initial_weights: str | None,
     weights_provenance: WeightsProvenance | None = None,
+    pseudo_labels: PseudoLabelsProvenance | None = None,
 ) -> None:
     """Write what the search is; every later command must agree with it, once a trial has finished an epoch or ended.
 
@@ -143,6 +146,7 @@ def create_search(
         dataset: the packed tiles.
         initial_weights: digest of the weights before training, where some were given.
         weights_provenance: where they come from.
+        pseudo_labels: the models that label test tiles, and these, where training uses some.
 
     Raises:
         ConfigError: a search of this name has trials of other settings or other tiles.
@@ -150,7 +154,7 @@ def create_search(
     settings = spec.settings
     manifest = SearchManifest(
         search=spec.name,
-        identity=digest({**spec.identity, "dataset": dataset.digest, "initial": initial_weights}),
+        identity=identity_of(spec.identity, dataset.digest, initial_weights, pseudo_labels),
         config=spec.config,
         space=spec.space_text,
         folds=settings.folds,
@@ -159,6 +163,7 @@ def create_search(
         seed=settings.seed,
         dataset=dataset.digest,
         initial_weights=weights_provenance,
+        pseudo_labels=pseudo_labels,
         provenance=provenance(),
     )
     before = manifest
@@ -175,7 +180,7 @@ def create_search(
         changed = [] if before.dataset == manifest.dataset else ["tiles"]
         own = ("space", "folds", "sampler", "prune", "seed")
         changed += [f"search.{name}" for name in own if getattr(before, name) != getattr(manifest, name)]
-        changed += changed_settings(before.config, spec.config)
+        changed += changed_settings(before.config, spec.config) or changed_labels(before.pseudo_labels, pseudo_labels)
         raise ConfigError(
             f"search {spec.name} was started with other {', '.join(changed) or 'initial weights'}; "
             "use those again to resume it, or choose another --search.name"

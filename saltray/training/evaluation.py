@@ -68,6 +68,9 @@ class Price:
     the tile."""
     seconds: Seconds | None
     """Time of one device for a tile; None where it was not measured."""
+    gain: Interval | None = None
+    """Of what the mirror images add to the score of one model, over tiles, by paired bootstrap; None where it is not
+    known."""
 
 
 @dataclass(frozen=True, kw_only=True)

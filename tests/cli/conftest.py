@@ -84,6 +84,7 @@ VERBS = (
     "plan",
     "status",
     "list_runs",
+    "list_pretrainings",
     "compare",
     "predict",
 )

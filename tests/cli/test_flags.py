@@ -111,6 +111,7 @@ def test_the_verbs_hand_over_their_own_flags(saltray: Saltray, calls: list[Call]
         Call("plan", (config,), {"on": None, "images_per_second": None, "like": "r0"}),
         Call("status", ("s", "r1"), {}),
         Call("list_runs", ("s",), {}),
+        Call("list_pretrainings", ("s",), {}),
         Call("compare", ("r1", "r2"), {"store": "s", "out": "x.png"}),
         Call("predict", (), {**predict, "probabilities": "p", "tta": False, "workers": 2}),
     ]

@@ -8,12 +8,12 @@ import pytest
 from command import Saltray, check_refusal
 from samples import EVALUATION, ensemble_manifest, metrics
 
-from saltray.cli.status import duration, print_run, print_runs
-from saltray.config import Config
+from saltray.cli.status import duration, print_pretrainings, print_run, print_runs
+from saltray.config import Config, PretrainConfig
 from saltray.ensemble.postprocess import Postprocess
 from saltray.runs.history import EpochRecord
-from saltray.runs.records import FoldResult, RunManifest
-from saltray.runs.status import FoldState, FoldStatus, RunState, RunStatus, RunSummary
+from saltray.runs.records import FoldResult, PretrainManifest, RunManifest
+from saltray.runs.status import FoldState, FoldStatus, PretrainStatus, RunState, RunStatus, RunSummary
 from saltray.storage.lock import Owner
 from saltray.storage.uri import open_store
 
@@ -156,6 +156,27 @@ def test_runs() -> None:
     assert [RED in line for line in console.export_text(styles=True).splitlines()[2:]] == [False, True]
 
 
+def test_pretrainings() -> None:
+    console = make_console(terminal=True)
+    records = epochs(None, None)
+    done = PretrainStatus(name="p1", uri="s/pretrained/p1", state="finished", owner=owner(), epochs=records, of=2)
+    failed = replace(done, name="p2", uri="s/pretrained/p2", state="failed", owner=None, epochs=(), error="[OOM]")
+    broken = replace(failed, name="p3", state="corrupted", error=None, of=0, faults=("s/p3: no JSON",))
+    print_pretrainings(console, [done, failed, broken])
+    names, _, *rows = console.export_text(clear=False).splitlines()
+    assert names.split() == ["pretraining", "state", "epoch", "loss", "last", "sign", "of", "life", "owner"]
+    assert [" ".join(row.split()) for row in rows] == [
+        "p1 finished 2/2 0.2500 3 s ago process 7 on h",
+        "p2 failed 0/2",
+        "p3 corrupted 0/0",
+        "weights of p1: s/pretrained/p1/model.safetensors",
+        "pretraining p2 failed: [OOM] (full text: s/pretrained/p2/error.txt)",
+        "corrupted: s/p3: no JSON",
+    ]
+    red = [RED in line for line in console.export_text(styles=True).splitlines()[2:]]
+    assert red == [False, True, True, False, True, True]
+
+
 def test_a_long_name_takes_several_lines_of_a_narrow_terminal() -> None:
     console = make_console(width=60, terminal=True)
     name = "a-run-of-many-words-" * 4
@@ -198,6 +219,20 @@ def test_the_verb(saltray: Saltray, tmp_path: Path) -> None:
     shown = saltray("status", "--store", store.uri, "--run", "r1")
     assert shown.out.endswith("folds done: 0 of 5; the same command as before trains the rest\n")
     assert shown.out.count("not started") == 5
+    config = Config(data="d")
+    pretraining = PretrainManifest(
+        name="p1",
+        identity="1" * 64,
+        config=config,
+        pretrain=PretrainConfig(),
+        dataset="2" * 64,
+        tiles=3,
+        provenance={},
+    )
+    store.put_record("pretrained/p1/manifest.json", pretraining)
+    both = saltray("status", "--store", store.uri).out.splitlines()
+    assert both[: len(listed.out.splitlines())] == listed.out.splitlines()
+    assert both[-1].split()[:3] == ["p1", "stopped", f"0/{config.train.epochs}"]
     check_refusal(saltray("status", "--store", store.uri, "--run", "r9"), "r9", "there are r0, r1")
     check_refusal(saltray("status", "--store", store.uri, "--run", "r0"), "r0/manifest.json")
     check_refusal(saltray("status", "--store", "gs://bucket"), "gs://")

@@ -1,5 +1,6 @@
 """A pretraining as a job of Ray Train: killed and resumed on two ranks, its weights used, a second writer refused."""
 
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -44,11 +45,12 @@ class Pretrained(NamedTuple):
 def pretrained(
     ray_here: None, small: Small, tiles_folder: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Pretrained:
-    """Two epochs of 24 training tiles and 6 test tiles on two ranks."""
+    """Two epochs of 24 training tiles and 6 test tiles on two ranks, at a constant learning rate."""
     from saltray.distributed import pretrain_job, worker
 
     folder = tmp_path_factory.mktemp("pretrained")
     config = small(tiles_folder, folder / "store", cluster=ClusterConfig(workers_per_fold=2, max_failures=1))
+    config = replace(config, optim=replace(config.optim, schedule="constant"))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
             pretrain_job,
@@ -121,6 +123,18 @@ def test_its_weights_are_those_that_training_starts_from(pretrained: Pretrained)
     for name, tensor in given.items():
         if "running" not in name and "num_batches" not in name:
             torch.testing.assert_close(trained[name], tensor, atol=1e-6, rtol=0)
+
+
+@pytest.mark.ray
+def test_a_finished_one_is_trained_longer(pretrained: Pretrained, tmp_path: Path) -> None:
+    shutil.copytree(pretrained.config.store, tmp_path / "store")
+    train = replace(pretrained.config.train, epochs=3)
+    longer = replace(pretrained.config, store=str(tmp_path / "store"), train=train, cluster=ClusterConfig())
+    run = record(saltray.pretrain, longer, SETTINGS)
+    assert run.kinds == ["PretrainPlanned", "CapacityFound", "PretrainResumed", "PretrainEpoch"]
+    assert run.of(PretrainResumed) == [PretrainResumed(2)]
+    assert run.result.epochs == 3
+    assert run.result.sha256 == sha256_of(Path(run.result.weights)) != pretrained.run.result.sha256
 
 
 def test_what_has_learnt_from_masks_is_no_start(

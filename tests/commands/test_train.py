@@ -15,7 +15,8 @@ from ray_session import Recorded, record
 from safetensors.torch import load
 
 import saltray
-from saltray.config import ClusterConfig, Config, FoldConfig
+from saltray.config import ClusterConfig, Config, FoldConfig, PseudoLabelConfig
+from saltray.data.raw import read_tiles
 from saltray.errors import ConfigError, FoldsFailedError, ResourceError, RunLockedError, StorageError
 from saltray.progress import (
     CapacityFound,
@@ -33,7 +34,8 @@ from saltray.progress import (
 )
 from saltray.records import to_record
 from saltray.runs.layout import fold_folder
-from saltray.runs.records import FoldResult
+from saltray.runs.pseudo_labels import read_labels
+from saltray.runs.records import FoldResult, RunManifest
 from saltray.storage.base import Store
 from saltray.storage.lock import RunLock
 from saltray.storage.uri import open_store
@@ -231,6 +233,35 @@ def test_each_fold_starts_from_its_member_of_the_version_that_the_run_began_with
     )
     with pytest.raises(ConfigError, match=r"fold \d holds out \d+ tiles that the model of fold"):
         saltray.train(other)
+    assert not store.exists("runs/r3/manifest.json")
+
+
+def test_test_tiles_with_the_labels_of_an_earlier_ensemble(copied: Config) -> None:
+    """Fold 1 by two ranks, then fold 0 by one; the models of each have not seen what it holds out."""
+    store, uri = open_store(copied.store), f"{copied.store}/ensembles/r1"
+    second = replace(
+        copied, run="r2", pseudo_labels=PseudoLabelConfig(ensemble=uri), train=replace(copied.train, epochs=1)
+    )
+    some = record(saltray.train, replace(second, cluster=replace(second.cluster, workers_per_fold=2)), only_folds=[1])
+    (planned,) = some.of(RunPlanned)
+    assert (planned.pseudo, planned.steps) == (3, 4)  # 12 tiles and 3 of 6, in batches of 4
+    assert some.printed == ""
+    result = record(saltray.train, second).result
+    ensemble = saltray.Ensemble.load(result.ensemble)
+    provenance = ensemble.manifest.pseudo_labels
+    assert provenance is not None
+    assert (provenance.uri, provenance.members, provenance.tiles) == (f"{uri}/v1", (0, 1), 3)
+    assert store.get_record("runs/r2/manifest.json", RunManifest).pseudo_labels == provenance
+    teacher = saltray.Ensemble.load(uri)
+    images = read_tiles(copied.data, part="test").images
+    for fold in range(2):
+        own = saltray.Ensemble(teacher.manifest, [teacher.models[fold]], teacher.device).predict(images)
+        labels = read_labels(store.sub(f"runs/r2/fold-{fold}"), fold)
+        np.testing.assert_allclose(labels.confidence, np.abs(own - 0.5).mean(axis=(1, 2)), rtol=1e-4)
+    with pytest.raises(ConfigError, match=r"started with other pseudo_labels.share \(0.5\)"):
+        saltray.train(replace(second, pseudo_labels=PseudoLabelConfig(ensemble=uri, share=1)))
+    with pytest.raises(ConfigError, match=r"fold 0 holds out .* or another pseudo_labels\.ensemble"):
+        saltray.train(replace(second, run="r3", folds=FoldConfig(count=2, seed=1)))
     assert not store.exists("runs/r3/manifest.json")
 
 

@@ -156,6 +156,9 @@ def test_a_fold_leaves_weights_predictions_and_a_result(fake: FakeTrain, job: Jo
     assert (result.cost.device, result.cost.seconds > 0) == ("CPU", True)
     last = epochs_of(records)[-1].score  # of the same weights, without the mirror images too
     assert result.cost.score_without_tta == pytest.approx(last, abs=1e-6)
+    assert sum(result.cost.gains) == 6
+    gain = np.arange(-10, 11) @ np.array(result.cost.gains) / 60
+    assert result.score - result.cost.score_without_tta == pytest.approx(gain)
 
 
 def test_a_fold_that_is_resumed_gives_the_bytes_of_an_uninterrupted_one(fake: FakeTrain, job: Job) -> None:

@@ -3,7 +3,7 @@
 import dataclasses
 
 from saltray.ensemble.card import model_card
-from saltray.ensemble.manifest import EnsembleManifest, SearchProvenance
+from saltray.ensemble.manifest import EnsembleManifest, PseudoLabelsProvenance, SearchProvenance
 from saltray.recipes import blog
 
 
@@ -19,7 +19,8 @@ def test_the_card_shows_input_scores_and_digests(manifest: EnsembleManifest) -> 
         "calibration error over pixels: 0.0123. Largest probability:\n  0.59.",
         "| 0.1 to 9.7 % salt | 37 | 0.3000 | 0.2000 to 0.4100 |\n",
         "ms a tile on CPU |",
-        "| 1 | no | 0.6912 | 11.5 |\n| 1 | yes | 0.7012 | 23 |\n| 2 | no | – | 23 |\n| 2 | yes | – | 46 |\n",  # noqa: RUF001
+        "| 1 | no | 0.6912 | – | 11.5 |\n| 1 | yes | 0.7012 | +0.0061 to +0.0139 | 23 |\n",  # noqa: RUF001
+        "| 2 | no | – | – | 23 |\n| 2 | yes | – | – | 46 |\n",  # noqa: RUF001
         "Predicting no salt at all scores 0.3900",
         f"content digest `{'d' * 64}`. Run: `r1`.\n- Made with python 3.11.9.\n",
     ):
@@ -47,6 +48,15 @@ def test_the_card_names_the_search_that_found_the_values(manifest: EnsembleManif
     card = model_card(dataclasses.replace(manifest, search_provenance=found))
     assert "\n- Found by search `s1`, trial-003: optim.lr 0.0012, train.sync_batchnorm False.\n" in card
     assert "Found by search" not in model_card(manifest)
+
+
+def test_the_card_tells_the_labels_of_test_tiles(manifest: EnsembleManifest) -> None:
+    labels = PseudoLabelsProvenance(
+        uri="s3://b/ensembles/r0/v1", members=(0,), sha256=("a" * 64,), images="b" * 64, tiles=900
+    )
+    card = model_card(dataclasses.replace(manifest, pseudo_labels=labels))
+    assert "- Trained on 900 test tiles, too, by each fold with the masks of its own models in\n  `s3://b/ens" in card
+    assert "test tiles" not in model_card(manifest)
 
 
 def test_the_card_tells_the_recipe_and_how_tiles_are_enlarged(manifest: EnsembleManifest) -> None:

@@ -81,3 +81,41 @@ def test_config_checks_the_input_size_by_the_network_s_multiple(architecture: Ar
 def test_a_misfit_is_refused() -> None:
     with pytest.raises(ConfigError, match="model.encoder is vgg11, but unet has an encoder of its own"):
         build_model(ModelConfig(architecture="unet", encoder="vgg11"))
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        *(
+            ModelConfig(architecture=name, encoder=encoder, num_filters=8, encoder_width=8)  # type: ignore[arg-type]
+            for name, own in ENCODERS.items()
+            for encoder in own or (None,)
+        ),
+        *(ModelConfig(num_filters=8, encoder_width=8, **part) for part, _ in PARTS[1:]),  # type: ignore[arg-type]
+        ModelConfig(num_filters=8, encoder_width=8, in_channels=1),
+        ModelConfig(num_filters=8, encoder_width=8, is_deconv=False),
+    ],
+    ids=lambda config: f"{config.title} {config.in_channels} {config.is_deconv}",
+)
+def test_each_network_overfits_a_tile(config: ModelConfig) -> None:
+    """Twice, in noise of its own each time, as BatchNorm needs more than one value."""
+    masks = torch.zeros(2, 1, 64, 64)
+    masks[..., 20:50, 10:40] = 1
+    images = masks / 2 + 0.4 * torch.rand(masks.shape)
+    model = build_model(config)
+    optimizer = torch.optim.Adam(model.parameters(), lr=5e-3)
+    overlap = 0.0
+    for step in range(1, 201):
+        outputs: Any = model.train()(images)
+        logits = outputs[0] if isinstance(outputs, tuple) else outputs  # beside its side outputs
+        optimizer.zero_grad()
+        torch.nn.functional.binary_cross_entropy_with_logits(logits, masks).backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        if step % 10 == 0:
+            with torch.no_grad():
+                found = model.eval()(images) > 0
+            overlap = ((found & (masks > 0)).sum() / (found | (masks > 0)).sum()).item()
+            if overlap > 0.9:
+                break
+    assert overlap > 0.9, f"IoU {overlap:.3f} after 200 steps"

@@ -116,15 +116,15 @@ def test_strata_and_prices(report: RunReport) -> None:
         ("90.0", "85.0", "10.0"),
         ("30.0", "20.0", "21.0"),
     ]
-    first = rows.index(["1", "no", "0.6912", "11.5"])
+    first = rows.index(["1", "no", "0.6912", "–", "11.5"])  # noqa: RUF001
     assert rows[first + 1 : first + 4] == [
-        ["1", "yes", "0.7012", "23"],
-        ["2", "no", "–", "23"],  # noqa: RUF001
-        ["2", "yes", "–", "46"],  # noqa: RUF001
+        ["1", "yes", "0.7012", "+0.0061 to +0.0139", "23"],
+        ["2", "no", "–", "–", "23"],  # noqa: RUF001
+        ["2", "yes", "–", "–", "46"],  # noqa: RUF001
     ]
     unmeasured = tuple(replace(price, score=None, seconds=None) for price in EVALUATION.prices)
     html = render_run(replace(report, evaluation=replace(EVALUATION, prices=unmeasured, device=None)))
-    assert ["1", "no", "–", "–"] in Page(html).rows  # noqa: RUF001
+    assert ["1", "no", "–", "–", "–"] in Page(html).rows  # noqa: RUF001
     assert "Time of one" not in html
 
 

@@ -11,7 +11,7 @@ from saltray.ensemble.choice import PostprocessScores
 from saltray.runs.evaluation import evaluate, scored_weights
 from saltray.runs.records import FoldResult, PredictionCost, Snapshot
 from saltray.training.evaluation import Evaluation, FoldScore, Price
-from saltray.training.scores import PixelsByProbability
+from saltray.training.scores import PixelsByProbability, bootstrap_interval
 
 CONFIG = Config(data="d", train=TrainConfig(epochs=60))
 FOLD_OF = np.array([0, 1, 0, 1])
@@ -85,6 +85,19 @@ def test_what_choices_cost(tiles: LabelledTiles) -> None:
     )
     mixed = replace(second, cost=replace(COSTS[1], device="NVIDIA H100"))
     assert evaluation_of(tiles, first, mixed).device == "CPU and NVIDIA H100"
+
+
+def test_what_mirror_images_add_has_an_interval(tiles: LabelledTiles) -> None:
+    """Of four tiles one gains 3 tenths and one loses 1."""
+    gains = np.bincount(np.array([[3, 0], [0, -1]]).ravel() + 10, minlength=21)
+    first, second = np.bincount([13, 10], minlength=21), np.bincount([10, 9], minlength=21)
+    costs = [replace(cost, gains=tuple(each.tolist())) for cost, each in zip(COSTS, (first, second), strict=True)]
+    found = evaluation_of(tiles, *(fold_result(fold, cost) for fold, cost in enumerate(costs)))
+    expected = bootstrap_interval(np.repeat(np.arange(-10, 11), gains))
+    assert [row.gain for row in found.prices] == [None, expected, None, None]
+    assert expected.low < 0.05 < expected.high
+    earlier = evaluation_of(tiles, fold_result(0, costs[0]), fold_result(1, COSTS[1]))  # written before there was it
+    assert {row.gain for row in earlier.prices} == {None}
 
 
 def test_snapshots_of_a_fold_have_an_out_of_fold_score_of_their_own(tiles: LabelledTiles) -> None:

@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 from safetensors.torch import save
 from samples import dataset, ensemble_manifest
 
-from saltray.config import Config, FoldConfig, ModelConfig, TrainConfig
+from saltray.config import Config, FoldConfig, ModelConfig, PseudoLabelConfig, TrainConfig
 from saltray.data.folds import assign_folds
 from saltray.data.tiles import TileIndex
-from saltray.ensemble.manifest import Member, WeightsProvenance
+from saltray.ensemble.manifest import Member, PseudoLabelsProvenance, WeightsProvenance
 from saltray.errors import ConfigError, EnsembleError, IntegrityError, ModelError
-from saltray.runs.initial_weights import InitialWeights, check_unseen, read_initial_weights, weights_before
+from saltray.runs.initial_weights import InitialWeights, Origins, check_unseen, origins_before, read_initial_weights
 from saltray.runs.records import RunManifest
 from saltray.runs.run import create_run
 from saltray.storage.base import Store
@@ -64,6 +64,7 @@ def publish(
     digest: str = OLD,
     version: str = "v1",
     initial: WeightsProvenance | None = None,
+    labels: PseudoLabelsProvenance | None = None,
     seed: int = 5,
 ) -> str:
     """A run of two folds and its ensemble, trained on the tiles of these ids; its URI."""
@@ -78,6 +79,7 @@ def publish(
         initial_weights=None,
         search_provenance=None,
         weights_provenance=initial,
+        pseudo_labels=labels,
     )
     home, members = root.sub(f"ensembles/{name}/{version}"), []
     for fold in range(2):
@@ -94,9 +96,14 @@ def publish(
         dataset=digest,
         config=config,
         initial_weights=initial,
+        pseudo_labels=labels,
     )
     home.put_record("manifest.json", manifest)
     return f"{root.uri}/ensembles/{name}"
+
+
+def labels_of(uri: str, members: tuple[int, ...] = (0, 1)) -> PseudoLabelsProvenance:
+    return PseudoLabelsProvenance(uri=uri, members=members, sha256=(OLD,) * len(members), images=OLD, tiles=3)
 
 
 def read(config: Config, before: WeightsProvenance | None = None) -> InitialWeights:
@@ -161,8 +168,9 @@ def test_the_version_of_an_earlier_command_is_taken_again(root: Store) -> None:
 def test_what_an_earlier_command_started_from_is_in_its_manifest(root: Store) -> None:
     home = root.sub("runs/new")
     config = config_of("somewhere")
-    assert weights_before(home, RunManifest, config) is None
+    assert origins_before(home, RunManifest, config) == Origins()
     origin = WeightsProvenance(uri="somewhere/v1", sha256=(OLD,), members=(0,))
+    labels = labels_of("there/v1")
     tiles = some_tiles("ab")
     create_run(
         home,
@@ -173,9 +181,11 @@ def test_what_an_earlier_command_started_from_is_in_its_manifest(root: Store) ->
         initial_weights=NEW,
         search_provenance=None,
         weights_provenance=origin,
+        pseudo_labels=labels,
     )
-    assert weights_before(home, RunManifest, config) == origin
-    assert weights_before(home, RunManifest, config_of("elsewhere")) is None
+    assert origins_before(home, RunManifest, config) == Origins(weights=origin, pseudo_labels=labels)
+    elsewhere = replace(config_of("elsewhere"), pseudo_labels=PseudoLabelConfig(ensemble="elsewhere"))
+    assert origins_before(home, RunManifest, elsewhere) == Origins()
 
 
 def test_another_network_is_told_by_its_settings(root: Store) -> None:
@@ -247,6 +257,28 @@ def test_what_the_ensemble_itself_started_from_counts(root: Store) -> None:
     check(second, "abcdef", split_of("abcdef"), digest=OLD)
     with pytest.raises(ConfigError, match="that the model of fold 0 in .*ensembles/e/v1 was trained on"):
         check(second, "abcdef", 1 - split_of("abcdef"), digest=OLD)
+
+
+def test_what_labelled_tiles_for_the_ensemble_counts(root: Store) -> None:
+    """Trained on other tiles, but also on test tiles with the labels of models that were trained on a to f."""
+    uri = publish(root, "e", "abcdef")
+    second = read(config_of(publish(root, "f", "uvwxyz", digest=NEW, labels=labels_of(f"{uri}/v1"))))
+    check(second, "abcdef", split_of("abcdef"), digest=OLD)
+    with pytest.raises(ConfigError, match="that the model of fold 0 in .*ensembles/e/v1 was trained on"):
+        check(second, "abcdef", 1 - split_of("abcdef"), digest=OLD)
+    crossed = read(config_of(publish(root, "g", "uvwxyz", digest=NEW, labels=labels_of(f"{uri}/v1", (1, 0)))))
+    with pytest.raises(ConfigError, match="fold 0 holds out .* that the model of fold 1 in .*ensembles/e/v1 was"):
+        check(crossed, "abcdef", split_of("abcdef"), digest=OLD)
+
+
+def test_labels_of_another_split_are_refused(root: Store) -> None:
+    labels = labels_of(f"{publish(root, 'e', 'abcdef')}/v1")
+    tiles = some_tiles("abcdef")
+    check_unseen(labels, tiles, split_of("abcdef"), dataset(OLD))
+    with pytest.raises(ConfigError, match=r"fold 0 holds out .* folds\.seed 0\), or another pseudo_labels\.ensemble"):
+        check_unseen(labels, tiles, 1 - split_of("abcdef"), dataset(OLD))
+    with pytest.raises(ConfigError, match="fold 0 holds out 2 tiles that the model of fold 1"):
+        check_unseen(labels_of(labels.uri, (1, 0)), tiles, split_of("abcdef"), dataset(OLD))
 
 
 @pytest.mark.parametrize("key", ["ensembles/e/v1/fold-0.safetensors", "runs/e/fold-0/model.safetensors"])

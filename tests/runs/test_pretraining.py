@@ -1,6 +1,7 @@
 """A pretraining in a store of each kind: written once, refused where it would change, and what it leaves."""
 
 from dataclasses import replace
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -61,6 +62,47 @@ def test_it_is_written_once_and_what_decides_nothing_may_change(store: Store) ->
         CONFIG, data="s3://b/x", run="r2", folds=FoldConfig(count=2), cluster=ClusterConfig(workers_per_fold=2)
     )
     assert create(store, moved) == first
+
+
+def with_epochs(epochs: int, schedule: Literal["constant", "cosine"] = "constant") -> Config:
+    return replace(CONFIG, optim=replace(CONFIG.optim, schedule=schedule), train=replace(CONFIG.train, epochs=epochs))
+
+
+def test_a_finished_one_gets_more_epochs_where_the_schedule_allows(store: Store) -> None:
+    create(store, with_epochs(2))
+    store.put("result.json", b"finished")
+    store.put("checkpoints/epoch-00002/manifest.json", b"{}")
+    longer = create(store, with_epochs(3))
+    assert longer.config.train.epochs == 3
+    assert not store.exists("result.json")
+    assert store.exists("checkpoints/epoch-00002/manifest.json")
+    assert create(store, with_epochs(5)).config.train.epochs == 5  # before it has a result again
+    with pytest.raises(ConfigError, match=r"pretraining p1 has train\.epochs 5, and 4 would be fewer; use 5 or more"):
+        create(store, with_epochs(4))
+
+
+@pytest.mark.parametrize(
+    ("schedule", "checkpoint", "told"),
+    [
+        (
+            "cosine",
+            True,
+            r"falls to zero at epoch 2 \(optim\.schedule cosine\); .* --model\.weights .*/model",
+        ),
+        ("constant", False, "left no checkpoint to resume from after its 2 epochs"),
+    ],
+)
+def test_one_that_cannot_be_longer_is_left_as_it_is(
+    store: Store, schedule: Literal["constant", "cosine"], checkpoint: bool, told: str
+) -> None:
+    first = create(store, with_epochs(2, schedule))
+    store.put("result.json", b"finished")
+    if checkpoint:
+        store.put("checkpoints/epoch-00002/manifest.json", b"{}")
+    with pytest.raises(ConfigError, match=told):
+        create(store, with_epochs(3, schedule))
+    assert store.exists("result.json")
+    assert store.get_record("manifest.json", PretrainManifest) == first
 
 
 @pytest.mark.parametrize(

@@ -12,16 +12,18 @@ import numpy as np
 import pytest
 from samples import dataset, ensemble_manifest, foreign_object, metrics
 
-from saltray.config import Config, FoldConfig, TrainConfig
-from saltray.data.tiles import LabelledTiles
+from saltray.config import Config, FoldConfig, PretrainConfig, TrainConfig
+from saltray.data.all_images import AllImages
+from saltray.data.tiles import LabelledTiles, Tiles
 from saltray.ensemble.manifest import Member
 from saltray.ensemble.postprocess import Postprocess
 from saltray.ensemble.publishing import FoldModel, publish
 from saltray.errors import ConfigError, IntegrityError, NotFoundError
 from saltray.runs.history import History
+from saltray.runs.pretraining import create_pretraining
 from saltray.runs.records import CheckpointManifest, FoldResult, Snapshot
 from saltray.runs.run import create_run
-from saltray.runs.status import FoldStatus, RunStatus, run_status, run_summaries
+from saltray.runs.status import FoldStatus, RunStatus, pretrain_statuses, run_status, run_summaries
 from saltray.storage.base import Store
 from saltray.storage.lock import RunLock
 from saltray.training.epoch_metrics import EpochMetrics
@@ -324,3 +326,55 @@ def test_what_is_corrupted_is_named_and_the_rest_is_shown(store: Store) -> None:
         f"{run.uri}/fold-1/result.json",
     ]
     assert run_summaries(store)[0].faults == status.faults[:1]
+
+
+# Pretrainings
+
+
+def pretrain(root: Store, name: str = "p1") -> Store:
+    """A pretraining that was just created."""
+    home = root.sub(f"pretrained/{name}")
+    images = AllImages(Tiles(("a",), np.zeros((1, 2, 3), np.uint8)), "a" * 64, ())
+    create_pretraining(home, config_of(root, "r1", 2), PretrainConfig(name=name), images, None)
+    return home
+
+
+def test_a_pretraining_from_its_first_epoch_to_its_end(store: Store) -> None:
+    home = pretrain(store)
+    (begun,) = pretrain_statuses(store)
+    assert (begun.name, begun.uri, begun.state, begun.owner, begun.epochs, begun.of) == (
+        "p1",
+        home.uri,
+        "stopped",
+        None,
+        (),
+        EPOCHS,
+    )
+    with RunLock(home, "pretraining p1"), History(home) as history:
+        history.append(metrics(1))
+        assert pretrain_statuses(store)[0].state == "running"
+    (one,) = pretrain_statuses(store)
+    assert (one.state, [epoch.epoch for epoch in one.epochs]) == ("stopped", [1])
+    home.put("error.txt", b"Traceback\nout of memory\n")
+    (failed,) = pretrain_statuses(store)
+    assert (failed.state, failed.error) == ("failed", "out of memory")
+    home.put("result.json", b"{}")
+    assert pretrain_statuses(store)[0].state == "failed"  # its weights are gone
+    home.put("model.safetensors", b"weights")
+    (done,) = pretrain_statuses(store)
+    assert (done.state, done.error, done.weights) == ("finished", None, f"{home.uri}/model.safetensors")
+    assert run_summaries(store) == []
+
+
+def test_a_pretraining_that_is_corrupted_is_named_and_the_others_are_shown(store: Store) -> None:
+    for name in ("p1", "p2", "p3"):
+        home = pretrain(store, name)
+        own(home, age=900)
+    store.put("pretrained/p1/manifest.json", b"{}")
+    store.put("pretrained/p2/history.jsonl", b"{}\n")
+    store.put("pretrained/p4/history.jsonl", b"")  # its first process died before it was one
+    first, second, third = pretrain_statuses(store)
+    assert [one.state for one in (first, second, third)] == ["corrupted", "stale", "stale"]
+    assert [len(one.faults) for one in (first, second, third)] == [1, 1, 0]
+    assert "pretrained/p1/manifest.json" in first.faults[0]
+    assert "pretrained/p2/history.jsonl is corrupted" in second.faults[0]
