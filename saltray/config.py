@@ -358,7 +358,7 @@ class ClusterConfig:
     gpus_per_worker: float | None = None
     """GPUs per rank: 1, a fraction such as 0.2 to share one, 0 for the CPU. Unset: 1 where there are any."""
     cpus_per_worker: float | None = None
-    """Logical CPUs per rank. Unset: 1, or a share of the machine that lets all folds run at once without GPUs."""
+    """Logical CPUs per rank; without GPUs its threads too. Unset: 1 beside a GPU, else its share of the cores."""
     max_failures: int = 2
     """Times that a fold may lose a worker and resume from its last checkpoint."""
 

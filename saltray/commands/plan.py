@@ -136,7 +136,7 @@ def plan(
     tiles = check_inputs(config, store)
     read_initial_weights(config)
     folds = config.folds.count
-    machines = preflight(config.cluster, jobs=folds, sharing=folds, planned=[node for _, node in file])
+    machines = preflight(config.cluster, jobs=folds, planned=[node for _, node in file])
     present, possible = machines.present, machines.possible
     return RunPlan(
         config=config,

@@ -75,7 +75,7 @@ def pretrain(
     store = open_for_writing(config.store)
     home = store.sub(pretrained_folder(settings.name))
     if pretraining_result(home) is None:
-        preflight(config.cluster, jobs=1, sharing=1)
+        preflight(config.cluster, jobs=1)
     initial = read_initial_weights(config)
     if initial is not None and initial.provenance.members:
         raise ConfigError(
@@ -147,7 +147,7 @@ def _train(
         from saltray.distributed.pretrain_job import run_pretraining
 
         home = parent.sub(settings.name)
-        capacity = check_cluster(config.cluster, home, jobs=1, sharing=1, observer=observer)
+        capacity = check_cluster(config.cluster, home, jobs=1, observer=observer)
         needs = str(capacity.resources)
         observer(
             CapacityFound(where=where, job="pretraining", needs=needs, jobs=1, concurrency=1, ready=capacity.ready)
