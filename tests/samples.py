@@ -101,7 +101,13 @@ def foreign_object(store: Store, key: str) -> None:
 
 STORED_CONFIG: dict[str, Any] = {
     "augment": {"brightness": 0.1, "contrast": 0.1, "flip": 0.5, "rotate": 5.0, "scale": 0.1, "shift": 0.1},
-    "cluster": {"cpus_per_worker": None, "gpus_per_worker": None, "max_failures": 2, "workers_per_fold": 1},
+    "cluster": {
+        "compile": "off",
+        "cpus_per_worker": None,
+        "gpus_per_worker": None,
+        "max_failures": 2,
+        "workers_per_fold": 1,
+    },
     "data": "tiles",
     "folds": {"count": 2, "scheme": "coverage", "seed": 0},
     "late_loss": {
