@@ -26,6 +26,8 @@ ENCODERS = {
     "unet": (),
 }
 """The encoders that each network can have, its own first."""
+Compile = Literal["off", "default", "graphs"]
+"""What torch.compile does with the passes of the network; not measured on a GPU yet, so it is off by default."""
 Name = Annotated[str, Field(pattern=f"^{NAME.pattern}$")]
 """A name in a stored record; see `check_name`."""
 
@@ -314,7 +316,7 @@ class TrainConfig:
     resize: int = 1
     """Factor by which tiles are enlarged before they are padded; predictions are reduced by it."""
     precision: Literal["bf16", "fp32"] = "bf16"
-    """Arithmetic of the forward pass: bfloat16 autocast, or plain float32."""
+    """Arithmetic of the forward pass: bfloat16 autocast (float16 on a GPU without it), or plain float32."""
     sync_batchnorm: bool = True
     """Normalise over the global batch, so that the number of ranks does not change the result."""
     eval_every: int = 1
@@ -381,9 +383,11 @@ class ClusterConfig:
     gpus_per_worker: float | None = None
     """GPUs per rank: 1, a fraction such as 0.2 to share one, 0 for the CPU. Unset: 1 where there are any."""
     cpus_per_worker: float | None = None
-    """Logical CPUs per rank. Unset: 1, or a share of the machine that lets all folds run at once without GPUs."""
+    """Logical CPUs per rank; without GPUs its threads too. Unset: 1 beside a GPU, else its share of the cores."""
     cache: Literal["device", "host"] | None = None
     """Where tiles are kept: on each rank's device, or in memory that the ranks of a node share. Unset: by size."""
+    compile: Compile = "off"
+    """Passes of the network: as they are (off), by torch.compile (default), or that with CUDA graphs (graphs)."""
     max_failures: int = 2
     """Times that a fold may lose a worker and resume from its last checkpoint."""
 

@@ -103,6 +103,7 @@ STORED_CONFIG: dict[str, Any] = {
     "augment": {"brightness": 0.1, "contrast": 0.1, "flip": 0.5, "rotate": 5.0, "scale": 0.1, "shift": 0.1},
     "cluster": {
         "cache": None,
+        "compile": "off",
         "cpus_per_worker": None,
         "gpus_per_worker": None,
         "max_failures": 2,

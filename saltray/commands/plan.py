@@ -142,7 +142,7 @@ def plan(
     read_initial_weights(config)
     find_teacher(config)
     folds = config.folds.count
-    machines = preflight(config.cluster, jobs=folds, sharing=folds, planned=[node for _, node in file])
+    machines = preflight(config.cluster, jobs=folds, planned=[node for _, node in file])
     present, possible = machines.present, machines.possible
     return RunPlan(
         config=config,

@@ -77,7 +77,7 @@ def pretrain(
     home = store.sub(pretrained_folder(settings.name))
     result = pretraining_result(home)
     if result is None or result.epochs < config.train.epochs:
-        preflight(config.cluster, jobs=1, sharing=1)
+        preflight(config.cluster, jobs=1)
     initial = read_initial_weights(config)
     if initial is not None and initial.provenance.members:
         raise ConfigError(
@@ -150,7 +150,7 @@ def _train(
         from saltray.training.tile_pool import TilePart
 
         home = parent.sub(settings.name)
-        capacity = check_cluster(config.cluster, home, jobs=1, sharing=1, observer=observer)
+        capacity = check_cluster(config.cluster, home, jobs=1, observer=observer)
         needs = str(capacity.resources)
         observer(
             CapacityFound(where=where, job="pretraining", needs=needs, jobs=1, concurrency=1, ready=capacity.ready)

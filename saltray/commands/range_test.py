@@ -99,7 +99,7 @@ def range_test(
     if fold not in range(config.folds.count):
         raise ConfigError(f"there is no fold {fold}; the split has folds 0 to {config.folds.count - 1}")
     store = open_for_writing(config.store)
-    preflight(config.cluster, jobs=1, sharing=1)
+    preflight(config.cluster, jobs=1)
     prepared = prepare(config, store, observer=observer)
     home = store.sub(search_folder(name))
     for note in prepared.dataset.notes:
@@ -134,7 +134,7 @@ def _run(
         from saltray.distributed.worker import RangeTestLoop
         from saltray.training.lr_range_test import LRRangeTest
 
-        capacity = check_cluster(config.cluster, home, jobs=1, sharing=1, observer=observer)
+        capacity = check_cluster(config.cluster, home, jobs=1, observer=observer)
         needs = str(capacity.resources)
         observer(CapacityFound(where=where, job="test", needs=needs, jobs=1, concurrency=1, ready=capacity.ready))
         job = replace(share(prepared, config, home), name="job", folds=(fold,))

@@ -108,7 +108,7 @@ def check_run(config: Config, store: Store, folds: Collection[int]) -> None:
     home = store.sub(run_folder(config.run))
     results = [fold_result(home, fold) for fold in folds]
     if any(result is None or result.epochs < config.train.epochs for result in results):
-        preflight(config.cluster, jobs=len(folds), sharing=len(folds))
+        preflight(config.cluster, jobs=len(folds))
 
 
 def train_prepared(
@@ -202,7 +202,7 @@ def _train_missing(
     with ray_cluster() as where:
         from saltray.distributed.fold_jobs import train_folds
 
-        capacity = check_cluster(config.cluster, home, jobs=len(missing), sharing=len(asked), observer=observer)
+        capacity = check_cluster(config.cluster, home, jobs=len(missing), observer=observer)
         observer(
             CapacityFound(
                 where=where,

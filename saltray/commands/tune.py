@@ -121,7 +121,7 @@ def check_search(spec: SearchSpec, store: Store) -> None:
     """
     settings = spec.settings
     if not is_complete(store.sub(search_folder(spec.name)), settings.trials):
-        preflight(spec.config.cluster, jobs=settings.concurrent or settings.trials, sharing=1)
+        preflight(spec.config.cluster, jobs=settings.concurrent or settings.trials, least_cpus=1)
 
 
 def tune_prepared(
@@ -185,7 +185,7 @@ def _run_missing(
         from saltray.distributed.tuner import run_trials
 
         jobs = settings.concurrent or count
-        capacity = check_cluster(spec.config.cluster, home, jobs=jobs, sharing=1, observer=observer)
+        capacity = check_cluster(spec.config.cluster, home, jobs=jobs, least_cpus=1, observer=observer)
         concurrency = min(capacity.concurrency, count if settings.concurrent else max(1, capacity.ready))
         needs = str(capacity.resources)
         observer(

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from saltray.data.decoding import decode_all
 from saltray.data.images import decode_image
-from saltray.data.inspection import decode_all
 from saltray.data.packed import DatasetManifest
 from saltray.data.packing import find_packed
 from saltray.data.pixel_range import scale_as_before

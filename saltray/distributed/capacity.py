@@ -5,6 +5,7 @@ job only when it fits, and queues the others itself.
 """
 
 import math
+from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -13,6 +14,8 @@ from saltray.errors import ResourceError
 
 Node = Mapping[str, float]
 """Resources of one node by Ray's names: CPU, GPU."""
+_PARTS = 100
+"""A CPU is shared in hundredths: Ray counts in ten-thousandths."""
 
 
 @dataclass(frozen=True)
@@ -55,23 +58,38 @@ class Capacity:
 
 
 def resources_per_job(
-    cluster: ClusterConfig, present: Sequence[Node], possible: Sequence[Node], *, concurrency: int
+    cluster: ClusterConfig, present: Sequence[Node], possible: Sequence[Node], *, jobs: int, least_cpus: float = 0
 ) -> JobResources:
     """What a job needs; settings that are unset follow from what the cluster has.
 
-    GPUs: one per rank where there are any. CPUs: one per rank beside a GPU; without GPUs a share of the cluster's CPUs,
-    at most one, that lets `concurrency` jobs run at once.
+    GPUs: one per rank where there are any. CPUs: the most with which the ranks of `jobs` jobs still run at once, at
+    least `least_cpus`; a whole number where that is 1 or more, and at most 1 beside a GPU, which does the work.
     """
     gpus = cluster.gpus_per_worker
     if gpus is None:
         gpus = 1.0 if any(node.get("GPU", 0) >= 1 for node in (*present, *possible)) else 0.0
     cpus = cluster.cpus_per_worker
     if cpus is None:
-        ranks = concurrency * cluster.workers_per_fold
-        share = max(sum(node.get("CPU", 0) for node in nodes) for nodes in (present, possible)) / ranks
-        # Ray counts in ten-thousandths; rounding down to hundredths keeps the sum below what is there.
-        cpus = 1.0 if gpus == 1 else min(1.0, max(0.01, math.floor(share * 100) / 100))
+        smallest = JobResources(cluster.workers_per_fold, 1 / _PARTS, gpus)
+        share = max(_most_cpus(smallest, nodes, jobs * cluster.workers_per_fold) for nodes in (present, possible))
+        cpus = max(share, least_cpus) or 1.0
     return JobResources(cluster.workers_per_fold, cpus, gpus)
+
+
+def _most_cpus(smallest: JobResources, nodes: Sequence[Node], ranks: int) -> float:
+    """The most CPUs a rank with which as many of `ranks` fit on these nodes as with those of `smallest`; 0 if none."""
+
+    def fewer(parts: int) -> bool:
+        resources = replace(smallest, cpus=parts / _PARTS)
+        return sum(resources.ranks_on(node) for node in nodes) < wanted
+
+    wanted = min(ranks, sum(smallest.ranks_on(node) for node in nodes))
+    if not wanted:
+        return 0
+    limit = 1 if smallest.gpus else max((int(node.get("CPU", 0)) for node in nodes), default=0)
+    parts = bisect_left(range(1, limit * _PARTS + 1), True, key=fewer)
+    # A node has a whole number of CPUs, and torch a whole number of threads.
+    return float(parts // _PARTS) if parts >= _PARTS else parts / _PARTS
 
 
 def jobs_that_fit(resources: JobResources, nodes: Sequence[Node]) -> int:
@@ -80,7 +98,7 @@ def jobs_that_fit(resources: JobResources, nodes: Sequence[Node]) -> int:
 
 
 def capacity_of(
-    cluster: ClusterConfig, present: Sequence[Node], possible: Sequence[Node], *, jobs: int, sharing: int
+    cluster: ClusterConfig, present: Sequence[Node], possible: Sequence[Node], *, jobs: int, least_cpus: float = 0
 ) -> Capacity:
     """How many jobs may run at once.
 
@@ -88,13 +106,13 @@ def capacity_of(
         cluster: what a job's ranks ask for.
         present: the nodes of the cluster.
         possible: the nodes that it can grow to; the same where it cannot grow.
-        jobs: how many there are to run.
-        sharing: how many jobs the CPUs are divided among, where there are no GPUs.
+        jobs: how many there are to run; the CPUs are divided among them.
+        least_cpus: CPUs that a rank gets at least, where they are divided: fewer jobs run at once then.
 
     Raises:
         ResourceError: not even one job can ever run.
     """
-    resources = resources_per_job(cluster, present, possible, concurrency=sharing)
+    resources = resources_per_job(cluster, present, possible, jobs=jobs, least_cpus=least_cpus)
     ready = jobs_that_fit(resources, present)
     most = max(ready, jobs_that_fit(resources, possible))
     if most == 0:

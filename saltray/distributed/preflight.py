@@ -33,14 +33,14 @@ class Preflight:
     capacity: Capacity
 
 
-def preflight(cluster: ClusterConfig, *, jobs: int, sharing: int, planned: Sequence[Node] = ()) -> Preflight:
+def preflight(cluster: ClusterConfig, *, jobs: int, least_cpus: float = 0, planned: Sequence[Node] = ()) -> Preflight:
     """Judge the machines before anything is started or written: of the cluster that this process belongs to, or else
     this one.
 
     Args:
         cluster: what a job's ranks ask for.
         jobs: how many there are to run.
-        sharing: how many jobs the CPUs are divided among, where there are no GPUs.
+        least_cpus: as for `capacity_of`.
         planned: nodes that there can be; then this machine is not where jobs run.
 
     Raises:
@@ -62,7 +62,7 @@ def preflight(cluster: ClusterConfig, *, jobs: int, sharing: int, planned: Seque
             where, present, possible = "this machine", [this_machine()], []
             if wanted:
                 _check_gpus([], instead)
-    capacity = capacity_of(cluster, present, possible or present, jobs=jobs, sharing=sharing)
+    capacity = capacity_of(cluster, present, possible or present, jobs=jobs, least_cpus=least_cpus)
     return Preflight(where, present, possible, capacity)
 
 
@@ -101,15 +101,17 @@ def _check_environment() -> None:
         raise ConfigError(f"{TRAIN_V2} is {version!r}, but saltray trains with version 2 of Ray Train; unset it")
 
 
-def check_cluster(cluster: ClusterConfig, home: Store, *, jobs: int, sharing: int, observer: Observer) -> Capacity:
+def check_cluster(
+    cluster: ClusterConfig, home: Store, *, jobs: int, observer: Observer, least_cpus: float = 0
+) -> Capacity:
     """Check from every node that it sees what the driver wrote, then count how many jobs run at once.
 
     Args:
         cluster: what a job's ranks ask for.
         home: the part of the store of a run or a search, with its manifest.
         jobs: how many there are to run.
-        sharing: how many jobs the CPUs are divided among, where there are no GPUs.
         observer: receives a warning where nodes that join later must share a folder.
+        least_cpus: as for `capacity_of`.
 
     Raises:
         ConfigError: some nodes do not see the store.
@@ -119,4 +121,4 @@ def check_cluster(cluster: ClusterConfig, home: Store, *, jobs: int, sharing: in
     check_seen(home.uri, partial(home.get, MANIFEST))  # a node that joins later checks for itself, before it trains
     if not home.is_remote and len(possible) > len(present):
         observer(StoreMustBeShared(home.uri))
-    return capacity_of(cluster, present, possible or present, jobs=jobs, sharing=sharing)
+    return capacity_of(cluster, present, possible or present, jobs=jobs, least_cpus=least_cpus)

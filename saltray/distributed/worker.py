@@ -99,13 +99,14 @@ class Fold:
         return fit(self.state, self.train, self.valid, config, group)
 
 
-def process_group_of(config: Config) -> ProcessGroup:
+def process_group_of() -> ProcessGroup:
     """This rank, as Ray Train started it."""
     context = ray.train.get_context()
     device = ray.train.torch.get_device()
     if device.type == "cpu":
         # More threads than the rank's own share make ranks on shared cores wait for each other.
-        torch.set_num_threads(max(1, int(config.cluster.cpus_per_worker or 1)))
+        assigned: Mapping[str, float] = ray.get_runtime_context().get_assigned_resources()  # type: ignore[no-untyped-call]
+        torch.set_num_threads(max(1, int(assigned.get("CPU", 1))))
     return ProcessGroup(rank=context.get_world_rank(), size=context.get_world_size(), device=device)
 
 
@@ -156,7 +157,7 @@ class PretrainLoop:
 def _run(body: Callable[[Job, ProcessGroup], T], loop_config: LoopConfig) -> T | PermanentFailure:
     """`body`'s result, or the fault that every retry would meet again; such a fault is raised on all ranks alike."""
     job = loop_config["job"]
-    group = process_group_of(job.config)
+    group = process_group_of()
     try:
         check_store_is_shared(job, group)
         return body(job, group)

@@ -2,15 +2,17 @@
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.amp import GradScaler
 from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import clip_grad_norm_
 
-from saltray.config import Config, LossConfig
+from saltray.config import Compile, Config, LossConfig
 from saltray.errors import ConfigError, DivergedError
 from saltray.training.ema import WeightAverager
 from saltray.training.epoch_metrics import EpochMetrics
@@ -24,6 +26,9 @@ from saltray.training.schedule import cycle_of, cycle_start, loss_at, lr_at
 from saltray.training.state import FitState
 from saltray.training.tasks import LossFunction, Segmentation, Task
 from saltray.training.tile_tensors import TileTensors
+
+_LEAST_SCALE = 2.0**-10
+"""A loss that is scaled by less overflows float16 whatever the scale; at first it is 2**16."""
 
 
 def fit(
@@ -59,7 +64,7 @@ def fit(
     ends = [end * steps for end in config.cycle_ends]
     task = task or Segmentation(config)
     averager = WeightAverager(state.ema, state.model, config.optim.ema_decay)
-    network = wrap_ddp(state.model, group)
+    network = wrap_ddp(state.model, group, config.cluster.compile)
 
     for epoch in range(state.epoch, settings.epochs):
         started = time.perf_counter()
@@ -71,11 +76,12 @@ def fit(
             inputs, targets = task.batch(images, masks, keys, epoch)
             # Kept on the device: reading it here would synchronise CPU and GPU at every step.
             lr = _lr(state.step, steps, config)
-            losses[step] = train_step(network, state.optimizer, inputs, targets, config, loss, lr)
+            losses[step] = train_step(network, state.optimizer, state.scaler, inputs, targets, config, loss, lr)
             # A new cycle leaves the weights that the last one found, so the average starts anew.
             averager.update(state.step - cycle_start(cycle_of(state.step, ends), ends))
             state.step += 1
         mean_loss = _checked_mean(losses, epoch, config, group)
+        _check_scale(state.scaler, epoch, config)
         trained = time.perf_counter()
         if group.size > 1 and not settings.sync_batchnorm:
             average_buffers(state.model, group)
@@ -102,6 +108,7 @@ def fit(
 def train_step(
     network: nn.Module,
     optimizer: torch.optim.Optimizer,
+    scaler: GradScaler,
     inputs: Tensor,
     targets: Tensor,
     config: Config,
@@ -113,6 +120,7 @@ def train_step(
     Args:
         network: the network in training mode, as returned by `wrap_ddp`.
         optimizer: the optimizer of its parameters.
+        scaler: of the loss; it skips the step where float16 gradients overflow.
         inputs: float32 [B, 1, S, S] in 0..1, of the task, on the network's device.
         targets: of the task.
         config: the configuration of the run: precision and gradient clipping.
@@ -121,19 +129,21 @@ def train_step(
 
     Returns:
         the loss of this rank's part of the batch before the step, a scalar on its device; NaN if the gradient is not
-        finite.
+        finite and the step was not skipped.
     """
     with autocast(config.train.precision, inputs.device):
         outputs = network(inputs)
     loss = loss_of(outputs, targets)
-    loss.backward()  # type: ignore[no-untyped-call]  # untyped in torch
+    scaler.scale(loss).backward()  # type: ignore[no-untyped-call]  # untyped in torch
+    scaler.unscale_(optimizer)
     parameters = [parameter for param_group in optimizer.param_groups for parameter in param_group["params"]]
     norm = clip_grad_norm_(parameters, config.optim.clip_norm or math.inf)
     for param_group in optimizer.param_groups:
         param_group["lr"] = lr
-    optimizer.step()
+    scaler.step(optimizer)
+    scaler.update()
     optimizer.zero_grad(set_to_none=True)
-    return torch.where(norm.isfinite(), loss.detach(), math.nan)
+    return loss.detach() if scaler.is_enabled() else torch.where(norm.isfinite(), loss.detach(), math.nan)
 
 
 def evaluate(
@@ -179,8 +189,19 @@ def rank_slice(batch_size: int, group: ProcessGroup) -> slice:
     return slice(group.rank * each, (group.rank + 1) * each)
 
 
-def wrap_ddp(model: nn.Module, group: ProcessGroup) -> nn.Module:
-    """`model` in DistributedDataParallel, which averages the gradients over the ranks; `model` itself for one rank."""
+def wrap_ddp(
+    model: nn.Module, group: ProcessGroup, compiled: Compile = "off", backend: str | Callable[..., Any] = "inductor"
+) -> nn.Module:
+    """`model` in DistributedDataParallel, which averages the gradients over the ranks; `model` itself for one rank.
+
+    Args:
+        model: the network in training; compiled in place, so that its tensors keep their names.
+        group: the process group of this fold.
+        compiled: what torch.compile does with its passes; only the calls of `model` itself, not of copies.
+        backend: torch.compile's.
+    """
+    if compiled != "off":
+        model.compile(mode="reduce-overhead" if compiled == "graphs" else "default", backend=backend, dynamic=False)
     if group.device.type == "cuda":
         torch.backends.cudnn.benchmark = True  # every batch has the same shape
     if group.size == 1:
@@ -200,6 +221,15 @@ def wrap_ddp(model: nn.Module, group: ProcessGroup) -> nn.Module:
 def _lr(step: int, steps: int, config: Config) -> float:
     warmup = config.optim.warmup_epochs * steps
     return lr_at(step, ends=[end * steps for end in config.cycle_ends], warmup=warmup, config=config.optim)
+
+
+def _check_scale(scaler: GradScaler, epoch: int, config: Config) -> None:
+    """Raise where the gradients overflowed step after step, so that the weights stay as they are."""
+    if scaler.is_enabled() and scaler.get_scale() < _LEAST_SCALE:
+        raise DivergedError(
+            f"the gradient overflowed float16 in step after step up to epoch {epoch + 1}; lower optim.lr (it is "
+            f"{config.optim.lr:g}), or compute in float32 (train.precision fp32)"
+        )
 
 
 def _checked_mean(losses: Tensor, epoch: int, config: Config, group: ProcessGroup) -> float:

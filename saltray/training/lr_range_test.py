@@ -89,7 +89,7 @@ def lr_range_test(
         images, masks = task.batch(*train.batch(order[place, share]), epoch)
         with torch.no_grad(), autocast(config.train.precision, images.device):
             reference = loss_of(untrained(images), masks)
-        loss = train_step(network, state.optimizer, images, masks, config, loss_of, rate)
+        loss = train_step(network, state.optimizer, state.scaler, images, masks, config, loss_of, rate)
         loss_mean, reference_mean = (group.sum(torch.stack([loss, reference])) / group.size).tolist()
         if not math.isfinite(loss_mean):
             break

@@ -137,7 +137,7 @@ class TileCounts:
 
 def _exceeds(intersection: Tensor, union: Tensor) -> Tensor:
     """Whether the IoU exceeds each of the ten thresholds: bool [..., 10]."""
-    twentieths = torch.tensor(_TWENTIETHS, device=union.device)
+    twentieths = torch.arange(_TWENTIETHS.start, _TWENTIETHS.stop, device=union.device)
     return (20 * intersection[..., None] > twentieths * union[..., None]) | (union == 0)[..., None]
 
 

@@ -2,17 +2,22 @@
 
 import copy
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
 from torch import nn
+from torch.amp import GradScaler
 
 from saltray.config import Config, OptimConfig
 from saltray.models.build import build_model
 from saltray.models.network import Network
 from saltray.training.norm import convert_sync_batchnorm
+from saltray.training.precision import make_scaler
 from saltray.training.process_group import ProcessGroup
+
+_SCALER_TYPES = {key: type(value) for key, value in GradScaler("cpu").state_dict().items()}
 
 
 @dataclass(eq=False)
@@ -33,6 +38,8 @@ class FitState:
     """Number of finished epochs."""
     step: int = 0
     """Number of finished steps, over all epochs."""
+    scaler: GradScaler = field(default_factory=partial(GradScaler, "cpu", enabled=False))
+    """Scales the loss where the device computes in float16; without effect by default."""
 
     @classmethod
     def create(cls, config: Config, group: ProcessGroup, model: nn.Module | None = None) -> "FitState":
@@ -48,7 +55,8 @@ class FitState:
             model = convert_sync_batchnorm(model, group)
         model = model.to(group.device).to(memory_format=torch.channels_last)
         ema = copy.deepcopy(model).requires_grad_(False).eval()
-        return cls(model, ema, make_optimizer(model, config.optim))
+        scaler = make_scaler(config.train.precision, group.device)
+        return cls(model, ema, make_optimizer(model, config.optim), scaler=scaler)
 
     def state_dict(self) -> dict[str, Any]:
         """The state for `torch.save`, readable with `torch.load(weights_only=True)`. Tensors are not copied."""
@@ -56,6 +64,7 @@ class FitState:
             "model": self.model.state_dict(),
             "ema": self.ema.state_dict(),
             "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
             "epoch": self.epoch,
             "step": self.step,
         }
@@ -79,8 +88,11 @@ class FitState:
             for place, moments in state["optimizer"]["state"].items():
                 if any(moment.shape not in (shapes[place], torch.Size()) for moment in moments.values()):
                     return "its optimizer has moments of other shapes"
-            if any(type(state[name]) is not int or state[name] < 0 for name in ("epoch", "step")):
-                return "its epoch or step is no count"
+            scaler = {key: type(value) for key, value in state.get("scaler", {}).items()}
+            if scaler not in ({}, _SCALER_TYPES) or any(
+                type(state[name]) is not int or state[name] < 0 for name in ("epoch", "step")
+            ):
+                return "its epoch, step or scale of the loss is none"
         except (AttributeError, IndexError, KeyError, TypeError) as error:
             return f"it is not a state of training ({type(error).__name__}: {error})"
         return None
@@ -90,6 +102,8 @@ class FitState:
         self.model.load_state_dict(state["model"])
         self.ema.load_state_dict(state["ema"])
         self.optimizer.load_state_dict(state["optimizer"])
+        if scaler := state.get("scaler"):  # empty from a device that needs none, missing from an older version
+            self.scaler.load_state_dict(scaler)
         self.epoch = state["epoch"]
         self.step = state["step"]
 

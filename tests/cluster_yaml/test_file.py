@@ -110,7 +110,7 @@ def test_either_kind_of_machine_holds_five_folds(cluster: dict[str, Any], ranks:
     machine = cluster["available_node_types"][kind]
     nodes: list[Node] = [machine["resources"]] * min(machine["max_workers"], cluster["max_workers"])
     folds = FoldConfig().count
-    resources = resources_per_job(ClusterConfig(workers_per_fold=ranks), [], nodes, concurrency=folds)
+    resources = resources_per_job(ClusterConfig(workers_per_fold=ranks), [], nodes, jobs=folds)
     assert (resources.gpus, resources.cpus) == (1, 1)
     assert jobs_that_fit(resources, nodes) >= folds
 

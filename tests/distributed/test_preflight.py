@@ -40,7 +40,7 @@ def pretend(patch: pytest.MonkeyPatch, present: list[Node], possible: list[Node]
 def run_check(home: Store, cluster: ClusterConfig | None = None) -> tuple[Capacity, list[Event]]:
     events: list[Event] = []
     cluster = cluster or ClusterConfig(cpus_per_worker=1)
-    return check_cluster(cluster, home, jobs=5, sharing=5, observer=events.append), events
+    return check_cluster(cluster, home, jobs=5, observer=events.append), events
 
 
 def test_on_one_machine_the_capacity_is_counted(home: Store, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -77,13 +77,13 @@ def alone(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
 
 
 def test_without_a_cluster_this_machine_is_judged(alone: pytest.MonkeyPatch) -> None:
-    found = preflight(ClusterConfig(cpus_per_worker=1), jobs=5, sharing=5)
+    found = preflight(ClusterConfig(cpus_per_worker=1), jobs=5)
     assert (found.where, found.present, found.possible) == ("this machine", [NODE], [])
     assert found.capacity == Capacity(JobResources(1, 1, 0), 2, ready=2)
     with pytest.raises(ResourceError, match="3 ranks of 1 CPU"):
-        preflight(ClusterConfig(workers_per_fold=3, cpus_per_worker=1), jobs=5, sharing=5)
+        preflight(ClusterConfig(workers_per_fold=3, cpus_per_worker=1), jobs=5)
     alone.setattr(module, "this_machine", lambda: pytest.fail("jobs run elsewhere"))
-    planned = preflight(ClusterConfig(cpus_per_worker=1), jobs=5, sharing=5, planned=[NODE] * 2)
+    planned = preflight(ClusterConfig(cpus_per_worker=1), jobs=5, planned=[NODE] * 2)
     assert (planned.where, planned.capacity.concurrency, planned.capacity.ready) == ("no cluster is connected", 4, 0)
 
 
@@ -91,18 +91,18 @@ def test_a_gpu_that_torch_cannot_use_is_told_unless_none_is_wanted(alone: pytest
     alone.setattr(module, "gpu_fault", lambda: "found 1 x X, but torch is built without CUDA")
     for wanted in (None, 0.5, 1.0):
         with pytest.raises(ResourceError, match="this machine: found 1 x X, .*; install a torch that fits .* CPUs"):
-            preflight(ClusterConfig(gpus_per_worker=wanted), jobs=5, sharing=5)
-    assert preflight(ClusterConfig(gpus_per_worker=0), jobs=5, sharing=5).capacity.concurrency == 5
+            preflight(ClusterConfig(gpus_per_worker=wanted), jobs=5)
+    assert preflight(ClusterConfig(gpus_per_worker=0), jobs=5).capacity.concurrency == 5
 
 
 @pytest.mark.parametrize("value", ["0", "false", "False", ""])
 def test_version_1_of_ray_train_is_refused(value: str, alone: pytest.MonkeyPatch) -> None:
     alone.setenv("RAY_TRAIN_V2_ENABLED", value)
     with pytest.raises(ConfigError, match=f"RAY_TRAIN_V2_ENABLED is '{value}', but .*; unset it"):
-        preflight(ClusterConfig(), jobs=5, sharing=5)
+        preflight(ClusterConfig(), jobs=5)
     for fine in ("1", "true"):
         alone.setenv("RAY_TRAIN_V2_ENABLED", fine)
-        preflight(ClusterConfig(), jobs=5, sharing=5)
+        preflight(ClusterConfig(), jobs=5)
 
 
 def refuse() -> str | None:
@@ -125,11 +125,11 @@ def test_only_the_nodes_with_gpus_are_asked_of_them(alone: pytest.MonkeyPatch) -
     alone.setattr(module, "ask_nodes", ask)
     pretend(alone, [NODE, NODE], [])
     with pytest.raises(ResourceError, match=r"^10\.0\.0\.2: found 1 x X, .*; install a torch that fits"):
-        preflight(ClusterConfig(), jobs=5, sharing=5)
+        preflight(ClusterConfig(), jobs=5)
     with pytest.raises(ResourceError, match=r"^10\.0\.0\.2: found 1 x X, .*, or do without$"):
         check_gpus("do without")
     assert asked == ["b", "b"]
-    assert preflight(ClusterConfig(gpus_per_worker=0), jobs=5, sharing=5).capacity.concurrency > 0
+    assert preflight(ClusterConfig(gpus_per_worker=0), jobs=5).capacity.concurrency > 0
     del nodes[1]  # the only node of a cluster is judged as a machine without one
     with pytest.raises(ResourceError, match=r"^this machine: found 1 x X"):
         check_gpus("do without")
@@ -140,7 +140,7 @@ def test_a_second_thread_is_refused(alone: pytest.MonkeyPatch) -> None:
     alone.setattr(cluster, "_one_thread", threading.RLock())
     settings = ClusterConfig(cpus_per_worker=1)
     with ThreadPoolExecutor() as pool, only_thread():
-        preflight(settings, jobs=5, sharing=5)
-        for check in (partial(preflight, settings, jobs=5, sharing=5), partial(check_gpus, "do without")):
+        preflight(settings, jobs=5)
+        for check in (partial(preflight, settings, jobs=5), partial(check_gpus, "do without")):
             with pytest.raises(ResourceError, match="another thread of this process"):
                 pool.submit(check).result()

@@ -18,7 +18,7 @@ import torch
 from ray.train import Checkpoint, CheckpointUploadMode
 from safetensors.torch import load
 
-from saltray.config import AugmentConfig, ClusterConfig, Config, PretrainConfig
+from saltray.config import AugmentConfig, Config, PretrainConfig
 from saltray.data.tiles import LabelledTiles, Tiles
 from saltray.distributed import worker
 from saltray.distributed.jobs import Job, PermanentFailure, TrialHistory
@@ -52,7 +52,7 @@ class FakeTrain:
         patch.setattr(ray, "get", lambda value: value)
         patch.setattr(ray.train, "report", self.report)
         patch.setattr(ray.util, "get_node_ip_address", lambda: "10.0.0.1")
-        patch.setattr(worker, "process_group_of", lambda config: ProcessGroup.single())
+        patch.setattr(worker, "process_group_of", ProcessGroup.single)
         patch.setattr(worker, "nodes_present", lambda: [{"CPU": 1.0}])
 
     def report(
@@ -451,15 +451,15 @@ def test_a_range_test_trains_at_a_growing_rate(fake: FakeTrain, job: Job) -> Non
     assert not fake.reports
 
 
-def test_the_process_group_is_the_one_that_ray_train_started(
-    small: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_process_group_is_the_one_that_ray_train_started(monkeypatch: pytest.MonkeyPatch) -> None:
     context = SimpleNamespace(get_world_rank=lambda: 1, get_world_size=lambda: 4)
     monkeypatch.setattr(ray.train, "get_context", lambda: context)
     monkeypatch.setattr(ray.train.torch, "get_device", lambda: torch.device("cpu"))
     threads: list[int] = []
     monkeypatch.setattr(torch, "set_num_threads", threads.append)
-    for cpus in (None, 0.5, 3.0):
-        group = process_group_of(small("tiles", "store", cluster=ClusterConfig(cpus_per_worker=cpus)))
+    for cpus in (0.01, 0.5, 3.0, 12.0):
+        assigned = SimpleNamespace(get_assigned_resources=lambda cpus=cpus: {"CPU": cpus})
+        monkeypatch.setattr(ray, "get_runtime_context", lambda assigned=assigned: assigned)
+        group = process_group_of()
         assert (group.rank, group.size, group.device.type) == (1, 4, "cpu")
-    assert threads == [1, 1, 3]  # no more than the rank's own share of the CPUs
+    assert threads == [1, 1, 3, 12]  # no more than the rank's own share of the CPUs

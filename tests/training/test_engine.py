@@ -1,5 +1,6 @@
 """The training loop: it learns, resumes bit for bit, equals itself on two ranks, and stops when it has to."""
 
+import copy
 import dataclasses
 import math
 from collections.abc import Callable
@@ -12,9 +13,10 @@ import pytest
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.amp import GradScaler
 from torch.nn.parallel import DistributedDataParallel
 
-from saltray.config import AugmentConfig, Config, LateLossConfig, LossConfig, OptimConfig
+from saltray.config import AugmentConfig, Compile, Config, LateLossConfig, LossConfig, OptimConfig
 from saltray.data.tiles import LabelledTiles, Tiles
 from saltray.errors import ConfigError, DivergedError
 from saltray.models.network import Output
@@ -259,10 +261,78 @@ def test_train_step_uses_the_given_learning_rate_and_leaves_no_gradient(make_con
     images = torch.ones(2, 1, 4, 4)
     config = make_config(optim=OptimConfig(clip_norm=0))
     loss_of = partial(batch_loss, config=BCE)
-    loss = train_step(model, optimizer, images, torch.zeros_like(images), config, loss_of, lr=0.5)
+    loss = train_step(
+        model, optimizer, GradScaler("cpu", enabled=False), images, torch.zeros_like(images), config, loss_of, lr=0.5
+    )
     assert float(loss) == pytest.approx(math.log1p(math.exp(2)))
     assert float(model.gain.detach()) == pytest.approx(2 - 0.5 / (1 + math.exp(-2)))
     assert model.gain.grad is None
+
+
+def test_a_scaled_loss_gives_the_same_weights(
+    make_config: ConfigMaker, tensors: TileTensors, single: ProcessGroup
+) -> None:
+    config = make_config()
+    plain, scaled = (FitState.create(config, single) for _ in range(2))
+    scaled.scaler = GradScaler("cpu", init_scale=2.0**10)
+    for state in (plain, scaled):
+        list(fit(state, tensors, None, config, single))
+    assert scaled.scaler.get_scale() == 2**10
+    assert_same(plain.model.state_dict(), scaled.model.state_dict())  # powers of 2 are exact
+
+
+def test_a_step_whose_gradients_overflow_is_skipped_and_the_scale_is_halved(make_config: ConfigMaker) -> None:
+    model = nn.Conv2d(1, 1, 1)
+    before = copy.deepcopy(model.state_dict())
+    optimizer = torch.optim.AdamW(model.parameters(), fused=True)
+    scaler = GradScaler("cpu", init_scale=2.0**127)
+    images = torch.ones(2, 1, 8, 8)
+    loss = train_step(
+        model, optimizer, scaler, images, images, make_config(), lambda outputs, _: 100 * outputs.sum(), lr=1
+    )
+    assert loss.isfinite()
+    assert_same(before, model.state_dict())
+    assert scaler.get_scale() == 2.0**126
+
+
+def test_training_stops_where_every_step_overflows(
+    make_config: ConfigMaker, tensors: TileTensors, single: ProcessGroup
+) -> None:
+    config = make_config()
+    state = FitState.create(config, single)
+    state.scaler = GradScaler("cpu", init_scale=2.0**-11)
+    with pytest.raises(DivergedError, match=r"overflowed float16 in step after step up to epoch 1; lower optim\.lr"):
+        next(fit(state, tensors, None, config, single))
+
+
+@pytest.mark.parametrize(("setting", "mode"), [("default", "default"), ("graphs", "reduce-overhead")])
+def test_the_network_is_compiled_as_set(
+    single: ProcessGroup, monkeypatch: pytest.MonkeyPatch, setting: Compile, mode: str
+) -> None:
+    told: list[dict[str, object]] = []
+    monkeypatch.setattr(nn.Module, "compile", lambda module, **options: told.append(options))
+    wrap_ddp(nn.Conv2d(1, 1, 1), single)
+    assert not told
+    wrap_ddp(nn.Conv2d(1, 1, 1), single, setting)
+    assert told == [{"mode": mode, "backend": "inductor", "dynamic": False}]
+
+
+def test_a_compiled_network_trains_to_the_same_weights(make_config: ConfigMaker, single: ProcessGroup) -> None:
+    config = make_config()
+    plain, compiled = (FitState.create(config, single) for _ in range(2))
+    images = torch.rand(2, 1, 64, 64)
+    graphs: list[torch.fx.GraphModule] = []
+
+    def backend(graph: torch.fx.GraphModule, _: list[Tensor]) -> Callable[..., Any]:
+        graphs.append(graph)
+        return graph.forward
+
+    for state in (plain, compiled):
+        network = wrap_ddp(state.model, single, "default" if state is compiled else "off", backend).train()
+        loss_of = partial(batch_loss, config=config.loss)
+        train_step(network, state.optimizer, state.scaler, images, images.round(), config, loss_of, lr=1e-3)
+    assert len(graphs) == 1, "a break in the graph"
+    assert_same(plain.state_dict(), compiled.state_dict())
 
 
 def test_validation_ignores_the_padding(make_config: ConfigMaker, tiles: LabelledTiles, single: ProcessGroup) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from torch.amp import GradScaler
 
 from saltray.config import Config, OptimConfig
 from saltray.training.process_group import ProcessGroup
@@ -144,8 +145,10 @@ def replaced(state: dict[str, Any], path: tuple[Any, ...], value: Any) -> dict[s
         (("optimizer", "param_groups", 0, "lr"), None, "its optimizer is another one"),
         (("optimizer", "state", 0), {"exp_avg": torch.zeros(2)}, "moments of other shapes"),
         (("optimizer", "state", 10**6), {"exp_avg": torch.zeros(2)}, "IndexError"),
-        (("epoch",), "1", "its epoch or step is no count"),
-        (("step",), -1, "its epoch or step is no count"),
+        (("scaler",), {"scale": 2.0}, "its epoch, step or scale"),
+        (("scaler",), 7, "AttributeError"),
+        (("epoch",), "1", "its epoch, step or scale"),
+        (("step",), -1, "its epoch, step or scale"),
     ],
 )
 def test_a_state_that_does_not_fit_is_told_before_it_is_loaded(
@@ -155,3 +158,18 @@ def test_a_state_that_does_not_fit_is_told_before_it_is_loaded(
     saved = state.snapshot()
     assert state.misfit(saved) is None
     assert fault in str(state.misfit(replaced(saved, path, value)))
+
+
+def test_the_scale_of_the_loss_is_restored_where_there_is_one(make_config: ConfigMaker, single: ProcessGroup) -> None:
+    scaling, plain = (FitState.create(make_config(), single) for _ in range(2))
+    assert not plain.scaler.is_enabled()
+    scaling.scaler = GradScaler("cpu", init_scale=8.0)
+    saved = scaling.snapshot()
+    restored = FitState.create(make_config(), single)
+    restored.scaler = GradScaler("cpu")
+    restored.load_state_dict(saved)
+    assert restored.scaler.get_scale() == 8
+    for state, other in ((plain, saved), (restored, plain.snapshot()), (restored, replaced(saved, ("scaler",), None))):
+        assert state.misfit(other) is None
+        state.load_state_dict(other)
+    assert restored.scaler.get_scale() == 8
