@@ -579,3 +579,14 @@ class PredictionPlanned(Event):
             f"predicting {self.tiles} tiles with {self.ensemble} on {self.where}: {self.workers} {self.device} "
             f"worker{'s' * (self.workers > 1)}"
         )
+
+
+@dataclass(frozen=True)
+class TilesPredicted(Event):
+    """How many of the tiles are predicted and written; told about twice a second, and at the end."""
+
+    done: int
+    total: int
+
+    def __str__(self) -> str:
+        return f"predicted {self.done:,} of {self.total:,} tiles"

@@ -37,6 +37,7 @@ from saltray.progress import (
     StoreMustBeShared,
     TilesClipped,
     TilesImported,
+    TilesPredicted,
     TilesWritten,
     TrialEnded,
     TrialEpoch,
@@ -190,6 +191,7 @@ TEXTS = [
     ),
     (PREDICTION, "predicting 18 tiles with r1 v2 on 2 CPUs: 2 CPU workers"),
     (replace(PREDICTION, workers=1, device="GPU"), "predicting 18 tiles with r1 v2 on 2 CPUs: 1 GPU worker"),
+    (TilesPredicted(1200, 18000), "predicted 1,200 of 18,000 tiles"),
 ]
 KINDS = [
     kind for _, kind in inspect.getmembers(progress, inspect.isclass) if issubclass(kind, Event) and kind is not Event

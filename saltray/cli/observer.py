@@ -14,6 +14,7 @@ from saltray.progress import (
     FoldStarted,
     Published,
     RunPlanned,
+    TilesPredicted,
     TrialEnded,
     TrialEpoch,
     TrialsEnded,
@@ -57,6 +58,9 @@ class TerminalObserver:
                 if self._live is not None:
                     self._live.stop()
                     self._live = None
+            case TilesPredicted():  # one line of a terminal, over and over; a log file gets the result alone
+                if self.console.is_terminal:
+                    self.console.print(str(event), end="\n" if event.done == event.total else "\r")
             case FoldStarted() | FoldsMissing() | Published():  # the next epoch, and the result, tell as much
                 pass
             case _:

@@ -2,6 +2,7 @@
 
 import csv
 import os
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -26,7 +27,7 @@ from saltray.ensemble.load import Ensemble
 from saltray.ensemble.manifest import EnsembleManifest
 from saltray.ensemble.versions import read_manifest, resolve
 from saltray.errors import ConfigError, DataError, EnsembleError
-from saltray.progress import Observer, PredictionPlanned, TilesClipped, log_event
+from saltray.progress import Observer, PredictionPlanned, TilesClipped, TilesPredicted, log_event
 from saltray.runs.held_out import HeldOutScore, Scorer, training_ids
 from saltray.storage.outputs import Draft, check_apart, full_name, output_file, output_folder
 from saltray.storage.uri import open_store
@@ -38,6 +39,8 @@ if TYPE_CHECKING:
 
 Part = Literal["test", "train"]
 PathOrUri = str | os.PathLike[str]
+TELL_S = 0.5
+"""Between two events of progress."""
 
 
 @dataclass(frozen=True)
@@ -148,8 +151,12 @@ def predict(
                 keep_probabilities=probabilities is not None,
                 workers=chosen,
             )
+            told = time.monotonic()
             for batch in batches:
                 writer.add(batch, reader.shape)
+                if writer.tiles == len(names) or time.monotonic() - told >= TELL_S:
+                    told = time.monotonic()
+                    observer(TilesPredicted(writer.tiles, len(names)))
     score = None if writer.scorer is None else writer.scorer.result()
     return Prediction(writer.tiles, writer.empty, os.fspath(out), score, writer.unscored)
 

@@ -1,36 +1,41 @@
-"""Tiles through an ensemble, streamed by Ray Data: names go in, one row per tile comes out.
+"""Tiles through an ensemble: actors take batches of names and return masks, in the order of the names.
 
-At no time are more than a few batches of pixels in memory. A worker returns its fault with the batch: an exception
-would reach the driver without its cause, and after many lines of Ray's.
+An actor reads and decodes the next batch while it predicts one. At no time are more than a few batches a worker in
+memory. A worker returns its fault as a value: an exception would reach the driver without its type.
 """
 
-import pickle
-from collections.abc import Iterable, Iterator
+import threading
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 import ray
-import ray.data
 from numpy.typing import NDArray
 
 from saltray.data.names import tile_id
+from saltray.data.raw import shared_source
 from saltray.data.rle import encode_rle
 from saltray.data.tile_reader import TileReader
 from saltray.distributed.address import joins_cluster
 from saltray.distributed.capacity import Node
 from saltray.distributed.causes import cause_in_a_line
 from saltray.distributed.nodes import nodes_possible, nodes_present
-from saltray.distributed.ray_internals import remote_args_allowed
 from saltray.ensemble.load import Ensemble
 from saltray.errors import ConfigError, ResourceError, SaltrayError
 
-BATCH = 64
-"""Tiles per batch."""
+Device = Literal["GPU", "CPU"]
+
+BATCH = {"CPU": 32, "GPU": 128}
+"""Tiles per batch, by device: a CPU takes seconds for more, in which the others would wait for the last."""
+AHEAD = {"CPU": 2, "GPU": 4}
+"""Batches that a worker has at a time: one is predicted, the others are read or written."""
+RESTARTS = 10
+"""Of a worker whose node is lost, on a cluster."""
 CUDA_FULL = "CUDA out of memory"
 """Of torch's message where a GPU's memory is full."""
-WRAPPED = "The above exception was the direct cause of"
-"""What follows an exception of ours in the text of Ray Data's own."""
 DEATHS = (
     ray.exceptions.ActorDiedError,
     ray.exceptions.ActorUnavailableError,
@@ -40,8 +45,6 @@ DEATHS = (
 )
 IN_CONSTRUCTOR = "error raised in its creation task"
 """Of Ray's message of an actor that did not die, but whose constructor raised."""
-FAULT = "fault"
-"""Column with the pickled SaltrayError of a batch; empty where there is none."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +52,9 @@ class PredictionWorkers:
     """The actors that hold the models."""
 
     count: int
-    device: Literal["GPU", "CPU"]
+    device: Device
+    threads: int = 1
+    """CPUs of each, and threads of its arithmetic."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,15 +71,26 @@ class Batch:
 def choose_workers(asked: int | None, tiles: int) -> PredictionWorkers:
     """One worker per GPU where there are any, else one per CPU, and no more than there are batches.
 
+    Fewer workers than CPUs share them out.
+
     Raises:
         ConfigError: more are asked for than the cluster can have GPUs.
     """
-    cpus, ready = (_total(nodes_present(), kind) for kind in ("CPU", "GPU"))
+    present = nodes_present()
+    cpus, ready = (_total(present, kind) for kind in ("CPU", "GPU"))
     gpus = max(ready, _total(nodes_possible(), "GPU"))  # a cluster that starts from nothing adds a node for us
-    count = min(asked or ready or (1 if gpus else max(cpus, 1)), -(-tiles // BATCH))
+    device: Device = "GPU" if gpus else "CPU"
+    count = min(asked or ready or (1 if gpus else max(cpus, 1)), -(-tiles // BATCH[device]))
     if gpus and count > gpus:
         raise ConfigError(f"{count} workers need a GPU each, but the cluster has at most {gpus}; lower --workers")
-    return PredictionWorkers(count, "GPU" if gpus else "CPU")
+    return PredictionWorkers(count, device, 1 if gpus else _threads(count, present))
+
+
+def _threads(workers: int, nodes: Sequence[Node]) -> int:
+    """The most CPUs that so many workers can have each; a worker is on one node."""
+    sizes = [int(node.get("CPU", 0)) for node in nodes]
+    fitting = (n for n in range(max(sizes, default=1), 1, -1) if sum(size // n for size in sizes) >= workers)
+    return next(fitting, 1)
 
 
 def stream_predictions(
@@ -100,104 +116,105 @@ def stream_predictions(
         ResourceError: a worker was killed.
         SaltrayError: a worker met it.
     """
-    # A copy: the caller's own data sets keep their settings.
-    context = ray.data.DataContext.get_current().copy()
-    context.enable_progress_bars = False
-    context.execution_options.preserve_order = True
+    size, ahead = BATCH[workers.device], AHEAD[workers.device]
     on_gpu = workers.device == "GPU"
-    blocks = -(-len(names) // BATCH)
-    # On one machine, what killed an actor would kill it again; and Ray warns of restarts to no purpose.
-    restarts: Any = {} if joins_cluster() else {"max_restarts": 0}
-    with ray.data.DataContext.current(context), remote_args_allowed():
-        rows = (
-            ray.data.from_items([{"name": name} for name in names], override_num_blocks=blocks)
-            .map_batches(
-                _Decode(reader),
-                batch_size=None,
-                num_cpus=0.01,
-                compute=ray.data.TaskPoolStrategy(size=min(2 * workers.count, blocks)),
-            )
-            .map_batches(
-                _Predict,
-                fn_constructor_args=(ensemble, "cuda" if on_gpu else "cpu", tta, keep_probabilities),
-                batch_size=BATCH,
-                compute=ray.data.ActorPoolStrategy(size=workers.count),
-                num_gpus=1 if on_gpu else 0,
-                num_cpus=0.9,  # the rest is for decoding
-                **restarts,
-            )
-            .iter_batches(batch_size=BATCH, batch_format="numpy")
-        )
-    batch: Any
-    for batch in _explain_failures(rows):
-        if fault := _first_fault(batch):
-            raise pickle.loads(fault)
-        yield Batch(ids=list(batch["id"]), rles=list(batch["rle"]), probabilities=batch.get("probability"))
-
-
-def _explain_failures(rows: Iterable[Any]) -> Iterator[Any]:
-    """The rows; what Ray raises instead is told in a line."""
+    # On one machine, what killed an actor would kill it again.
+    restarts = {"max_restarts": RESTARTS, "max_task_retries": RESTARTS} if joins_cluster() else {"max_restarts": 0}
+    options: dict[str, Any] = {
+        "num_gpus": 1 if on_gpu else 0,
+        "num_cpus": 0.9 if on_gpu else workers.threads,
+        "max_concurrency": ahead,
+        **restarts,
+    }
+    arguments = ensemble, reader, "cuda" if on_gpu else "cpu", workers.threads, tta, keep_probabilities
+    actors: list[Any] = [ray.remote(Worker).options(**options).remote(*arguments) for _ in range(workers.count)]
     try:
-        yield from rows
+        yield from _in_order(actors, [names[at : at + size] for at in range(0, len(names), size)], ahead)
     except ray.exceptions.RayError as error:
-        text = str(error)
-        if isinstance(error, DEATHS) and IN_CONSTRUCTOR not in text:
-            raise ResourceError(
-                f"a worker was killed ({type(error).__name__}), probably because memory is short; give fewer "
-                "--workers, or use a machine with more memory"
-            ) from error
-        cause = cause_in_a_line(text.rpartition(WRAPPED)[0] or text)
-        remedy = "; use fewer --workers, or a larger GPU" if CUDA_FULL in cause else ""
-        raise ResourceError(f"a worker failed: {cause}{remedy}") from error
+        raise _explained(error) from error
+    finally:
+        for actor in actors:
+            ray.kill(actor)
 
 
-class _Decode:
-    """Names to pixels."""
+def _in_order(actors: Sequence[Any], batches: Sequence[list[str]], ahead: int) -> Iterator[Batch]:
+    """The predictions of the batches, in their order; an actor gets its first when it has its models."""
+    calls: dict[Any, tuple[Any, int | None]] = {actor.ready.remote(): (actor, None) for actor in actors}
+    free: deque[Any] = deque()
+    done: dict[int, Batch] = {}
+    given = shown = 0
+    while shown < len(batches):
+        # One slow batch does not let the others fill the memory.
+        while free and given < min(len(batches), shown + 2 * ahead * len(actors)):
+            actor = free.popleft()
+            calls[actor.predict.remote(batches[given])] = actor, given
+            given += 1
+        for call in ray.wait(list(calls))[0]:
+            actor, number = calls.pop(call)
+            result = ray.get(call)
+            if isinstance(result, SaltrayError):
+                raise result
+            if number is None:
+                free.extend([actor] * ahead)
+            else:
+                free.append(actor)
+                done[number] = result
+        while shown in done:
+            yield done.pop(shown)
+            shown += 1
 
-    def __init__(self, reader: TileReader) -> None:
+
+def _explained(error: ray.exceptions.RayError) -> ResourceError:
+    """What Ray raises, in a line."""
+    text = str(error)
+    if isinstance(error, DEATHS) and IN_CONSTRUCTOR not in text:
+        return ResourceError(
+            f"a worker was killed ({type(error).__name__}), probably because memory is short; give fewer "
+            "--workers, or use a machine with more memory"
+        )
+    cause = cause_in_a_line(text)
+    remedy = "; use fewer --workers, or a larger GPU" if CUDA_FULL in cause else ""
+    return ResourceError(f"a worker failed: {cause}{remedy}")
+
+
+class Worker:
+    """An actor that holds all models. Each of its threads handles a batch; one at a time predicts."""
+
+    def __init__(
+        self, ensemble: str, reader: TileReader, device: str, threads: int, tta: bool, keep_probabilities: bool
+    ) -> None:
+        import torch
+
+        torch.set_num_threads(threads)
         self.reader = reader
-
-    def __call__(self, batch: Any) -> dict[str, NDArray[Any]]:
-        names, fault = [str(name) for name in batch["name"]], b""
-        try:
-            images = np.stack([self.reader.read(name) for name in names])
-        except SaltrayError as error:
-            images, fault = np.zeros((len(names), *self.reader.shape), np.uint8), pickle.dumps(error)
-        return {"id": np.array([tile_id(name) for name in names]), "image": images, FAULT: _column(fault, len(names))}
-
-
-class _Predict:
-    """Pixels to masks; one actor holds all fold models."""
-
-    def __init__(self, ensemble: str, device: str, tta: bool, keep_probabilities: bool) -> None:
         self.tta = tta
         self.keep_probabilities = keep_probabilities
-        self.fault = b""
+        self.predicting = threading.Lock()
+        self.fault: SaltrayError | None = None
         try:
+            self.pool = ThreadPoolExecutor(shared_source(reader.uri).threads)
             self.ensemble = Ensemble.load(ensemble, device=device)
         except SaltrayError as error:
-            self.fault = pickle.dumps(error)
+            self.fault = error
 
-    def __call__(self, batch: Any) -> dict[str, NDArray[Any]]:
-        if fault := _first_fault(batch) or self.fault:
-            probabilities = np.zeros(batch["image"].shape, np.float32)
-            salt = probabilities > 0
-        else:
-            probabilities = self.ensemble.predict(batch["image"], tta=self.tta)
-            salt = self.ensemble.manifest.postprocess.apply(probabilities, batch["image"])
-        rles = np.array([encode_rle(mask) for mask in salt], dtype=object)
-        out = {"id": batch["id"], "rle": rles, FAULT: _column(fault, len(rles))}
-        if self.keep_probabilities:
-            out["probability"] = probabilities.astype(np.float16)
-        return out
+    def ready(self) -> SaltrayError | None:
+        """What hinders it from predicting."""
+        return self.fault
 
-
-def _column(fault: bytes, rows: int) -> NDArray[Any]:
-    return np.array([fault] * rows, dtype=object)
-
-
-def _first_fault(batch: Any) -> bytes:
-    return next(filter(None, batch[FAULT]), b"")
+    def predict(self, names: list[str]) -> Batch | SaltrayError:
+        """Predict the named images."""
+        try:
+            images = np.stack(list(self.pool.map(self.reader.read, names)))
+        except SaltrayError as error:
+            return error
+        with self.predicting:
+            probabilities = self.ensemble.predict(images, tta=self.tta)
+        salt = self.ensemble.manifest.postprocess.apply(probabilities, images)
+        return Batch(
+            ids=[tile_id(name) for name in names],
+            rles=[encode_rle(mask) for mask in salt],
+            probabilities=probabilities.astype(np.float16) if self.keep_probabilities else None,
+        )
 
 
 def _total(nodes: Iterable[Node], kind: str) -> int:

@@ -8,7 +8,6 @@ import re
 import secrets
 import signal
 import threading
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -26,7 +25,6 @@ from ray.train.v2.api.callback import UserCallback
 from ray.train.v2.api.config import CheckpointConfig, FailureConfig, LoggingConfig, RunConfig, ScalingConfig
 from ray.train.v2.api.exceptions import ControllerError, WorkerGroupError
 from ray.train.v2.torch.torch_trainer import TorchTrainer
-from ray.util.annotations import RayDeprecationWarning
 
 # By these paths Ray Train v2 has types; `ray.train` has those of v1, or of v2, by an environment variable.
 __all__ = [
@@ -363,17 +361,6 @@ def shut_down() -> None:
     finally:
         untyped.disconnect = disconnect
         restore()
-
-
-@contextmanager
-def remote_args_allowed() -> Iterator[None]:
-    """Silence Ray Data's warning that options such as `max_restarts` will be passed in another way from 2.64 on.
-
-    In 2.60 there is no other way yet.
-    """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RayDeprecationWarning)
-        yield
 
 
 def _core_worker() -> Any:

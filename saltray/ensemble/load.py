@@ -35,14 +35,18 @@ class Ensemble:
 
     Attributes:
         manifest: what was published.
-        models: one per member, in the manifest's order.
+        models: one per member, in the manifest's order, with the weights as published; `predict` uses copies of them.
         device: where the models are.
     """
 
     def __init__(self, manifest: EnsembleManifest, models: "Sequence[nn.Module]", device: "torch.device") -> None:
+        from saltray.training.inference import frozen
+
         self.manifest = manifest
-        self.models = list(models)
+        self.models = tuple(models)
         self.device = device
+        # Made here, so that threads can share an ensemble.
+        self._frozen = [frozen(model, manifest.config.train.precision) for model in self.models]
 
     @classmethod
     def load(cls, uri: str, *, device: "str | torch.device | None" = None) -> Self:
@@ -114,7 +118,9 @@ class Ensemble:
         """Probability above which a pixel is salt; `predict_masks` applies it, and the rest of the post-processing."""
         return self.manifest.postprocess.threshold
 
-    def predict_masks(self, images: NDArray[np.uint8], *, tta: bool = True, batch_size: int = 64) -> NDArray[np.bool_]:
+    def predict_masks(
+        self, images: NDArray[np.uint8], *, tta: bool = True, batch_size: int | None = None
+    ) -> NDArray[np.bool_]:
         """Where there is salt: `predict`, and the post-processing of the manifest, as `saltray predict` does it.
 
         Args:
@@ -128,14 +134,16 @@ class Ensemble:
         """
         return self.manifest.postprocess.apply(self.predict(images, tta=tta, batch_size=batch_size), images)
 
-    def predict(self, images: NDArray[np.uint8], *, tta: bool = True, batch_size: int = 64) -> NDArray[np.float32]:
+    def predict(
+        self, images: NDArray[np.uint8], *, tta: bool = True, batch_size: int | None = None
+    ) -> NDArray[np.float32]:
         """Mean probability of salt over the members, before any post-processing.
 
         Args:
             images: [N, H, W] grey tiles of 0..255, of any size up to the network's input. Values of 16-bit files are
                 scaled by `manifest.pixel_range.scale`, as `read_tiles(uri, part="test", scale=...)` does it.
             tta: average over the tile and its mirror image (left to right).
-            batch_size: tiles per forward pass.
+            batch_size: images per forward pass, mirror images included; by default what suits the device.
 
         Returns:
             [N, H, W] probabilities, 0..1.
@@ -152,19 +160,17 @@ class Ensemble:
                 f"images are {images.dtype} of shape {images.shape}; give 8-bit grey tiles as an array [N, H, W]"
             )
         settings = self.manifest.config.train
-        tensor = torch.from_numpy(np.ascontiguousarray(images)).to(self.device)
-        total = torch.zeros(images.shape, dtype=torch.float32)
-        for model in self.models:
-            total += predict_probabilities(
-                model,
-                tensor,
-                input_size=settings.input_size,
-                resize=settings.resize,
-                batch_size=batch_size,
-                precision=settings.precision,
-                tta=tta,
-            )
-        return (total / len(self.models)).numpy()
+        tensor = torch.from_numpy(np.ascontiguousarray(images))
+        probabilities = predict_probabilities(
+            self._frozen,
+            tensor,
+            input_size=settings.input_size,
+            resize=settings.resize,
+            batch_size=batch_size,
+            precision=settings.precision,
+            tta=tta,
+        )
+        return probabilities.numpy()
 
 
 def read_member(home: Store, member: Member) -> "dict[str, torch.Tensor]":

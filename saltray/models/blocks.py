@@ -23,7 +23,7 @@ class ConvReLU(nn.Module):
 
 
 class StridedPointwise(nn.Conv2d):
-    """1x1 convolution with a stride, without bias: [B, inputs, H, W] -> [B, outputs, H / stride, W / stride].
+    """1x1 convolution with a stride, built without bias: [B, inputs, H, W] -> [B, outputs, H / stride, W / stride].
 
     On a CPU the pixels are picked first and convolved with stride 1, which is the same sum. oneDNN's own gradient of a
     strided 1x1 convolution in channels_last writes past its workspace where the input has fewer than 16 channels (8
@@ -37,7 +37,7 @@ class StridedPointwise(nn.Conv2d):
         if x.device.type != "cpu":
             return super().forward(x)
         rows, columns = self.stride
-        return F.conv2d(x[:, :, ::rows, ::columns], self.weight)
+        return F.conv2d(x[:, :, ::rows, ::columns], self.weight, self.bias)
 
 
 class DecoderBlock(nn.Module):

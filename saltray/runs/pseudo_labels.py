@@ -29,7 +29,7 @@ from saltray.storage.base import Store
 
 if TYPE_CHECKING:
     import torch
-    from torch import Tensor, nn
+    from torch import nn
 
 _SCHEMA = pa.schema([("id", pa.string()), ("confidence", pa.float32()), ("mask", pa.binary())])
 
@@ -147,27 +147,19 @@ def label(models: "list[nn.Module]", config: Config, tiles: Tiles, device: "torc
     """
     import torch
 
-    images = torch.from_numpy(tiles.images).to(device)
-    mean = torch.zeros(images.shape)
-    for model in models:
-        mean += _predict(model, images, config)
-    mean /= len(models)
+    from saltray.training.inference import frozen, predict_probabilities
+
+    settings = config.train
+    mean = predict_probabilities(
+        [frozen(model, settings.precision) for model in models],
+        torch.from_numpy(tiles.images).to(device),
+        input_size=settings.input_size,
+        resize=settings.resize,
+        precision=settings.precision,
+    )
     confidence = (mean - 0.5).abs().mean(dim=(1, 2)).numpy()
     masks = np.packbits((mean > 0.5).numpy().reshape(len(tiles), -1), axis=1)
     return PseudoLabels(tiles.ids, confidence, tuple(row.tobytes() for row in masks))
-
-
-def _predict(model: "nn.Module", images: "Tensor", config: Config) -> "Tensor":
-    from saltray.training.inference import predict_probabilities
-
-    return predict_probabilities(
-        model,
-        images,
-        input_size=config.train.input_size,
-        resize=config.train.resize,
-        batch_size=config.train.batch_size,
-        precision=config.train.precision,
-    )
 
 
 def write_labels(home: Store, fold: int, labels: PseudoLabels, source: str) -> None:

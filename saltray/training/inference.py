@@ -1,14 +1,21 @@
 """Predict the probability of salt."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from copy import deepcopy
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from saltray.data.augment import crop_from, enlarge, pad_to
-from saltray.training.precision import Precision, autocast
+from saltray.models.stem import GreyStem
+from saltray.training.precision import Precision, autocast, resolve_precision
+
+PASS_PIXELS = {"cpu": 32 * 128**2, "cuda": 128 * 128**2}
+"""Pixels that go through a network at a time: on a CPU, what its caches hold of a thin network; on a GPU, enough to
+fill it."""
 
 
 @contextmanager
@@ -46,24 +53,64 @@ def reduce_logits(logits: Tensor, factor: int) -> Tensor:
     return F.logsigmoid(blocks).logsumexp(dim=1) - F.logsigmoid(-blocks).logsumexp(dim=1)
 
 
+def frozen(model: nn.Module, precision: Precision) -> nn.Module:
+    """A copy of a network that only predicts, and does so faster; probabilities differ by rounding alone.
+
+    BatchNorm is folded into the convolution before it, and what is left to multiply by is stored channels last and in
+    the precision of the forward pass, instead of being converted at each.
+
+    Args:
+        model: a network, in any mode; what it computes in eval mode is copied.
+        precision: of the forward passes to come.
+    """
+    copy = deepcopy(model).eval().requires_grad_(requires_grad=False)
+    _fold_norms(copy)
+    device = next(copy.parameters()).device
+    if resolve_precision(precision, device) == "bf16":
+        for module in copy.modules():
+            if isinstance(module, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
+                module.to(torch.bfloat16)
+    return copy.to(memory_format=torch.channels_last)
+
+
+def _fold_norms(module: nn.Module) -> None:
+    """Fold each BatchNorm after a convolution: in all our networks, the modules are registered in that order."""
+    before: nn.Module | None = None
+    for name, child in module.named_children():
+        if isinstance(child, nn.BatchNorm2d) and isinstance(before, nn.Conv2d | nn.ConvTranspose2d):
+            assert child.running_mean is not None
+            assert child.running_var is not None
+            statistics = child.running_mean, child.running_var, child.eps, child.weight, child.bias
+            transposed = isinstance(before, nn.ConvTranspose2d)
+            if isinstance(before, GreyStem):  # it adds another convolution, without a bias
+                unshifted = torch.zeros_like(child.running_mean), *statistics[1:4], torch.zeros_like(child.bias)
+                before.offset = fuse_conv_bn_weights(before.offset, None, *unshifted)[0].data
+            weight, bias = fuse_conv_bn_weights(before.weight, before.bias, *statistics, transpose=transposed)
+            before.weight, before.bias = weight.requires_grad_(False), bias.requires_grad_(False)
+            setattr(module, name, nn.Identity())
+        else:
+            _fold_norms(child)
+        before = child
+
+
 def predict_probabilities(
-    model: nn.Module,
+    models: Sequence[nn.Module],
     images: Tensor,
     *,
     input_size: int,
     resize: int = 1,
-    batch_size: int,
+    batch_size: int | None = None,
     precision: Precision,
     tta: bool = True,
 ) -> Tensor:
-    """Probability of salt at each pixel.
+    """Probability of salt at each pixel, averaged over networks.
 
     Args:
-        model: a network for one class; its training mode is restored.
+        models: networks for one class, on one device; their training mode is restored. `frozen` ones are faster.
         images: uint8 [N, H, W], 0..255, on any device.
-        input_size: height and width of the network's input, in pixels; tiles are padded to it by reflection.
+        input_size: height and width of the networks' input, in pixels; tiles are padded to it by reflection.
         resize: factor by which the tiles are enlarged before; the probabilities are reduced by it.
-        batch_size: number of tiles per forward pass.
+        batch_size: number of images per forward pass, mirror images included; by default what suits the device.
         precision: arithmetic of the forward pass.
         tta: test-time augmentation: the mean of the probabilities for the tile and for its left-right mirror image.
 
@@ -74,7 +121,7 @@ def predict_probabilities(
         ConfigError: the tiles are larger than `input_size`.
     """
     result = torch.empty(images.shape, dtype=torch.float32)
-    for part, alone, mirrored in _batches(model, images, input_size, resize, batch_size, precision, tta=tta):
+    for part, alone, mirrored in _batches(models, images, input_size, resize, batch_size, precision, tta=tta):
         result[part] = (alone + mirrored) / 2 if mirrored is not None else alone
     return result
 
@@ -82,7 +129,7 @@ def predict_probabilities(
 def predict_both_ways(
     model: nn.Module, images: Tensor, *, input_size: int, resize: int = 1, batch_size: int, precision: Precision
 ) -> tuple[Tensor, Tensor]:
-    """`predict_probabilities` with test-time augmentation and without it, at the price of the first.
+    """`predict_probabilities` of one network with test-time augmentation and without it, at the price of the first.
 
     Args:
         as for `predict_probabilities`.
@@ -91,22 +138,34 @@ def predict_both_ways(
         two of its results: with, and without.
     """
     both, single = (torch.empty(images.shape, dtype=torch.float32) for _ in range(2))
-    for part, alone, mirrored in _batches(model, images, input_size, resize, batch_size, precision, tta=True):
+    models = [frozen(model, precision)]
+    for part, alone, mirrored in _batches(models, images, input_size, resize, batch_size, precision, tta=True):
         assert mirrored is not None
         single[part], both[part] = alone, (alone + mirrored) / 2
     return both, single
 
 
 def _batches(
-    model: nn.Module, images: Tensor, input_size: int, resize: int, batch_size: int, precision: Precision, *, tta: bool
+    models: Sequence[nn.Module],
+    images: Tensor,
+    input_size: int,
+    resize: int,
+    batch_size: int | None,
+    precision: Precision,
+    *,
+    tta: bool,
 ) -> Iterator[tuple[slice, Tensor, Tensor | None]]:
     """The place of each batch, its probabilities, and those of its mirror image, mirrored back, where `tta` is set."""
-    device = next(model.parameters()).device
-    for start in range(0, len(images), batch_size):
-        part = slice(start, start + batch_size)
+    device = next(models[0].parameters()).device
+    size = batch_size or max(PASS_PIXELS[device.type] // input_size**2, 1)
+    tiles = max(size // 2, 1) if tta else size
+    for start in range(0, len(images), tiles):
+        part = slice(start, start + tiles)
         batch = images[part].to(device)
-        with evaluating(model):  # not over the yield, which would leave the caller in inference mode
-            alone, mirrored = tile_logits(model, batch, input_size, precision, resize).sigmoid(), None
-            if tta:
-                mirrored = tile_logits(model, batch.flip(-1), input_size, precision, resize).sigmoid().flip(-1)
-        yield part, alone, mirrored
+        shown = torch.cat([batch, batch.flip(-1)]) if tta else batch
+        total = torch.zeros(shown.shape, device=device)
+        for model in models:
+            with evaluating(model):  # not over the yield, which would leave the caller in inference mode
+                total += tile_logits(model, shown, input_size, precision, resize).sigmoid()
+        total /= len(models)
+        yield part, total[: len(batch)], total[len(batch) :].flip(-1) if tta else None

@@ -36,6 +36,7 @@ from saltray.progress import (
     SearchValuesTaken,
     StoreMustBeShared,
     TilesClipped,
+    TilesPredicted,
     TilesWritten,
     TrialEnded,
     TrialEpoch,
@@ -133,6 +134,7 @@ LINES: list[Event] = [
     PredictionPlanned(tiles=15, ensemble="r1 v1", where="Ray on this machine", workers=2, device="CPU"),
 ]
 SILENT: list[Event] = [
+    TilesPredicted(1, 2),
     FoldStarted(3),  # its first epoch tells as much
     FoldsMissing("r1", (1,)),  # so does the result
     Published("s/ensembles/r1/v1"),  # and so does the result
@@ -178,6 +180,13 @@ def test_failures_are_red_and_what_is_finished_is_green(event: Event) -> None:
     assert event.failure == failed
     assert (RED in printed) == failed
     assert (GREEN in printed) == finished
+
+
+def test_on_a_terminal_one_line_counts_the_tiles_predicted() -> None:
+    events = [TilesPredicted(500, 1200), TilesPredicted(1200, 1200)]
+    assert shown(events, terminal=True).export_text() == (
+        "predicted 500 of 1,200 tiles\rpredicted 1,200 of 1,200 tiles\n"
+    )
 
 
 # The trials of a search

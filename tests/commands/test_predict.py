@@ -1,6 +1,5 @@
-"""Prediction by real Ray Data; and in this process, what is refused first and what is left where it goes wrong."""
+"""Prediction by real actors of Ray; and in this process, what is refused first and what is left where it goes wrong."""
 
-import pickle
 import resource
 import shutil
 import signal
@@ -35,7 +34,7 @@ from saltray.errors import (
     SaltrayError,
     StorageError,
 )
-from saltray.progress import Event, PredictionPlanned, TilesClipped
+from saltray.progress import Event, PredictionPlanned, TilesClipped, TilesPredicted
 from saltray.storage.base import Store
 from saltray.storage.uri import open_store
 from saltray.training.metrics import TileCounts
@@ -67,7 +66,8 @@ def predicted(trained: str, tiles_folder: Path, tmp_path_factory: pytest.TempPat
 def test_a_prediction_prints_nothing_and_tells_its_observer(predicted: Recorded[Prediction]) -> None:
     assert predicted.printed == ""  # nor does Ray warn of `ray_remote_args` or of concurrency
     assert predicted.events == [
-        PredictionPlanned(tiles=6, ensemble="r1 v1", where="Ray on this machine", workers=1, device="CPU")
+        PredictionPlanned(tiles=6, ensemble="r1 v1", where="Ray on this machine", workers=1, device="CPU"),
+        TilesPredicted(6, 6),  # a single batch
     ]
 
 
@@ -94,7 +94,7 @@ def test_every_tile_is_predicted_as_by_the_ensemble_itself(
 
 
 class Stream:
-    """Stands in for Ray Data: what its workers do, done in this process, with `fault` raised after the first tile."""
+    """Stands in for Ray: what its workers do, done in this process, with `fault` raised after the first tile."""
 
     def __init__(self) -> None:
         self.fault: BaseException | None = None
@@ -109,13 +109,11 @@ class Stream:
         from saltray.distributed import prediction
 
         self.given = {"ensemble": ensemble, "reader": reader, "names": names, **settings}
-        decode = prediction._Decode(reader)
-        predict = prediction._Predict(ensemble, "cpu", settings["tta"], settings["keep_probabilities"])
+        worker = prediction.Worker(ensemble, reader, "cpu", 1, settings["tta"], settings["keep_probabilities"])
         for name in names:
-            batch = predict(decode({"name": np.array([name])}))
-            yield prediction.Batch(
-                ids=list(batch["id"]), rles=list(batch["rle"]), probabilities=batch.get("probability")
-            )
+            batch = worker.predict([name])
+            assert isinstance(batch, prediction.Batch)
+            yield batch
             if self.fault is not None:
                 raise self.fault
 
@@ -151,8 +149,11 @@ def targets(where: str | Path) -> dict[str, str]:
     return {"out": f"{where}/x.csv", "masks": f"{where}/masks", "probabilities": f"{where}/p.parquet"}
 
 
-def test_all_settings_reach_the_workers(stream: Stream, untrained: str, tiles_folder: Path, tmp_path: Path) -> None:
+def test_all_settings_reach_the_workers(
+    stream: Stream, untrained: str, tiles_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     events: list[Event] = []
+    monkeypatch.setattr(module, "TELL_S", 3600)
     done = saltray.predict(
         ensemble=untrained.removesuffix("/v1"),
         data=str(tiles_folder),
@@ -161,6 +162,7 @@ def test_all_settings_reach_the_workers(stream: Stream, untrained: str, tiles_fo
         tta=False,
         observer=events.append,
     )
+    assert events.pop() == TilesPredicted(24, 24)
     rows = (tmp_path / "x.csv").read_text().splitlines()
     assert rows[0] == "id,rle_mask"
     empty = sum(row.endswith(",") for row in rows)
@@ -174,6 +176,16 @@ def test_all_settings_reach_the_workers(stream: Stream, untrained: str, tiles_fo
     assert len(stream.given["names"]) == 24
     assert {name.rpartition("/")[0] for name in stream.given["names"]} == {"train/images"}
     assert (stream.given["tta"], stream.given["keep_probabilities"]) == (False, False)
+
+
+def test_progress_is_told_after_each_pause(
+    stream: Stream, untrained: str, tiles_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "TELL_S", 0)
+    events: list[Event] = []
+    settings: dict[str, Any] = {"ensemble": untrained, "data": str(tiles_folder), "out": tmp_path / "x.csv"}
+    saltray.predict(**settings, tta=False, observer=events.append)
+    assert events[1:] == [TilesPredicted(done, 6) for done in range(1, 7)]
 
 
 def test_outputs_in_s3_are_those_in_a_folder(
@@ -217,11 +229,11 @@ def test_a_tile_that_vanishes_is_named(stream: Stream, untrained: str, tiles: Pa
     class Vanishing(Stream):
         def __call__(self, ensemble: str, reader: TileReader, names: list[str], **settings: Any) -> Iterator[Any]:
             (tiles / names[3]).unlink()
-            fault = _first_fault(_Decode(reader)({"name": np.array(names)}))
-            raise pickle.loads(fault)
+            fault = prediction.Worker(ensemble, reader, "cpu", 1, False, False).predict(names)
+            assert isinstance(fault, SaltrayError)
+            raise fault
 
     from saltray.distributed import prediction
-    from saltray.distributed.prediction import _Decode, _first_fault
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(prediction, "stream_predictions", Vanishing())

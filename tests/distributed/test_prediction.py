@@ -1,14 +1,19 @@
-"""Tiles through an ensemble by Ray Data: how many workers, what a worker does, and how its fault is told."""
+"""Tiles through an ensemble by actors: how many workers, what a worker does, and how its fault is told."""
 
 import os
 import pickle
 import signal
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+import ray
+import torch
 from PIL import Image
 
 from saltray.data.pixel_range import PixelRange
@@ -16,9 +21,9 @@ from saltray.data.rle import decode_rle
 from saltray.data.tile_reader import TileReader
 from saltray.distributed import prediction
 from saltray.distributed.capacity import Node
-from saltray.distributed.prediction import PredictionWorkers, choose_workers
+from saltray.distributed.prediction import Batch, PredictionWorkers, Worker, choose_workers
 from saltray.ensemble.postprocess import Postprocess
-from saltray.errors import ConfigError, DataError, EnsembleError, NotFoundError, ResourceError
+from saltray.errors import ConfigError, DataError, EnsembleError, NotFoundError, ResourceError, SaltrayError
 
 CPUS: list[Node] = [{"CPU": 3.0}, {"CPU": 1.0}]
 GPUS: list[Node] = [{"CPU": 8.0, "GPU": 2.0}]
@@ -28,9 +33,10 @@ GPUS: list[Node] = [{"CPU": 8.0, "GPU": 2.0}]
     ("present", "possible", "asked", "tiles", "workers"),
     [
         (CPUS, [], None, 1000, PredictionWorkers(4, "CPU")),
-        (CPUS, [], 2, 1000, PredictionWorkers(2, "CPU")),
+        (CPUS, [], 2, 1000, PredictionWorkers(2, "CPU", 1)),
+        (CPUS, [], 1, 1000, PredictionWorkers(1, "CPU", 3)),
         (CPUS, [], 9, 1000, PredictionWorkers(9, "CPU")),
-        (CPUS, [], None, 65, PredictionWorkers(2, "CPU")),  # two batches
+        (CPUS, [], None, 33, PredictionWorkers(2, "CPU")),  # two batches
         (GPUS, [], None, 1000, PredictionWorkers(2, "GPU")),
         (GPUS, [], 1, 1000, PredictionWorkers(1, "GPU")),
         # A head node without GPUs that can start nodes with some.
@@ -73,80 +79,128 @@ def reader_of(uri: str, height: int, width: int) -> TileReader:
     return TileReader(uri=uri, height=height, width=width, scale=PixelRange(bits=8, maximum=255))
 
 
-NAMES = {"name": np.array(["test/images/1.png", "test/images/2.png"])}
+NAMES = ["test/images/1.png", "test/images/2.png"]
+MASKS = SimpleNamespace(postprocess=Postprocess(threshold=0.2, min_area=2, blank_is_empty=True))
+"""The part of a manifest that decides about masks."""
 
 
-def test_names_become_pixels(images: str) -> None:
-    decoded = prediction._Decode(reader_of(images, 4, 5))(NAMES)
-    assert decoded["id"].tolist() == ["1", "2"]
-    np.testing.assert_array_equal(decoded["image"], np.stack([np.full((4, 5), 1), np.full((4, 5), 2)]))
-    assert decoded["fault"].tolist() == [b"", b""]
+@pytest.fixture
+def untouched(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An ensemble that is not loaded."""
+    monkeypatch.setattr(prediction.Ensemble, "load", lambda uri, *, device: None)
 
 
-def test_a_tile_of_another_size_is_a_fault_of_its_batch(images: str) -> None:
-    decoded = prediction._Decode(reader_of(images, 5, 4))(NAMES)
-    assert decoded["image"].shape == (2, 5, 4)  # as in every other batch
-    fault = pickle.loads(decoded["fault"][0])
+def worker(reader: TileReader, *, keep: bool = False, threads: int = 1) -> Worker:
+    return Worker("uri", reader, "cpu", threads, False, keep)
+
+
+@pytest.mark.usefixtures("untouched")
+def test_a_tile_of_another_size_is_the_fault_of_its_batch(images: str) -> None:
+    fault = worker(reader_of(images, 5, 4)).predict(NAMES)
     assert type(fault) is DataError
     assert str(fault) == (
         f"test/images/1.png of {images}: 4x5 pixels, but the ensemble was trained on 5x4; crop or pad it"
     )
+    assert str(pickle.loads(pickle.dumps(fault))) == str(fault)  # as Ray carries it
 
 
-def test_a_tile_that_vanishes_is_a_fault_of_its_batch(images: str) -> None:
+@pytest.mark.usefixtures("untouched")
+def test_a_tile_that_vanishes_is_the_fault_of_its_batch(images: str) -> None:
     Path(images, "test/images/2.png").unlink()
-    fault = pickle.loads(prediction._Decode(reader_of(images, 4, 5))(NAMES)["fault"][1])
+    fault = worker(reader_of(images, 4, 5)).predict(NAMES)
     assert type(fault) is NotFoundError
     assert "test/images/2.png: there is no such object" in str(fault)
 
 
-MASKS = SimpleNamespace(postprocess=Postprocess(threshold=0.2, min_area=2, blank_is_empty=True))
-"""The part of a manifest that decides about masks."""
-BATCH = {"id": np.array(["a", "b"]), "image": np.zeros((2, 3, 3), np.uint8), "fault": np.array([b"", b""], object)}
-
-
 @pytest.mark.parametrize("keep", [True, False])
-def test_pixels_become_masks_by_the_ensembles_post_processing(keep: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    given = np.zeros((3, 3, 3), np.float32)
+def test_pixels_become_masks_by_the_ensembles_post_processing(
+    keep: bool, images: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = np.zeros((3, 4, 5), np.float32)
     given[0, 1] = 0.25
     given[1, 0, 0] = given[2, 1] = 0.3  # a single pixel, and a row of a tile that is blank
     loaded: list[Any] = []
+    varied = np.zeros((4, 5), np.uint8)
+    varied[0, 0] = 9
+    for number, pixels in enumerate([varied, varied, varied * 0], 1):
+        Image.fromarray(pixels).save(Path(images, f"test/images/{number}.png"))
 
     def predict(images: Any, *, tta: bool) -> Any:
         assert not tta
+        np.testing.assert_array_equal(images, [varied, varied, varied * 0])
         return given
 
     def load(uri: str, *, device: str) -> Any:
-        loaded.append((uri, device))
+        loaded.append((uri, device, torch.get_num_threads()))
         return SimpleNamespace(predict=predict, manifest=MASKS)
 
     monkeypatch.setattr(prediction.Ensemble, "load", load)
-    images = np.zeros((3, 3, 3), np.uint8)
-    images[:2, 0, 0] = 9
-    batch = {"id": np.array(["a", "b", "c"]), "image": images, "fault": np.array([b""] * 3, object)}
-    out = prediction._Predict("uri", "cpu", False, keep)(batch)
-    assert loaded == [("uri", "cpu")]
-    assert out["id"].tolist() == ["a", "b", "c"]
-    np.testing.assert_array_equal(decode_rle(out["rle"][0], 3, 3), given[0] > 0.2)
-    assert out["rle"][1:].tolist() == ["", ""]
-    assert out["fault"].tolist() == [b"", b"", b""]
-    assert ("probability" in out) == keep
-    if keep:
-        assert out["probability"].dtype == np.float16
-        np.testing.assert_array_equal(out["probability"], given.astype(np.float16))
+    before = torch.get_num_threads()
+    try:
+        batch = worker(reader_of(images, 4, 5), keep=keep, threads=before + 1).predict([*NAMES, "test/images/3.png"])
+    finally:
+        torch.set_num_threads(before)
+    assert loaded == [("uri", "cpu", before + 1)]
+    assert isinstance(batch, Batch)
+    assert batch.ids == ["1", "2", "3"]
+    np.testing.assert_array_equal(decode_rle(batch.rles[0], 4, 5), given[0] > 0.2)
+    assert batch.rles[1:] == ["", ""]
+    assert (batch.probabilities is not None) == keep
+    if batch.probabilities is not None:
+        assert batch.probabilities.dtype == np.float16
+        np.testing.assert_array_equal(batch.probabilities, given.astype(np.float16))
 
 
-def test_an_ensemble_that_cannot_be_loaded_is_a_fault_of_every_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_ensemble_that_cannot_be_loaded_hinders_a_worker(images: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def load(uri: str, *, device: str) -> Any:
         raise EnsembleError("fold-0.safetensors is corrupted")
 
     monkeypatch.setattr(prediction.Ensemble, "load", load)
-    out = prediction._Predict("uri", "cpu", True, True)(BATCH)
-    assert str(pickle.loads(out["fault"][1])) == "fold-0.safetensors is corrupted"
-    assert out["probability"].shape == (2, 3, 3)
-    earlier = BATCH | {"fault": np.array([b"", pickle.dumps(DataError("1.png"))], object)}
-    out = prediction._Predict("uri", "cpu", True, False)(earlier)
-    assert str(pickle.loads(out["fault"][0])) == "1.png"  # what went wrong first
+    fault = worker(reader_of(images, 4, 5)).ready()
+    assert type(fault) is EnsembleError
+    assert str(fault) == "fold-0.safetensors is corrupted"
+
+
+@pytest.mark.parametrize(
+    ("workers", "nodes", "threads"),
+    [
+        (2, [{"CPU": 2.0}], 1),
+        (1, [{"CPU": 16.0}], 16),
+        (3, [{"CPU": 16.0}], 5),
+        (1, [{"CPU": 8.0}, {"CPU": 8.0}], 8),  # a worker is on one node
+        (3, [{"CPU": 8.0}, {"CPU": 8.0}], 4),  # two of 5 do not fit on one
+        (9, [{"CPU": 2.0}], 1),
+        (1, [{"CPU": 0.5}], 1),
+        (1, [], 1),
+    ],
+)
+def test_workers_share_out_the_cpus(workers: int, nodes: list[Node], threads: int) -> None:
+    assert prediction._threads(workers, nodes) == threads
+
+
+class Slow:
+    """A worker whose first batch comes after all that others may do in the meantime."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+    def ready(self) -> None:
+        """At once."""
+
+    def predict(self, names: list[str]) -> Batch | SaltrayError:
+        if names == ["0"]:
+            time.sleep(0.5)
+        return DataError("it is bad") if names == ["bad"] else Batch(ids=names, rles=[], probabilities=None)
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_here")
+def test_batches_come_in_order_and_the_first_fault_ends_all() -> None:
+    actors = [ray.remote(Slow).options(num_cpus=0).remote(number) for number in range(2)]
+    batches = [[str(number)] for number in range(20)]
+    assert [batch.ids for batch in prediction._in_order(actors, batches, 2)] == batches
+    with pytest.raises(DataError, match="it is bad"):
+        list(prediction._in_order(actors, [["1"], ["bad"], ["2"]], 2))
 
 
 @pytest.mark.ray
@@ -154,25 +208,18 @@ def test_an_ensemble_that_cannot_be_loaded_is_a_fault_of_every_batch(monkeypatch
 def test_a_worker_that_is_killed_is_told_in_one_line(
     images: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    import ray.data
-
     def killed(uri: str, *, device: str) -> Any:  # as the kernel does when memory is short
         def predict(images: Any, *, tta: bool) -> Any:
             os.kill(os.getpid(), signal.SIGKILL)
 
         return SimpleNamespace(predict=predict, manifest=MASKS)
 
-    context = ray.data.DataContext.get_current()
-    before = (context.enable_progress_bars, context.execution_options.preserve_order)
-    monkeypatch.setattr(prediction, "_Predict", dying(killed))
-    names = [str(name) for name in NAMES["name"]]
+    monkeypatch.setattr(prediction, "Worker", dying(killed))
     settings: dict[str, Any] = {"tta": False, "keep_probabilities": False, "workers": PredictionWorkers(1, "CPU")}
     with pytest.raises(ResourceError, match="a worker was killed .*; give fewer --workers") as caught:
-        list(prediction.stream_predictions("unused", reader_of(images, 4, 5), names, **settings))
+        list(prediction.stream_predictions("unused", reader_of(images, 4, 5), NAMES, **settings))
     assert "\n" not in str(caught.value)
     assert capfd.readouterr() == ("", "")
-    assert ray.data.DataContext.get_current() is context
-    assert (context.enable_progress_bars, context.execution_options.preserve_order) == before
 
 
 @pytest.mark.ray
@@ -194,20 +241,21 @@ def test_a_worker_that_raises_is_told_in_one_line(
     def load(uri: str, *, device: str) -> Any:
         return fail() if where == "load" else SimpleNamespace(predict=fail, manifest=MASKS)
 
-    monkeypatch.setattr(prediction, "_Predict", dying(load))
-    names = [str(name) for name in NAMES["name"]]
+    monkeypatch.setattr(prediction, "Worker", dying(load))
     settings: dict[str, Any] = {"tta": False, "keep_probabilities": False, "workers": PredictionWorkers(1, "CPU")}
     with pytest.raises(ResourceError, match=told) as caught:
-        list(prediction.stream_predictions("unused", reader_of(images, 4, 5), names, **settings))
+        list(prediction.stream_predictions("unused", reader_of(images, 4, 5), NAMES, **settings))
     assert "\n" not in str(caught.value)
     assert capfd.readouterr() == ("", "")
 
 
 def dying(load: Any) -> Any:
-    """`_Predict` whose ensemble is what `load` gives."""
+    """`Worker` whose ensemble is what `load` gives."""
 
-    class Dying(prediction._Predict):
-        def __init__(self, *args: Any) -> None:
-            self.tta, self.keep_probabilities, self.fault, self.ensemble = False, False, b"", load("", device="")
+    class Dying(Worker):
+        def __init__(self, _: str, reader: TileReader, *args: Any) -> None:
+            self.reader, self.tta, self.keep_probabilities, self.fault = reader, False, False, None
+            self.predicting, self.pool = threading.Lock(), ThreadPoolExecutor(1)
+            self.ensemble = load("", device="")
 
     return Dying

@@ -5,21 +5,18 @@ import os
 import subprocess
 import sys
 import time
-import warnings
 from collections.abc import Callable
 from contextlib import redirect_stdout, suppress
 from types import SimpleNamespace
 from typing import Any
 from unittest.mock import Mock
 
-import numpy as np
 import pytest
 import ray
 import ray.data
 import ray.train
 from ray.train.torch import TorchTrainer
 from ray.train.v2._internal.callbacks import placement_group_callback
-from ray.util.annotations import RayDeprecationWarning
 from ray.util.placement_group import PlacementGroup, placement_group, placement_group_table, remove_placement_group
 
 from saltray.distributed import ray_internals
@@ -35,7 +32,6 @@ from saltray.distributed.ray_internals import (
     node_here,
     on_loopback,
     own_token,
-    remote_args_allowed,
     remove_orphaned_placement_groups,
     remove_placement_groups,
     reread_skipped_messages,
@@ -221,27 +217,6 @@ def test_skipped_messages_count_also_after_ray_was_imported(monkeypatch: pytest.
     reread_skipped_messages()
     assert printed("A worker died or was killed twice") == ""
     assert "no space left" in printed("no space left")
-
-
-class Same:
-    def __call__(self, batch: dict[str, np.ndarray[Any, Any]]) -> dict[str, np.ndarray[Any, Any]]:
-        return batch
-
-
-@pytest.mark.ray
-@pytest.mark.usefixtures("ray_here")
-def test_the_warning_of_remote_options_is_silenced_where_it_is_allowed() -> None:
-    rows = ray.data.from_items([{"x": 1}])
-    options: Any = {"max_restarts": 0}
-    pool = ray.data.ActorPoolStrategy(size=1)
-    with pytest.warns(RayDeprecationWarning, match="`ray_remote_args` is deprecated"):
-        rows.map_batches(Same, compute=pool, **options)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        with remote_args_allowed():
-            rows.map_batches(Same, compute=pool, **options)
-        with pytest.raises(RayDeprecationWarning):  # the filters are as before
-            rows.map_batches(Same, compute=pool, **options)
 
 
 @pytest.mark.ray
