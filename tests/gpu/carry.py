@@ -1,4 +1,4 @@
-"""One folder with all that a GPU machine without a network lacks. `uv run python tests/gpu/carry.py FOLDER [--data DIR]`.
+"""One folder with all that a GPU machine without a network lacks: `tests/gpu/carry FOLDER [--data DIR]`.
 
 The machine is expected to have Python, torch with CUDA, torchvision, and of saltray's other needs those in EXPECTED;
 with `--python 3.11` the wheels are for that version. FOLDER gets the wheels of saltray and of what else it needs, Ray
@@ -8,10 +8,10 @@ pixel. That is about 30 MiB of wheels and 22 MiB for 4,000 tiles. A user install
 On the machine, in the root of the repository:
 
     python3 -m pip install -q --no-index --no-deps --no-compile --target /tmp/site FOLDER/*.whl
-    export PYTHONPATH=/tmp/site
+    export PYTHONPATH=$PWD:/tmp/site
     tests/gpu/campaign --data FOLDER/tiles.zip --out OUT
 
-`tests/gpu/carry.py FOLDER --try PYTHON` shows here that the wheels suffice: it installs them for that Python, which has
+`tests/gpu/carry FOLDER --try PYTHON` shows here that the wheels suffice: it installs them for that Python, which has
 torch and the rest of EXPECTED, and runs a small demo by them without a network.
 """
 
@@ -135,7 +135,17 @@ def try_out(folder: Path, python: str) -> None:
     """Install the wheels in a folder of their own and run a demo by them, without a network if that can be had."""
     with tempfile.TemporaryDirectory(prefix="carry-") as scratch:
         wheels = [str(path) for path in folder.glob("*.whl")]
-        pip("install", "-q", "--no-index", "--no-deps", "--no-compile", "--target", f"{scratch}/site", *wheels, python=python)
+        pip(
+            "install",
+            "-q",
+            "--no-index",
+            "--no-deps",
+            "--no-compile",
+            "--target",
+            f"{scratch}/site",
+            *wheels,
+            python=python,
+        )
         demo = [python, "-c", "from saltray.cli.app import main; main()", "demo", "--tiles", "60"]
         apart = ["unshare", "-rn", "sh", "-c", 'ip link set lo up; exec "$@"', "sh"]
         if subprocess.run([*apart, "true"], check=False, capture_output=True).returncode:
