@@ -59,7 +59,9 @@ def main() -> None:
     options = Options(data=data, work=work, dry=asked.dry, whole=asked.whole)
     if asked.child_until is not None:
         run_parts(asked.parts, options, asked.child_until)
-    elif not Campaign(asked.out, options, asked.parts, time.time() + 60 * asked.minutes).run():
+        return
+    signal.signal(signal.SIGTERM, stop)
+    if not Campaign(asked.out, options, asked.parts, time.time() + 60 * asked.minutes).run():
         sys.exit(1)
 
 
@@ -129,17 +131,57 @@ class Campaign:
 
     def follow(self, names: list[str]) -> list[str]:
         """Run these parts in one process until all are over or one has to be cut; those that are over."""
-        command = [
-            sys.executable,
-            __file__,
-            "--data",
-            self.options.data,
-            "--out",
-            self.out,
-            "--work",
-            self.options.work,
-        ]
-        flags = [flag for flag, is_set in (("--dry", self.options.dry), ("--whole", self.options.whole)) if is_set]
+        options = self.options
+        command = [sys.executable, __file__, "--data", options.data, "--out", self.out, "--work", options.work]
+        flags = [flag for flag, is_set in (("--dry", options.dry), ("--whole", options.whole)) if is_set]
+        with (self.out / "campaign.log").open("a") as log:
+            process = subprocess.Popen(
+                [*map(str, command), *flags, "--child-until", str(self.until), "--parts", *names],
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env=os.environ | {"PYTHONUNBUFFERED": "1"},
+                start_new_session=True,
+            )
+        over: list[str] = []
+        began = time.time()
+        try:
+            while len(over) < len(names):
+                ended = process.poll() is not None  # before the look: what it wrote last is there then
+                name = names[len(over)]
+                record = self.record(name)
+                if record is not None and record["status"] != "running":
+                    over.append(self.keep(name, record))
+                elif ended:
+                    over.append(self.keep(name, record, "failed", f"its process ended with {process.returncode}"))
+                    return over
+                elif time.time() > min(self.until, (record["started"] if record else began) + PARTS[name].limit):
+                    end(process)
+                    over.append(self.keep(name, self.record(name), "cut"))
+                    return over
+                else:
+                    time.sleep(0.1)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(timeout=GRACE)
+        except KeyboardInterrupt:
+            end(process)
+            if len(over) < len(names):
+                self.keep(names[len(over)], self.record(names[len(over)]), "cut")
+            raise
+        finally:
+            end(process)
+        return over
+
+    def record(self, name: str) -> dict[str, Any] | None:
+        """What a part has written so far."""
+        path = self.options.work / f"{name}.json"
+        found: dict[str, Any] | None = json.loads(path.read_text()) if path.is_file() else None
+        return found
+
+    def keep(self, name: str, record: dict[str, Any] | None, status: str | None = None, note: str = "") -> str:
+        """Take a part's record into the results."""
+        record = record or {"rows": [], "note": "", "curve": [], "status": "", "seconds": 0.0, "started": time.time()}
+        if status is not None:
+            record |= {"status": status, "seconds": time.time() - record["started"]}
             record["note"] = "; ".join(filter(None, [note, record["note"]]))
         self.parts[name] = record
         self.tell(name, f"{record['status']} after {record['seconds']:.0f} s")
