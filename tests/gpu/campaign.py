@@ -74,8 +74,8 @@ def run_parts(names: Sequence[str], options: Options, until: float) -> None:
     with PARTS[names[0]].around(options):
         for name in names:
             record = Record(options.work / f"{name}.json")
-            if (left := until - time.time()) < PARTS[name].least:
-                record.status, record.note = "skipped", f"{max(0, left):.0f} s left, it needs {PARTS[name].least:.0f}"
+            if (shortage := time_lacking(name, until)) is not None:
+                record.status, record.note = "skipped", shortage
                 record.save()
                 continue
             record.save()
@@ -87,6 +87,12 @@ def run_parts(names: Sequence[str], options: Options, until: float) -> None:
                 record.status, record.note = "failed", f"{type(error).__name__}: {error}".splitlines()[0]
             record.seconds = time.time() - record.started
             record.save()
+
+
+def time_lacking(name: str, until: float) -> str | None:
+    """Why a part is not begun."""
+    left, least = until - time.time(), PARTS[name].least
+    return f"{max(0, left):.0f} s left, it needs {least:.0f}" if left < least else None
 
 
 def stop(number: int, frame: object) -> NoReturn:
@@ -114,6 +120,9 @@ class Campaign:
         for name in set(self.names) - set(missing):
             self.tell(name, "finished before")
         while missing:
+            if (shortage := time_lacking(missing[0], self.until)) is not None:
+                self.keep(missing.pop(0), None, "skipped", shortage)
+                continue
             _, group = next(itertools.groupby(missing, key=lambda name: PARTS[name].around))
             names = list(group)
             for name in names:

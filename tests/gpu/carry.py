@@ -83,15 +83,20 @@ def repack(wheel: Path, target: Path) -> None:
     dropped = UNUSED.get(wheel.name.split("-")[0], ())
     with zipfile.ZipFile(wheel) as source, zipfile.ZipFile(target, "w", zipfile.ZIP_LZMA) as sink:
         for item in source.infolist():
-            if item.is_dir() or (item.filename.startswith(dropped) and not item.filename.startswith(USED)):
+            if item.is_dir() or not keeps(item.filename, dropped):
                 continue
             data = source.read(item)
             if item.filename.endswith(".dist-info/RECORD"):
-                data = b"".join(line for line in data.splitlines(True) if not line.decode().startswith(dropped))
+                data = b"".join(line for line in data.splitlines(True) if keeps(line.decode(), dropped))
             if data.startswith(b"\x7fELF") and len(data) > 2**20:
                 data = stripped(data)
             item.compress_type = zipfile.ZIP_LZMA
             sink.writestr(item, data)
+
+
+def keeps(name: str, dropped: tuple[str, ...]) -> bool:
+    """Whether a file of a wheel is carried."""
+    return not name.startswith(dropped) or name.startswith(USED)
 
 
 def stripped(program: bytes) -> bytes:

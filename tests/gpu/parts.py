@@ -349,13 +349,12 @@ def _speed(device: Any, batch: int, changes: dict[str, Any], dry: bool) -> tuple
     from saltray.training.engine import fit
     from saltray.training.process_group import ProcessGroup
     from saltray.training.state import FitState
-    from saltray.training.tile_tensors import TileTensors
 
     steps, epochs = (1, 2) if dry else (max(8, 8192 // batch), 4)
     draw = np.random.default_rng(0)
     images = draw.integers(0, 256, (batch * steps, 101, 101), np.uint8)
     masks = draw.integers(0, 2, images.shape, np.uint8)
-    tiles = TileTensors.create(LabelledTiles(tuple(f"{at:06}" for at in range(len(images))), images, masks), device)
+    tiles = on_device(LabelledTiles(tuple(f"{at:06}" for at in range(len(images))), images, masks), device)
     settings = TrainConfig(epochs=epochs, eval_every=epochs, batch_size=batch, precision="fp32" if dry else "bf16")
     config = Config(
         data="unused",
@@ -370,6 +369,19 @@ def _speed(device: Any, batch: int, changes: dict[str, Any], dry: bool) -> tuple
     first, *rest = list(fit(FitState.create(config, group), tiles, None, config, group))
     memory = torch.cuda.max_memory_allocated() if device.type == "cuda" else 0
     return first.seconds, median(each.images_per_second for each in rest), memory
+
+
+def on_device(tiles: LabelledTiles, device: Any) -> Any:
+    """The tiles as those of a run, on the device."""
+    import torch
+
+    from saltray.training.tile_tensors import TileTensors
+
+    try:
+        from saltray.training.tile_pool import TilePart, open_pool
+    except ImportError:  # this saltray has no pools, and copies to the device
+        return TileTensors.create(tiles, device)
+    return TileTensors(open_pool([TilePart.of(tiles)], device, "device"), torch.arange(len(tiles), device=device))
 
 
 def _products(device: Any) -> float:
