@@ -4,6 +4,8 @@ import json
 import os
 import subprocess
 import sys
+import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -60,13 +62,48 @@ def test_what_does_not_fit_is_skipped_and_said_so(tmp_path: Path) -> None:
     assert "tests: device tests: skipped" in ended.stdout
 
 
-def test_what_fails_is_recorded_and_the_next_goes_on(tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    # A folder in place of the file for the tests' results makes that part fail.
-    (tmp_path / "work/tests.xml").mkdir(parents=True)
-    words = ("--data", "none", "--out", out, "--work", tmp_path / "work", "--parts", "tests")
-    ended = campaign(*words, home=tmp_path)
-    part = json.loads((out / "campaign.json").read_text())["parts"]["tests"]
-    assert ended.returncode == 1
-    assert part["status"] == "failed"
-    assert "Error" in part["note"]
+CHILD = """
+import os, sys, time
+from dataclasses import replace
+
+sys.path.insert(0, {folder!r})
+import campaign
+
+
+def die(options, record):
+    record.add(row=1)
+    {what}
+
+
+campaign.PARTS["tests"] = replace(campaign.PARTS["tests"], run=die)
+campaign.main()
+"""
+
+
+@pytest.mark.parametrize(
+    ("what", "status", "note"),
+    [
+        ("os._exit(3)", "failed", "its process ended with 3"),
+        ("raise ValueError('bad')", "failed", "ValueError: bad"),
+        ("time.sleep(1000)", "cut", ""),
+    ],
+)
+def test_what_fails_or_takes_too_long_is_recorded_and_the_next_goes_on(
+    what: str, status: str, note: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sys.path.insert(0, str(CAMPAIGN.parent))
+    import campaign as module
+    from parts import Options
+
+    script = tmp_path / "child.py"
+    script.write_text(CHILD.format(folder=str(CAMPAIGN.parent), what=what))
+    monkeypatch.setattr(module, "__file__", str(script))
+    if status == "cut":
+        monkeypatch.setitem(module.PARTS, "tests", replace(module.PARTS["tests"], limit=0))
+    options = Options(data="none", work=tmp_path, dry=True, whole=False)
+    found = module.Campaign(tmp_path / "out", options, ["tests", "mps"], time.time() + 600)
+    assert found.run() == (status != "failed")
+    parts = json.loads((tmp_path / "out/campaign.json").read_text())["parts"]
+    assert (parts["tests"]["status"], parts["tests"]["note"]) == (status, note)
+    assert parts["tests"]["rows"] in ([{"row": 1}], [] if status == "cut" else None)
+    assert parts["mps"]["status"] == "done"

@@ -25,13 +25,15 @@ from saltray.models.build import build_model
 from saltray.progress import Event, FoldEpoch, FoldResumed
 from saltray.training.engine import fit
 from saltray.training.inference import predict_probabilities
-from saltray.training.precision import autocast, resolve_precision
+from saltray.training.precision import resolve_precision
 from saltray.training.process_group import ProcessGroup
 from saltray.training.state import FitState, initial_model
 from saltray.training.tile_tensors import TileTensors
 
 pytestmark = pytest.mark.gpu
 MakeConfig = Callable[..., Config]
+EPOCHS = 150
+"""Of a training that is killed: it takes longer than the news of its second epoch."""
 
 
 def train(
@@ -53,7 +55,7 @@ def test_training_follows_that_of_the_cpu(
         pytest.skip("no bfloat16 on this device")
     _, here = train(make_config(precision=precision), salt, ProcessGroup.single(device))
     _, there = train(make_config(precision="fp32"), salt, ProcessGroup.single())
-    tolerance = 0.05 if precision == "bf16" else 0.01
+    tolerance = 0.05 if precision == "bf16" else 0.02
     assert [epoch.loss for epoch in here] == pytest.approx([epoch.loss for epoch in there], rel=tolerance)
     assert here[-1].valid_loss == pytest.approx(there[-1].valid_loss, rel=2 * tolerance)
 
@@ -87,8 +89,9 @@ def test_a_resumed_training_equals_one_without_interruption(
     resumed.load_state_dict(saved)
     train(config, salt, group, resumed)
     for name, tensor in whole.ema.state_dict().items():
-        # cuDNN may choose other kernels in another process, and some of its sums have no fixed order.
-        torch.testing.assert_close(resumed.ema.state_dict()[name], tensor, rtol=1e-3, atol=1e-4)
+        # Some of cuDNN's sums have no fixed order, and Adam turns the least of gradients into whole steps.
+        torch.testing.assert_close(resumed.ema.state_dict()[name], tensor, rtol=1e-2, atol=5e-3)
+    assert (resumed.epoch, resumed.step) == (whole.epoch, whole.step)
 
 
 def test_prediction_equals_the_cpus(device: torch.device, salt: LabelledTiles) -> None:
@@ -96,9 +99,22 @@ def test_prediction_equals_the_cpus(device: torch.device, salt: LabelledTiles) -
     images = torch.from_numpy(np.array(salt.images))
     settings: dict[str, Any] = {"input_size": 64, "batch_size": 8}
     expected = predict_probabilities(model, images, precision="fp32", **settings)
-    for precision, tolerance in (("fp32", 2e-3), ("bf16", 3e-2)):
+    for precision, tolerance in (("fp32", 5e-3), ("bf16", 3e-2)):
         found = predict_probabilities(copy.deepcopy(model).to(device), images, precision=precision, **settings)  # type: ignore[arg-type]
         torch.testing.assert_close(found, expected, rtol=0, atol=tolerance)
+
+
+def test_tiles_on_the_host_give_the_batches_of_those_on_the_gpu(device: torch.device, salt: LabelledTiles) -> None:
+    pools = pytest.importorskip("saltray.training.tile_pool")
+    order = torch.arange(len(salt), device=device).flip(0)
+    found = {}
+    for cache in ("device", "host"):
+        pool = pools.open_pool([pools.TilePart.of(salt)], device, cache)
+        batches = list(TileTensors(pool, torch.arange(len(salt), device=device)).batches(order, 5))
+        found[cache] = [torch.cat(parts) for parts in zip(*batches, strict=True)]
+    for there, here in zip(found["device"], found["host"], strict=True):
+        assert (there.device.type, here.device.type) == (device.type, device.type)
+        assert torch.equal(there, here)
 
 
 def test_memory_that_is_short_is_told(make_config: MakeConfig, salt: LabelledTiles) -> None:
@@ -126,6 +142,7 @@ from saltray.models.build import build_model
 rank, size, folder = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
 device = torch.device("cuda", rank)
 torch.cuda.set_device(device)
+torch.backends.cudnn.allow_tf32 = False
 dist.init_process_group("nccl", init_method=f"file://{folder}/group", rank=rank, world_size=size, device_id=device)
 group = ProcessGroup(rank, size, device)
 assert group.sum(torch.tensor([1.0 + rank], device=device)).item() == size * (size + 1) / 2
@@ -198,25 +215,10 @@ def test_five_folds_share_a_gpu(ray_on_gpu: None, data: str, make_config: MakeCo
 
 
 @pytest.mark.ray
-def test_tiles_on_the_host_give_the_numbers_of_those_on_the_gpu(
-    ray_on_gpu: None, data: str, make_config: MakeConfig, tmp_path: Path
-) -> None:
-    scores = {}
-    for cache in ("device", "host"):
-        try:
-            config = run_of(data, tmp_path / cache, make_config(precision="fp32"), cache=cache)
-        except TypeError:
-            pytest.skip("there is no cluster.cache")
-        found = saltray.train(config, only_folds=[0]).results[0]
-        scores[cache] = found.score, found.iou
-    assert scores["host"] == pytest.approx(scores["device"], abs=2e-3)
-
-
-@pytest.mark.ray
 def test_a_fold_whose_process_is_killed_resumes_on_the_gpu(
     ray_on_gpu: None, data: str, make_config: MakeConfig, tmp_path: Path
 ) -> None:
-    config = run_of(data, tmp_path, make_config(epochs=12, checkpoint_every=0))
+    config = run_of(data, tmp_path, make_config(epochs=EPOCHS, checkpoint_every=0))
     events: list[Event] = []
     killed: list[int] = []
 
@@ -229,7 +231,7 @@ def test_a_fold_whose_process_is_killed_resumes_on_the_gpu(
     result = saltray.train(config, only_folds=[0], observer=kill_rank)
     assert killed
     assert any(isinstance(event, FoldResumed) for event in events)
-    assert [fold.epochs for fold in result.results] == [12]
+    assert [fold.epochs for fold in result.results] == [EPOCHS]
 
 
 def rank_of_ray() -> int:
@@ -253,20 +255,21 @@ def rank_of_ray() -> int:
 def test_a_batch_that_does_not_fit_ends_a_fold_at_once(
     ray_on_gpu: None, data: str, make_config: MakeConfig, tmp_path: Path
 ) -> None:
-    config = make_config(epochs=1, batch_size=2**17)
-    config = run_of(data, tmp_path, replace(config, model=ModelConfig()), gpus_per_worker=1)
+    free, _ = torch.cuda.mem_get_info()
+    taken = torch.empty(free - 5 * 2**29, dtype=torch.uint8, device="cuda")
+    config = replace(make_config(epochs=1, batch_size=512), model=ModelConfig())
     with pytest.raises(FoldsFailedError) as caught:
-        saltray.train(config, only_folds=[0])
+        saltray.train(run_of(data, tmp_path, config, gpus_per_worker=0.5), only_folds=[0])
+    del taken
+    torch.cuda.empty_cache()
     (reason,) = caught.value.failures.values()
     assert reason.startswith("the GPU has ")
-    assert f"--train.batch-size {2**16}" in reason
+    assert " GiB, of which other processes hold " in reason
+    assert reason.endswith("use --train.batch-size 256, or --cluster.gpus-per-worker 1, so that fewer share it")
 
 
 def test_untrained_networks_are_equal_on_both(device: torch.device, make_config: MakeConfig) -> None:
-    """Of one seed, whatever the device."""
     config = make_config()
     state = FitState.create(config, ProcessGroup.single(device))
     for name, tensor in initial_model(config).state_dict().items():
         assert torch.equal(state.model.state_dict()[name].cpu(), tensor)
-    with autocast("fp32", device):
-        assert torch.get_autocast_dtype(device.type) is not None
