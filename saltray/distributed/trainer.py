@@ -19,20 +19,20 @@ from saltray.distributed.ray_internals import (
     is_on_loopback,
     raised_by_rank,
 )
-from saltray.errors import RunLockedError, StorageError
+from saltray.errors import ResourceError, RunLockedError, StorageError
 from saltray.runs.layout import ERROR
 from saltray.storage.arrow import arrow_filesystem
 
 
-class StopAtStoreFault(UserCallback):
-    """Ends a job whose store refuses: Ray would retry, and each retry would meet a full disk again.
+class StopAtFault(UserCallback):
+    """Ends a job whose store refuses or whose memory is short: Ray would retry, and each retry would meet that again.
 
     The store has retried by itself what may pass.
     """
 
     def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:  # noqa: ARG002
         for error in worker_exceptions.values():
-            if (fault := store_fault(error)) is not None:
+            if isinstance(fault := raised_by_rank(error), StorageError | RunLockedError | ResourceError):
                 raise fault
 
 
@@ -69,7 +69,7 @@ def run_job(train_loop: TrainLoop, job: Job, resources: JobResources, callbacks:
             checkpoint_config=CheckpointConfig(num_to_keep=2),
             logging_config=LoggingConfig(log_level="ERROR"),
             worker_runtime_env={} if local else {"env_vars": {"OMP_WAIT_POLICY": "passive"}},
-            callbacks=[StopAtStoreFault(), *callbacks],
+            callbacks=[StopAtFault(), *callbacks],
         ),
     )
     result: Any = trainer.fit()  # its declared type is that of Train v1
@@ -79,7 +79,8 @@ def run_job(train_loop: TrainLoop, job: Job, resources: JobResources, callbacks:
 def failure_reason(job: Job, error: Exception) -> str:
     """One line for the user; the whole text goes to the store beside the job."""
     text = str(error).strip() or type(error).__name__
-    reason = cause_in_a_line(text)
+    cause = raised_by_rank(error)
+    reason = str(cause) if isinstance(cause, ResourceError) else cause_in_a_line(text)
     for name, death in rank_deaths(text).items():
         reason = f"{name} {death.reason}"
         text = f"{text}\n{death.log}\n{reason}"

@@ -21,7 +21,7 @@ from saltray.distributed import checkpoints
 from saltray.distributed.jobs import Job, LoopConfig, PermanentFailure, TrialHistory
 from saltray.distributed.nodes import nodes_present
 from saltray.distributed.pseudo_tiles import pseudo_tiles
-from saltray.errors import ConfigError, DivergedError, ModelError
+from saltray.errors import ConfigError, DivergedError, ModelError, ResourceError
 from saltray.runs.fold_output import (
     FoldPredictions,
     WrittenPredictions,
@@ -37,6 +37,7 @@ from saltray.runs.records import FoldResult, PredictionCost, PretrainRecord
 from saltray.search.objective import OBJECTIVE, best_epoch, objective
 from saltray.storage.base import Store
 from saltray.storage.files import make_scratch_folder
+from saltray.training.device_memory import is_out_of_memory, memory_shortage
 from saltray.training.engine import fit
 from saltray.training.epoch_metrics import EpochMetrics, mean_metrics
 from saltray.training.inference import predict_both_ways
@@ -155,7 +156,11 @@ class PretrainLoop:
 
 
 def _run(body: Callable[[Job, ProcessGroup], T], loop_config: LoopConfig) -> T | PermanentFailure:
-    """`body`'s result, or the fault that every retry would meet again; such a fault is raised on all ranks alike."""
+    """`body`'s result, or the fault that every retry would meet again; such a fault is raised on all ranks alike.
+
+    Raises:
+        ResourceError: this rank of several lacks memory. The others wait for it, so Ray must end them.
+    """
     job = loop_config["job"]
     group = process_group_of()
     try:
@@ -163,6 +168,13 @@ def _run(body: Callable[[Job, ProcessGroup], T], loop_config: LoopConfig) -> T |
         return body(job, group)
     except (DivergedError, ModelError, ConfigError) as error:
         return PermanentFailure(str(error), diverged=isinstance(error, DivergedError))
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        reason = memory_shortage(group.device, job.config, group.size)
+        if group.size > 1:
+            raise ResourceError(reason) from error
+        return PermanentFailure(reason, diverged=False)
 
 
 def _train_fold(job: Job, group: ProcessGroup) -> FoldResult | None:

@@ -12,8 +12,8 @@ from saltray.config import ClusterConfig
 from saltray.distributed.capacity import JobResources
 from saltray.distributed.jobs import Job, LoopConfig
 from saltray.distributed.ray_internals import CONTROLLER, RANK, RunConfig, live_actors
-from saltray.distributed.trainer import failure_reason, run_job, store_fault, write_error
-from saltray.errors import RunLockedError, StorageError
+from saltray.distributed.trainer import StopAtFault, failure_reason, run_job, store_fault, write_error
+from saltray.errors import ResourceError, RunLockedError, StorageError
 from saltray.storage.base import Store
 
 MakeJob = Callable[..., Job]
@@ -108,6 +108,22 @@ def test_the_last_line_of_a_failure_is_told_and_all_of_it_is_kept(make_job: Make
     assert reason == f"ValueError: it broke (full text: {job.home.uri}/error.txt)"
     assert job.home.get("error.txt") == b"Traceback ...\n  at some place\nValueError: it broke\n"
     assert failure_reason(job, TimeoutError()).startswith("TimeoutError (full text: ")
+
+
+@pytest.mark.parametrize("wrap", [lambda error: WorkerGroupError("rank 1", {1: error}), ControllerError])
+def test_memory_that_a_rank_lacks_is_told_in_the_words_of_saltray(
+    wrap: Callable[[Exception], Exception], make_job: MakeJob
+) -> None:
+    job = make_job(1)
+    reason = failure_reason(job, wrap(ResourceError("the GPU has 79.1 GiB; use less")))
+    assert reason == f"the GPU has 79.1 GiB; use less (full text: {job.home.uri}/error.txt)"
+
+
+@pytest.mark.parametrize("kind", [StorageError, RunLockedError, ResourceError])
+def test_faults_that_a_retry_would_meet_again_end_a_job(kind: type[Exception]) -> None:
+    with pytest.raises(kind, match="full"):
+        StopAtFault().after_exception(None, {0: RuntimeError("NCCL: rank 1 is gone"), 1: kind("full")})
+    StopAtFault().after_exception(None, {0: RuntimeError("killed")})
 
 
 def test_a_store_that_cannot_keep_a_failure_does_not_hide_it(

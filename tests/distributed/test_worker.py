@@ -23,6 +23,7 @@ from saltray.data.tiles import LabelledTiles, Tiles
 from saltray.distributed import worker
 from saltray.distributed.jobs import Job, PermanentFailure, TrialHistory
 from saltray.distributed.worker import PretrainLoop, RangeTestLoop, process_group_of, train_fold, train_trial
+from saltray.errors import ResourceError
 from saltray.recipes import RECIPES
 from saltray.runs.history import EpochRecord, NoteRecord, ResumeRecord, epochs_of, read_history
 from saltray.runs.records import CheckpointManifest, FoldResult, PretrainRecord
@@ -441,6 +442,45 @@ def test_a_rank_that_does_not_see_the_store_is_a_permanent_failure(
         diverged=False,
     )
     assert not list(home.list())
+
+
+def fill_memory(*_: object, **__: object) -> None:
+    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+
+@pytest.mark.parametrize("loop", [train_fold, train_trial, RangeTestLoop(1e-5, 1.0, 3), PretrainLoop(PretrainConfig())])
+def test_memory_that_is_short_is_a_permanent_failure(
+    fake: FakeTrain, job: Job, loop: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.nn.functional, "conv2d", fill_memory)
+    monkeypatch.setattr(torch.nn.Conv2d, "forward", fill_memory)
+    if isinstance(loop, PretrainLoop):
+        job = replace(job, tiles=Tiles(job.tiles.ids, job.tiles.images))  # type: ignore[attr-defined, arg-type]
+    ended = loop({"job": job})
+    assert isinstance(ended, PermanentFailure)
+    assert not ended.diverged
+    assert ended.reason.startswith("the machine has ")
+    batch = job.config.train.batch_size
+    assert ended.reason.endswith(f"a batch of {batch} tiles at 64x64 needs more; use --train.batch-size {batch // 2}")
+
+
+def test_memory_that_one_rank_of_several_lacks_ends_them_all(
+    fake: FakeTrain, job: Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def body(job: Job, group: ProcessGroup) -> None:
+        fill_memory()
+
+    two = ProcessGroup(rank=1, size=2, device=torch.device("cpu"))
+    monkeypatch.setattr(worker, "process_group_of", lambda config: two)
+    monkeypatch.setattr(worker, "check_store_is_shared", lambda job, group: None)
+    with pytest.raises(ResourceError, match="one of 2 parts of train.batch_size"):
+        worker._run(body, {"job": job})
+
+
+def test_other_faults_are_not_taken_for_it(fake: FakeTrain, job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker, "set_up_fold", lambda *_: torch.zeros(2) @ torch.zeros(3))
+    with pytest.raises(RuntimeError, match="size"):
+        train_fold({"job": job})
 
 
 def test_a_range_test_trains_at_a_growing_rate(fake: FakeTrain, job: Job) -> None:
