@@ -45,8 +45,8 @@ from saltray.data.packed import (
     write_shard,
 )
 from saltray.data.pixel_range import PixelRange
-from saltray.data.statistics import statistics_of
-from saltray.data.tiles import LabelledTiles, TileIndex, TileShard, first_of_same, mask_digests, pack_masks
+from saltray.data.statistics import Tally, statistics_of
+from saltray.data.tiles import TileIndex, TileShard, first_of_same, mask_digests, pack_masks
 from saltray.distributed.cluster import ray_cluster
 from saltray.runs.records import FoldResult
 from saltray.runs.run import create_run
@@ -86,8 +86,7 @@ def write_tiles(folder: Store, count: int) -> None:
         images = draw.integers(0, 256, (min(SHARD, count - start), SIDE, SIDE), np.uint8)
         masks = (images > draw.integers(0, 400, (len(images), 1, 1))).astype(np.uint8)
         shard = TileShard(tuple(f"{start + at:08}" for at in range(len(images))), images, pack_masks(masks))
-        if number == 0:
-            statistics = statistics_of(LabelledTiles(shard.ids, images, masks))
+        tally = Tally.of(shard) if number == 0 else tally + Tally.of(shard)
         content.add(shard.ids, tile_digests(shard))
         shards.append(write_shard(folder, number, shard))
         ids += shard.ids
@@ -104,7 +103,7 @@ def write_tiles(folder: Store, count: int) -> None:
         tiles=count,
         height=SIDE,
         width=SIDE,
-        statistics=statistics,
+        statistics=statistics_of(index, tally, SIDE, SIDE),
         pixel_range=pixel_range,
         shards=tuple(shards),
         index=write_index(folder, index),
