@@ -22,7 +22,8 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import partial
+from functools import partial, reduce
+from operator import add
 from pathlib import Path
 from typing import Any
 
@@ -45,8 +46,8 @@ from saltray.data.packed import (
     write_shard,
 )
 from saltray.data.pixel_range import PixelRange
-from saltray.data.statistics import statistics_of
-from saltray.data.tiles import LabelledTiles, TileIndex, TileShard, first_of_same, mask_digests, pack_masks
+from saltray.data.statistics import Tally, statistics_of
+from saltray.data.tiles import TileIndex, TileShard, first_of_same, mask_digests, pack_masks
 from saltray.distributed.cluster import ray_cluster
 from saltray.runs.records import FoldResult
 from saltray.runs.run import create_run
@@ -80,14 +81,13 @@ def config_of(folder: Path) -> Config:
 
 def write_tiles(folder: Store, count: int) -> None:
     """A packed data set of noise, whose masks are its bright pixels."""
-    shards, content, ids, salt, digests = [], ContentDigest(), [], [], []
+    shards, content, ids, salt, digests, tallies = [], ContentDigest(), [], [], [], []
     for number, start in enumerate(range(0, count, SHARD)):
         draw = np.random.default_rng(number)
         images = draw.integers(0, 256, (min(SHARD, count - start), SIDE, SIDE), np.uint8)
         masks = (images > draw.integers(0, 400, (len(images), 1, 1))).astype(np.uint8)
         shard = TileShard(tuple(f"{start + at:08}" for at in range(len(images))), images, pack_masks(masks))
-        if number == 0:
-            statistics = statistics_of(LabelledTiles(shard.ids, images, masks))
+        tallies.append(Tally.of(shard))
         content.add(shard.ids, tile_digests(shard))
         shards.append(write_shard(folder, number, shard))
         ids += shard.ids
@@ -104,7 +104,7 @@ def write_tiles(folder: Store, count: int) -> None:
         tiles=count,
         height=SIDE,
         width=SIDE,
-        statistics=statistics,
+        statistics=statistics_of(index, reduce(add, tallies), SIDE, SIDE),
         pixel_range=pixel_range,
         shards=tuple(shards),
         index=write_index(folder, index),
