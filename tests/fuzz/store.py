@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from ray.train import Checkpoint
-from samples import EVALUATION, metrics
+from samples import metrics, publish_models
 
 from saltray.config import (
     ClusterConfig,
@@ -23,8 +23,7 @@ from saltray.config import (
 from saltray.data.packing import load_all_images, load_tiles
 from saltray.data.synthetic import write_dataset
 from saltray.distributed.checkpoints import Upload
-from saltray.ensemble.postprocess import Postprocess
-from saltray.ensemble.publishing import FoldModel, publish
+from saltray.ensemble.publishing import FoldModel
 from saltray.runs.fold_output import write_fold
 from saltray.runs.history import EpochRecord, History
 from saltray.runs.layout import checkpoint_folder
@@ -100,17 +99,7 @@ def make_store(folder: Path) -> Store:
             result = write_fold(home.sub(f"fold-{fold}"), fold, held_out, state_of(root).ema, probabilities, records)
             key = f"runs/r1/fold-{fold}/model.safetensors"
             models.append(FoldModel(fold=fold, key=key, sha256=result.weights_sha256, score=result.score))
-    publish(
-        root,
-        config=config,
-        models=models,
-        postprocess=Postprocess(threshold=0.44, min_area=7, blank_is_empty=True),
-        score=0.6,
-        score_at_threshold=0.7,
-        baseline=0.4,
-        evaluation=EVALUATION,
-        dataset=dataset,
-    )
+    publish_models(root, config, models, dataset)
     pretrained = root.sub("pretrained/p1")
     create_pretraining(pretrained, config, PretrainConfig(), load_all_images(DATA, root), None)
     write_pretraining(pretrained, config, state_of(root).ema, records)
