@@ -43,12 +43,14 @@ Round = dict[str, Row]
 
 
 class Bench:
-    """Tiles, a folder for what is written, and how long a part may take."""
+    """Tiles, a folder for what is written, how long a part may take, and whether its networks are thin to try it."""
 
-    def __init__(self, folder: Path, data: Path | None, seconds: float) -> None:
+    def __init__(self, folder: Path, data: Path | None, seconds: float, *, thin: bool) -> None:
         self.folder = folder
         self.given = data
         self.seconds = seconds
+        self.thin = ("--thin",) if thin else ()
+        self.width = THIN if thin else ()
         self.stores = 0
 
     def tiles(self, count: int) -> Path:
@@ -139,7 +141,21 @@ def history(store: Path, job: str, top: str = "runs/r1") -> list[Any]:
 
 
 def blog(bench: Bench) -> list[Round]:
-    common = ("--data", bench.tiles(20), "--tiles", 20, "--size", 256, "--resize", 2, "--batch", 8, "--epochs", 3)
+    common = (
+        "--data",
+        bench.tiles(20),
+        "--tiles",
+        20,
+        "--size",
+        256,
+        "--resize",
+        2,
+        "--batch",
+        8,
+        "--epochs",
+        3,
+        *bench.thin,
+    )
     return bench.rounds(
         {
             "saltray": lambda: bench.run(*python("engine_script.py", *common)).speed(),
@@ -150,7 +166,7 @@ def blog(bench: Bench) -> list[Round]:
 
 
 def ddp(bench: Bench) -> list[Round]:
-    common = ("--data", bench.tiles(80), "--tiles", 80, "--batch", 16, "--epochs", 3)
+    common = ("--data", bench.tiles(80), "--tiles", 80, "--batch", 16, "--epochs", 3, *bench.thin)
 
     def ours(precision: str) -> Row:
         return bench.run(*python("engine_script.py", *common, "--precision", precision, ranks=2)).speed()
@@ -166,7 +182,8 @@ def ddp(bench: Bench) -> list[Round]:
 
 def lightning(bench: Bench) -> list[Round]:
     executable = lightning_environment(bench.folder / "lightning")
-    common = ("--data", bench.tiles(80), "--tiles", 80, "--batch", 16, "--epochs", 3)
+    few = ("--tiles", 10, "--batch", 4, "--size", 128) if bench.thin else ("--tiles", 80, "--batch", 16)
+    common = ("--data", bench.tiles(80), *few, "--epochs", 3)
 
     def run(script: str, *more: object) -> Row:
         return bench.run(*python(script, *common, *more, executable=executable)).speed()
@@ -198,7 +215,7 @@ def lightning_environment(folder: Path) -> Path:
 
 
 def five_folds(bench: Bench) -> list[Round]:
-    data, epochs = bench.tiles(240), 8
+    data, epochs = (bench.tiles(40), 2) if bench.thin else (bench.tiles(240), 8)
 
     def ours() -> Row:
         store = bench.store()
@@ -221,11 +238,11 @@ def five_folds(bench: Bench) -> list[Round]:
 
 def overhead(bench: Bench) -> list[Round]:
     """Epochs of full-width steps; between two epochs Ray's report and the history are the only difference."""
-    data, epochs, batch = bench.tiles(120), 4, 16
+    data, epochs, batch = bench.tiles(40 if bench.thin else 120), 4, 16
 
     def ray() -> Row:
         store = bench.store()
-        sizes = ("--train.epochs", epochs, "--train.batch-size", batch, "--workers-per-fold", 2)
+        sizes = ("--train.epochs", epochs, "--train.batch-size", batch, "--workers-per-fold", 2, *bench.width)
         command = (SALTRAY, "train", "--data", data, "--store", store, "--only-folds", 0, *sizes)
         done = bench.run(*command, "--train.eval-every", 10**6)
         return figures(
@@ -234,7 +251,9 @@ def overhead(bench: Bench) -> list[Round]:
         )
 
     def torchrun() -> Row:
-        done = bench.run(*python("engine_script.py", "--data", data, "--epochs", epochs, "--batch", batch, ranks=2))
+        done = bench.run(
+            *python("engine_script.py", "--data", data, "--epochs", epochs, "--batch", batch, *bench.thin, ranks=2)
+        )
         rows = [line for line in done.lines if line["rank"] == 0]
         return figures(
             done, [(row["ended"] - row["seconds"], row["ended"], row["seconds"], row["rate"]) for row in rows]
@@ -263,7 +282,7 @@ def trials(bench: Bench) -> list[Round]:
 
 def search(bench: Bench) -> Row:
     """Six trials of three short epochs, as many at once as the machine has cores."""
-    count = 6
+    count = 2 if bench.thin else 6
     store = bench.store()
     done = bench.run(sys.executable, __file__, "--search", bench.tiles(40), store, count)
     (told,) = done.lines
@@ -324,7 +343,7 @@ def run_search(data: str, store: str, count: int) -> None:
 
 
 def peak_memory(bench: Bench) -> list[Round]:
-    data = bench.tiles(1000)
+    data = bench.tiles(40 if bench.thin else 1000)
 
     def run(*folds: object) -> Row:
         sizes = ("--train.epochs", 1, "--train.batch-size", 8)
@@ -344,6 +363,7 @@ def stall(bench: Bench) -> list[Round]:
     def run(*settings: object) -> Row:
         store = bench.store()
         sizes = ("--train.epochs", epochs, "--train.batch-size", 16, "--train.eval-every", 10**6)
+        sizes += bench.width
         command = (SALTRAY, "train", "--data", data, "--store", store, "--only-folds", 0, *sizes, *settings)
         bench.run(*command)
         rows = history(store, "fold-0")
@@ -414,6 +434,9 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=150, help="of a part; a round that was begun is finished")
     parser.add_argument("--data", type=Path, help="real tiles, in the Kaggle layout")
     parser.add_argument("--out", type=Path, help="JSON of every round")
+    parser.add_argument(
+        "--thin", action="store_true", help="thin networks and few tiles, to try the script; its figures mean little"
+    )
     parser.add_argument("--search", nargs=3, metavar=("DATA", "STORE", "TRIALS"), help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.search:
@@ -421,7 +444,7 @@ def main() -> None:
         return
     kept: dict[str, Any] = json.loads(args.out.read_text()) if args.out and args.out.exists() else {}
     with tempfile.TemporaryDirectory(prefix="peers-") as folder:
-        bench = Bench(Path(folder), args.data, args.seconds)
+        bench = Bench(Path(folder), args.data, args.seconds, thin=args.thin)
         for number in args.only:
             title, part = PARTS[number]
             rounds = part(bench)

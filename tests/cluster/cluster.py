@@ -36,8 +36,7 @@ SOCKET = "/tmp/ray/fork-server"
 """Of the fork server of a host; each host has a /tmp/ray of its own."""
 SERVE = (
     # Not Ray: it reads the number of its job when it is imported, and one server forks the workers of all jobs.
-    "import socket; from saltray.distributed import fork_server as server; "
-    "server.MODULES = tuple(name for name in server.MODULES if name != 'ray'); "
+    "import socket; from saltray.distributed import fork_server as server; server.OF_THE_JOB = (); "
     f"listener = socket.socket(socket.AF_UNIX); listener.bind({SOCKET!r}); listener.listen(server.QUEUE); "
     "server.serve(listener)"
 )

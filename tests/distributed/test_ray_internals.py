@@ -18,13 +18,13 @@ import ray
 import ray.data
 import ray.train
 from ray.train.torch import TorchTrainer
-from ray.train.v2._internal.callbacks import placement_group_callback
+from ray.train.v2._internal.callbacks import datasets, placement_group_callback
 from ray.util.annotations import RayDeprecationWarning
 from ray.util.placement_group import PlacementGroup, placement_group, placement_group_table, remove_placement_group
 
 from saltray.distributed import ray_internals
 from saltray.distributed.ray_internals import (
-    PLACEMENT_GROUP_CLEANER,
+    LEFT_OUT,
     LocalTorchConfig,
     ScalingConfig,
     Trainer,
@@ -55,12 +55,13 @@ def callbacks_of(kind: type[TorchTrainer]) -> list[str]:
     return [type(callback).__name__ for callback in trainer._create_default_callbacks()]
 
 
-def test_a_trainer_has_all_default_callbacks_but_the_placement_group_cleaner() -> None:
+def test_a_trainer_has_all_default_callbacks_but_those_that_start_a_helper() -> None:
     assert issubclass(Trainer, TorchTrainer)
     default = callbacks_of(TorchTrainer)
-    assert placement_group_callback.PlacementGroupCleanerCallback.__name__ == PLACEMENT_GROUP_CLEANER
-    assert default.count(PLACEMENT_GROUP_CLEANER) == 1
-    assert callbacks_of(Trainer) == [name for name in default if name != PLACEMENT_GROUP_CLEANER]
+    helpers = (placement_group_callback.PlacementGroupCleanerCallback, datasets.DatasetsCallback)
+    assert tuple(helper.__name__ for helper in helpers) == LEFT_OUT
+    assert [default.count(name) for name in LEFT_OUT] == [1, 1]
+    assert callbacks_of(Trainer) == [name for name in default if name not in LEFT_OUT]
 
 
 def until(condition: Callable[[], bool]) -> None:
