@@ -1,6 +1,6 @@
 """How long until five folds train, and what takes the time? `uv run python tests/bench/startup.py [--rounds 3]`.
 
-Five one-rank folds of a thin network, one step each, on this machine, by a process of its own each time: with workers
+Five one-rank folds of a thin network, some steps each, on this machine, by a process of its own each time: with workers
 that saltray's fork server forks, and with workers that Ray starts, each of which imports everything; in turn. Prints
 a Markdown table of the parts, medians of all rounds: wall seconds, and CPU seconds of all processes until all folds
 train. `--ways forked` measures one way alone; `--out FILE` keeps every round as JSON.
@@ -21,7 +21,6 @@ from typing import Any
 
 from processes import cpu_seconds, kind_of, started_at, tree
 
-FOLDS = 5
 WAYS = ("forked", "plain")
 PARTS = {
     "planned": "imports of the driver; tiles read, checked and split",
@@ -39,19 +38,20 @@ def no_fork_server(base: Path) -> Iterator[str]:
     yield sys.executable
 
 
-def start(way: str, data: str, store: str) -> dict[str, Any]:
+def start(way: str, data: str, store: str, folds: int) -> dict[str, Any]:
     """Train in this process; seconds from its start to each moment, and CPU seconds by kind of process."""
     from saltray.distributed import cluster
 
     if way == "plain":
         cluster.fork_server = no_fork_server
     import saltray
-    from saltray.config import Config, ModelConfig, TrainConfig
+    from saltray.config import Config, FoldConfig, ModelConfig, TrainConfig
     from saltray.progress import CapacityFound, Event, FoldEpoch, RunPlanned
 
     config = Config(
         data=data,
         store=store,
+        folds=FoldConfig(count=folds),
         model=ModelConfig(num_filters=4, encoder_width=8),
         train=TrainConfig(epochs=1, batch_size=8, precision="fp32"),
     )
@@ -72,7 +72,7 @@ def start(way: str, data: str, store: str) -> dict[str, Any]:
                 for pid in tree(os.getpid()):
                     if kind_of(pid) == "RayTrainWorker" and (at := started_at(pid)) is not None:
                         ranks[pid] = at
-                if trained == FOLDS:
+                if trained == folds:
                     spent = cpu_seconds(os.getpid())
 
     begun = started_at(os.getpid())
@@ -84,9 +84,9 @@ def start(way: str, data: str, store: str) -> dict[str, Any]:
     return {"way": way, "seconds": {name: moments[name] - begun for name in PARTS} | {"whole": done}, "cpu": spent}
 
 
-def measure(way: str, data: Path, folder: Path, number: int) -> dict[str, Any]:
+def measure(way: str, data: Path, store: Path, folds: int) -> dict[str, Any]:
     """The same in a process of its own."""
-    command = [sys.executable, __file__, "--one", way, str(data), str(folder / f"{way}-{number}")]
+    command = [sys.executable, __file__, "--one", way, str(data), str(store), "--folds", str(folds)]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     answer: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return answer
@@ -117,12 +117,13 @@ def table(rounds: list[dict[str, Any]]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--folds", type=int, default=5)
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=WAYS)
     parser.add_argument("--out", type=Path, help="JSON file for every round")
     parser.add_argument("--one", nargs=3, metavar=("WAY", "DATA", "STORE"), help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.one:
-        print(json.dumps(start(*args.one)))
+        print(json.dumps(start(*args.one, args.folds)))
         return
     from saltray.data.synthetic import write_dataset
 
@@ -131,7 +132,7 @@ def main() -> None:
         data = write_dataset(Path(folder, "tiles"), tiles=40)
         for number in range(args.rounds):
             for way in args.ways:
-                rounds.append(measure(way, data, Path(folder), number))
+                rounds.append(measure(way, data, Path(folder, f"{way}-{number}"), args.folds))
                 if args.out:
                     args.out.write_text(json.dumps(rounds, indent=1))
     print(table(rounds))
