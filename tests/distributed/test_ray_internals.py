@@ -2,12 +2,14 @@
 
 import io
 import os
+import shlex
 import subprocess
 import sys
 import time
 import warnings
 from collections.abc import Callable
 from contextlib import redirect_stdout, suppress
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 from unittest.mock import Mock
@@ -22,7 +24,7 @@ from ray.train.v2._internal.callbacks import datasets, placement_group_callback
 from ray.util.annotations import RayDeprecationWarning
 from ray.util.placement_group import PlacementGroup, placement_group, placement_group_table, remove_placement_group
 
-from saltray.distributed import ray_internals
+from saltray.distributed import ray_internals, setup_worker
 from saltray.distributed.ray_internals import (
     LEFT_OUT,
     LocalTorchConfig,
@@ -243,6 +245,15 @@ def test_the_warning_of_remote_options_is_silenced_where_it_is_allowed() -> None
             rows.map_batches(Same, compute=pool, **options)
         with pytest.raises(RayDeprecationWarning):  # the filters are as before
             rows.map_batches(Same, compute=pool, **options)
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_here")
+def test_workers_of_a_ray_of_our_own_are_set_up_by_our_script() -> None:
+    (raylet,) = ray._private.worker._global_node.all_processes["raylet"]
+    (command,) = [word for word in raylet.process.args if word.startswith("--python_worker_command=")]
+    assert shlex.split(command)[1] == setup_worker.__file__
+    assert Path(setup_worker.__file__).name == ray._private.ray_constants.SETUP_WORKER_FILENAME  # as it was
 
 
 @pytest.mark.ray
