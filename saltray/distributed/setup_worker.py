@@ -26,7 +26,8 @@ def main(words: list[str]) -> None:
         words: of the command line, as the raylet has written it.
     """
     rest = [word for word in words if not word.startswith((RUNTIME_ENV, LANGUAGE))]
-    context = next((json.loads(word[len(RUNTIME_ENV) :]) for word in words if word.startswith(RUNTIME_ENV)), {})
+    given = [word[len(RUNTIME_ENV) :] for word in words if word.startswith(RUNTIME_ENV)]
+    context = json.loads(given[0] if given else "{}")
     special = context.get("command_prefix") or context.get("override_worker_entrypoint")
     if special or f"{LANGUAGE}PYTHON" not in words:
         worker = next(word for word in rest if word.endswith(WORKER))
