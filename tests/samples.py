@@ -1,5 +1,6 @@
 """Records that tests of several rooms need: metrics of an epoch, and what saltray 0.1 kept in a store."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ from saltray.config import Config
 from saltray.data.packed import DatasetManifest
 from saltray.ensemble.manifest import EnsembleManifest, Member
 from saltray.ensemble.postprocess import Postprocess
+from saltray.ensemble.publishing import FoldModel, publish
 from saltray.records import from_record
 from saltray.storage.base import Store
 from saltray.training.epoch_metrics import EpochMetrics
@@ -86,6 +88,20 @@ EVALUATION = Evaluation(
     device="CPU",
 )
 """An invented evaluation of two folds."""
+
+
+def publish_models(
+    store: Store, config: Config, models: Sequence[FoldModel], dataset: DatasetManifest, **settings: Any
+) -> EnsembleManifest:
+    """Publish with invented scores, but for these arguments of `publish`."""
+    arguments: dict[str, Any] = {
+        "postprocess": Postprocess(threshold=0.44, min_area=12, blank_is_empty=True),
+        "score": 0.7123,
+        "score_at_threshold": 0.7321,
+        "baseline": 0.39,
+        "evaluation": EVALUATION,
+    }
+    return publish(store, config=config, models=models, dataset=dataset, **arguments | settings)
 
 
 def foreign_object(store: Store, key: str) -> None:

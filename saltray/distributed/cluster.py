@@ -56,6 +56,8 @@ ENVIRONMENT = {
 SINGLE_MACHINE_ONLY = {
     # A single machine is not preempted, and one helper process per job is saved.
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
+    # Workers have a runtime environment, so that those which Ray starts beforehand, without one, would stay idle.
+    "RAY_prestart_worker_first_driver": "0",
     # Ranks listen, without authentication, on the interface that the host name resolves to, unless told otherwise.
     "GLOO_SOCKET_IFNAME": "lo0" if sys.platform == "darwin" else "lo",
 }
@@ -152,6 +154,7 @@ def _connected(num_cpus: int | None) -> Iterator[str]:
     from saltray.distributed.ray_internals import (
         on_loopback,
         own_token,
+        quick_setup,
         remove_orphaned_placement_groups,
         shut_down,
     )
@@ -167,7 +170,7 @@ def _connected(num_cpus: int | None) -> Iterator[str]:
             shut_down()
         return
     base, machine = short_folder(), this_machine()
-    with fork_server(base) as python, own_token(), on_loopback():
+    with fork_server(base) as python, own_token(), on_loopback(), quick_setup():
         try:
             _connect(
                 lambda reason: ResourceError(

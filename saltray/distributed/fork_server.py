@@ -45,7 +45,6 @@ LOCK = "lock"
 MODULES = (
     # Not ray.train nor ray.data: importing them draws a random number in Ray's C++ core, and then all forks would draw
     # the same ids. What they import is most of their cost.
-    "ray",
     "fsspec",
     "pandas",
     "pyarrow.dataset",
@@ -67,6 +66,9 @@ MODULES = (
     "saltray.training.lr_range_test",
     "torch._dynamo",  # every optimiser imports it
 )
+"""What workers share; imported while Ray starts."""
+OF_THE_JOB = ("ray",)
+"""What reads its token and the job's number from the environment when it is imported: with the first worker's."""
 
 
 class Worker(NamedTuple):
@@ -194,6 +196,12 @@ def _fork_for_each(listener: socket.socket) -> Worker | None:
     with selectors.DefaultSelector() as selector:
         selector.register(listener, selectors.EVENT_READ)
         selector.register(sys.stdin, selectors.EVENT_READ)
+        os.environ["OPENBLAS_NUM_THREADS"] = "1"  # BLAS threads would not survive a fork
+        for module in MODULES:
+            if sys.stdin in _ready(selector, timeout=0):  # the driver has ended
+                return None
+            importlib.import_module(module)
+        signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # forks that end leave no zombie
         while sys.stdin not in (ready := _ready(selector)):
             assert ready == [listener]
             connection, _ = listener.accept()
@@ -201,9 +209,9 @@ def _fork_for_each(listener: socket.socket) -> Worker | None:
                 worker = _request(connection)
                 if worker is None:
                     continue
-                _import_once(worker.env)
-                if sys.stdin in _ready(selector, timeout=0):  # the driver ended while modules were imported
-                    break
+                os.environ.update(worker.env)
+                for module in OF_THE_JOB:
+                    importlib.import_module(module)
                 # Python 3.12 and later warn of a second thread in the log: it is jemalloc's, which provides for forks.
                 if os.fork() == 0:
                     if not _wanted(connection):
@@ -243,16 +251,6 @@ def _wanted(connection: socket.socket) -> bool:
 def _ready(selector: selectors.BaseSelector, timeout: float | None = None) -> list[Any]:
     """What can be read from; waits for something unless given a timeout in seconds."""
     return [key.fileobj for key, _ in selector.select(timeout)]
-
-
-def _import_once(env: dict[str, str]) -> None:
-    """Import in the environment of the first worker: Ray reads its token and the job's number from it when imported."""
-    if "ray" in sys.modules:
-        return
-    os.environ.update(env, OPENBLAS_NUM_THREADS="1")  # BLAS threads would not survive a fork
-    for module in MODULES:
-        importlib.import_module(module)
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # forks that end leave no zombie
 
 
 def _become(worker: Worker) -> None:

@@ -7,9 +7,11 @@ import os
 import re
 import secrets
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -50,7 +52,8 @@ def raised_by_rank(error: BaseException) -> BaseException:
     return raised_by_rank(inner) if isinstance(inner, BaseException) else error
 
 
-PLACEMENT_GROUP_CLEANER = "PlacementGroupCleanerCallback"
+LEFT_OUT = ("PlacementGroupCleanerCallback", "DatasetsCallback")
+"""Callbacks of Ray Train that start a helper process for each job, and have nothing to do for saltray's."""
 CONTROLLER = "TrainController"
 """Class of the actor that runs a job of Ray Train."""
 RANK = "RayTrainWorker"
@@ -69,15 +72,16 @@ class JobConfig(ray.job_config.JobConfig):
 
 
 class Trainer(TorchTrainer):
-    """A TorchTrainer without the helper process that removes placement groups of dead controllers.
+    """A TorchTrainer without two helper processes per job.
 
-    That helper needs Ray's dashboard, which not every cluster has, and costs a process per job; saltray calls
-    `remove_orphaned_placement_groups` instead.
+    One removes placement groups of dead controllers. It needs Ray's dashboard, which not every cluster has; saltray
+    calls `remove_orphaned_placement_groups` instead. The other hands out shards of Ray's datasets, and saltray's jobs
+    have none.
     """
 
     def _create_default_callbacks(self) -> Any:
         callbacks = super()._create_default_callbacks()
-        return [callback for callback in callbacks if type(callback).__name__ != PLACEMENT_GROUP_CLEANER]
+        return [callback for callback in callbacks if type(callback).__name__ not in LEFT_OUT]
 
 
 class LocalTorchConfig(TorchConfig):
@@ -361,6 +365,22 @@ def shut_down() -> None:
     finally:
         untyped.disconnect = disconnect
         restore()
+
+
+@contextmanager
+def quick_setup() -> Iterator[None]:
+    """Let a Ray that is started in this block start its workers by saltray's `setup_worker.py` in place of its own.
+
+    Ray's imports all of Ray for each worker, only to replace itself by it. Linux alone: on macOS it does more.
+    """
+    constants: Any = ray._private.ray_constants
+    before = constants.SETUP_WORKER_FILENAME
+    if sys.platform == "linux":
+        constants.SETUP_WORKER_FILENAME = str(Path(__file__).with_name(before))  # joined to a path, it stays absolute
+    try:
+        yield
+    finally:
+        constants.SETUP_WORKER_FILENAME = before
 
 
 def _core_worker() -> Any:

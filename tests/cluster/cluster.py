@@ -36,9 +36,9 @@ SOCKET = "/tmp/ray/fork-server"
 """Of the fork server of a host; each host has a /tmp/ray of its own."""
 SERVE = (
     # Not Ray: it reads the number of its job when it is imported, and one server forks the workers of all jobs.
-    "from saltray.distributed import fork_server as server; "
-    "server.MODULES = tuple(name for name in server.MODULES if name != 'ray'); "
-    f"server.serve({SOCKET!r})"
+    "import socket; from saltray.distributed import fork_server as server; server.OF_THE_JOB = (); "
+    f"listener = socket.socket(socket.AF_UNIX); listener.bind({SOCKET!r}); listener.listen(server.QUEUE); "
+    "server.serve(listener)"
 )
 FORKED = {"py_executable": f"{sys.executable} -I -S {fork_server.__file__} ask {SOCKET}"}
 """Runtime environment of a job whose workers are forked, as those of a Ray on one machine are."""
@@ -190,6 +190,8 @@ class Cluster:
             command += ["--runtime-env-json", json.dumps(FORKED)]
             if not self._fork_servers:
                 self._fork_servers = [self.hosts.start(host, sys.executable, "-c", SERVE) for host in self.hosts]
+            # Without a server workers start on their own, so that nothing but time would tell.
+            assert self._fork_servers[0].poll() is None, "the head's fork server has ended"
         return Job(name, self.start(*command, "--", "saltray", *map(str, args)))
 
     def stop(self, name: str) -> None:

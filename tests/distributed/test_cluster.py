@@ -203,6 +203,14 @@ def raise_full(**_: object) -> None:
     raise OSError(28, "No space left on device")
 
 
+@pytest.fixture
+def environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What `set_environment` sets before Ray is connected to, for one test."""
+    for name, value in ENVIRONMENT.items():
+        monkeypatch.setenv(name, value)
+
+
+@pytest.mark.usefixtures("environment")
 def test_a_signal_while_ray_starts_reaches_the_callers_handler(monkeypatch: pytest.MonkeyPatch) -> None:
     def init(**settings: object) -> None:
         signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(1))  # as Ray does
@@ -218,12 +226,14 @@ def test_a_signal_while_ray_starts_reaches_the_callers_handler(monkeypatch: pyte
         signal.signal(signal.SIGTERM, before)
 
 
+@pytest.mark.usefixtures("environment")
 def test_a_handler_that_is_not_pythons_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ray.init", lambda **settings: None)
     monkeypatch.setattr(signal, "getsignal", lambda number: None)  # as where a C library has set one
     cluster._connect(ConfigError)
 
 
+@pytest.mark.usefixtures("environment")
 def test_other_versions_on_the_cluster_are_told_in_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
     def init(**settings: object) -> None:
         raise RuntimeError(

@@ -2,11 +2,13 @@
 
 import io
 import os
+import shlex
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from contextlib import redirect_stdout, suppress
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 from unittest.mock import Mock
@@ -16,12 +18,12 @@ import ray
 import ray.data
 import ray.train
 from ray.train.torch import TorchTrainer
-from ray.train.v2._internal.callbacks import placement_group_callback
+from ray.train.v2._internal.callbacks import datasets, placement_group_callback
 from ray.util.placement_group import PlacementGroup, placement_group, placement_group_table, remove_placement_group
 
-from saltray.distributed import ray_internals
+from saltray.distributed import ray_internals, setup_worker
 from saltray.distributed.ray_internals import (
-    PLACEMENT_GROUP_CLEANER,
+    LEFT_OUT,
     LocalTorchConfig,
     ScalingConfig,
     Trainer,
@@ -51,12 +53,13 @@ def callbacks_of(kind: type[TorchTrainer]) -> list[str]:
     return [type(callback).__name__ for callback in trainer._create_default_callbacks()]
 
 
-def test_a_trainer_has_all_default_callbacks_but_the_placement_group_cleaner() -> None:
+def test_a_trainer_has_all_default_callbacks_but_those_that_start_a_helper() -> None:
     assert issubclass(Trainer, TorchTrainer)
     default = callbacks_of(TorchTrainer)
-    assert placement_group_callback.PlacementGroupCleanerCallback.__name__ == PLACEMENT_GROUP_CLEANER
-    assert default.count(PLACEMENT_GROUP_CLEANER) == 1
-    assert callbacks_of(Trainer) == [name for name in default if name != PLACEMENT_GROUP_CLEANER]
+    helpers = (placement_group_callback.PlacementGroupCleanerCallback, datasets.DatasetsCallback)
+    assert tuple(helper.__name__ for helper in helpers) == LEFT_OUT
+    assert [default.count(name) for name in LEFT_OUT] == [1, 1]
+    assert callbacks_of(Trainer) == [name for name in default if name not in LEFT_OUT]
 
 
 def until(condition: Callable[[], bool]) -> None:
@@ -217,6 +220,15 @@ def test_skipped_messages_count_also_after_ray_was_imported(monkeypatch: pytest.
     reread_skipped_messages()
     assert printed("A worker died or was killed twice") == ""
     assert "no space left" in printed("no space left")
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_here")
+def test_workers_of_a_ray_of_our_own_are_set_up_by_our_script() -> None:
+    (raylet,) = ray._private.worker._global_node.all_processes["raylet"]
+    (command,) = [word for word in raylet.process.args if word.startswith("--python_worker_command=")]
+    assert shlex.split(command)[1] == setup_worker.__file__
+    assert Path(setup_worker.__file__).name == ray._private.ray_constants.SETUP_WORKER_FILENAME  # as it was
 
 
 @pytest.mark.ray

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 import pytest
 import torch
 from safetensors.torch import save
-from samples import EVALUATION, ensemble_manifest
+from samples import EVALUATION, ensemble_manifest, publish_models
 
 from saltray.config import Config, FoldConfig, ModelConfig, TrainConfig
 from saltray.data.packed import DatasetManifest
@@ -14,7 +14,7 @@ from saltray.data.pixel_range import PixelRange
 from saltray.data.statistics import Statistics
 from saltray.ensemble.manifest import EnsembleManifest, Member
 from saltray.ensemble.postprocess import Postprocess
-from saltray.ensemble.publishing import FoldModel, publish
+from saltray.ensemble.publishing import FoldModel
 from saltray.models.build import build_model
 from saltray.storage.base import Store
 from saltray.storage.uri import open_store
@@ -108,17 +108,7 @@ def publish_run(store: Store, config: Config, dataset: DatasetManifest) -> Publi
     """Publishes the given models of run r1."""
 
     def run(models: Sequence[FoldModel]) -> EnsembleManifest:
-        return publish(
-            store,
-            config=config,
-            models=models,
-            postprocess=Postprocess(threshold=0.44, min_area=12, blank_is_empty=True),
-            score=0.7123,
-            score_at_threshold=0.7321,
-            baseline=0.39,
-            evaluation=EVALUATION,
-            dataset=dataset,
-        )
+        return publish_models(store, config, models, dataset)
 
     return run
 

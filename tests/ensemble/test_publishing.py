@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from samples import EVALUATION
+from samples import EVALUATION, publish_models
 
 from saltray.config import Config, OptimConfig
 from saltray.data.packed import DatasetManifest
@@ -16,7 +16,7 @@ from saltray.ensemble.card import model_card
 from saltray.ensemble.load import Ensemble
 from saltray.ensemble.manifest import EnsembleManifest, SearchProvenance, WeightsProvenance
 from saltray.ensemble.postprocess import Postprocess
-from saltray.ensemble.publishing import FoldModel, publish
+from saltray.ensemble.publishing import FoldModel
 from saltray.ensemble.versions import last_number, list_ensembles, read_manifest, resolve
 from saltray.errors import EnsembleError, IntegrityError, NotFoundError
 from saltray.storage.base import Store
@@ -63,19 +63,7 @@ def test_the_manifest_holds_what_was_given(
         uri="s3://b/searches/s1", search="s1", trial="trial-003", values={"optim.lr": 1e-3}, score=0.8, trials=4
     )
     weights = WeightsProvenance(uri="s3://b/ensembles/e/v2", sha256=("e" * 64,) * 2, members=(0, 1))
-    publish(
-        store,
-        config=config,
-        models=models,
-        postprocess=Postprocess(threshold=0.44, min_area=12, blank_is_empty=True),
-        score=0.7123,
-        score_at_threshold=0.7321,
-        baseline=0.39,
-        evaluation=EVALUATION,
-        dataset=dataset,
-        search_provenance=search,
-        weights_provenance=weights,
-    )
+    publish_models(store, config, models, dataset, search_provenance=search, weights_provenance=weights)
     manifest = read_manifest(store.sub("ensembles/r1/v1"))
     assert manifest.postprocess == Postprocess(threshold=0.44, min_area=12, blank_is_empty=True)
     assert (manifest.score, manifest.score_at_threshold, manifest.baseline) == (0.7123, 0.7321, 0.39)
@@ -112,17 +100,7 @@ def test_the_members_of_several_snapshots_are_fold_by_snapshot(
     ]
 
     def publish_parts(parts: list[FoldModel]) -> EnsembleManifest:
-        return publish(
-            store,
-            config=several,
-            models=parts,
-            postprocess=Postprocess(),
-            score=0.7,
-            score_at_threshold=0.72,
-            baseline=0.39,
-            evaluation=None,
-            dataset=dataset,
-        )
+        return publish_models(store, several, parts, dataset)
 
     with pytest.raises(EnsembleError, match=r"run r1 lacks snapshot 3 of fold 0, so it is not published"):
         publish_parts([part for part in parts if (part.fold, part.snapshot) != (0, 3)])

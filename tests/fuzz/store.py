@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from ray.train import Checkpoint
-from samples import EVALUATION, metrics
+from samples import metrics, publish_models
 from tile_samples import write_whole_fold
 
 from saltray.config import (
@@ -26,8 +26,7 @@ from saltray.data.packing import load_tiles
 from saltray.data.synthetic import write_dataset
 from saltray.data.tiles import TileIndex
 from saltray.distributed.checkpoints import Upload
-from saltray.ensemble.postprocess import Postprocess
-from saltray.ensemble.publishing import FoldModel, publish
+from saltray.ensemble.publishing import FoldModel
 from saltray.runs.history import EpochRecord, History
 from saltray.runs.layout import checkpoint_folder
 from saltray.runs.pretraining import create_pretraining, write_pretraining
@@ -104,17 +103,7 @@ def make_store(folder: Path) -> Store:
             )
             key = f"runs/r1/fold-{fold}/model.safetensors"
             models.append(FoldModel(fold=fold, key=key, sha256=result.weights_sha256, score=result.score))
-    publish(
-        root,
-        config=config,
-        models=models,
-        postprocess=Postprocess(threshold=0.44, min_area=7, blank_is_empty=True),
-        score=0.6,
-        score_at_threshold=0.7,
-        baseline=0.4,
-        evaluation=EVALUATION,
-        dataset=dataset,
-    )
+    publish_models(root, config, models, dataset)
     pretrained = root.sub("pretrained/p1")
     create_pretraining(pretrained, config, PretrainConfig(), load_all_images(DATA, root), None)
     write_pretraining(pretrained, config, state_of(root).ema, records)

@@ -62,8 +62,8 @@ def told(monkeypatch: pytest.MonkeyPatch, batch: int, cluster: dict[str, Any], f
             0.1,
             16,
             (
-                "the GPU has 79.1 GiB, of which other processes hold 63.0 GiB, and a batch of 33 tiles at 128x128 needs "
-                "more; use --train.batch-size 16, or --cluster.gpus-per-worker 0.4, so that fewer share it"
+                "the GPU has 79.1 GiB, of which other processes hold 63.0 GiB, and a batch of 33 tiles at 128x128 "
+                "needs more; use --train.batch-size 16, or --cluster.gpus-per-worker 0.4, so that fewer share it"
             ),
         ),
         (
@@ -82,8 +82,8 @@ def told(monkeypatch: pytest.MonkeyPatch, batch: int, cluster: dict[str, Any], f
             0.1,
             79,
             (
-                "the GPU has 79.1 GiB, and a batch of 1 tile at 128x128 needs more; use a device with more memory, or a "
-                "smaller --model.num-filters"
+                "the GPU has 79.1 GiB, and a batch of 1 tile at 128x128 needs more; use a device with more memory, or "
+                "a smaller --model.num-filters"
             ),
         ),
     ],
