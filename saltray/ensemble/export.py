@@ -149,7 +149,8 @@ def metadata(module: ExportedEnsemble, manifest: EnsembleManifest) -> dict[str, 
 def run_exported(path: Path, kind: Format, images: NDArray[np.uint8]) -> tuple[NDArray[Any], NDArray[Any]]:
     """The probabilities and masks of a file that `export_ensemble` wrote."""
     if kind == "torch":
-        probabilities, masks = torch.export.load(path).module()(torch.from_numpy(images))
+        with path.open("rb") as file:
+            probabilities, masks = torch.export.load(file).module()(torch.from_numpy(images))
         return probabilities.numpy(), masks.numpy()
     import onnxruntime
 
@@ -159,7 +160,8 @@ def run_exported(path: Path, kind: Format, images: NDArray[np.uint8]) -> tuple[N
 
 
 def _write_torch(program: torch.export.ExportedProgram, facts: dict[str, str], path: Path) -> None:
-    torch.export.save(program, path, extra_files={METADATA: json.dumps(facts, indent=1)})
+    with path.open("wb") as file:  # by its path, it would have to end in .pt2
+        torch.export.save(program, file, extra_files={METADATA: json.dumps(facts, indent=1)})
 
 
 def _write_onnx(program: torch.export.ExportedProgram, facts: dict[str, str], path: Path) -> None:

@@ -2,7 +2,9 @@
 
 import json
 import warnings
-from dataclasses import replace
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import dataclass, replace
+from io import StringIO
 from pathlib import Path
 
 import numpy as np
@@ -56,20 +58,37 @@ def exported(ensemble: Ensemble, path: Path, kind: Format, *, tta: bool = True) 
     return path
 
 
+@dataclass(frozen=True)
+class Files:
+    """An ensemble in both formats, and all that was printed or warned of while they were written."""
+
+    ensemble: Ensemble
+    paths: dict[Format, Path]
+    said: str
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Files:
+    folder, ensemble, said = tmp_path_factory.mktemp("exported"), small_ensemble(members=2), StringIO()
+    kinds: tuple[Format, ...] = ("onnx", "torch")
+    with warnings.catch_warnings(record=True) as shown, redirect_stdout(said), redirect_stderr(said):
+        warnings.simplefilter("always")
+        paths = {kind: exported(ensemble, folder / kind, kind) for kind in kinds}
+    return Files(ensemble, paths, said.getvalue() + "".join(str(warning.message) for warning in shown))
+
+
 @pytest.mark.parametrize("kind", ["onnx", "torch"])
-def test_any_number_of_tiles_gives_what_the_ensemble_predicts(tmp_path: Path, kind: Format) -> None:
-    ensemble = small_ensemble(members=2)
-    path = exported(ensemble, tmp_path / "file", kind)
+def test_any_number_of_tiles_gives_what_the_ensemble_predicts(files: Files, kind: Format) -> None:
+    ensemble = files.ensemble
     for count in (1, 2, 9):
         images = tiles(count)
-        probabilities, masks = run_exported(path, kind, images)
+        probabilities, masks = run_exported(files.paths[kind], kind, images)
         expected = ensemble.predict(images)
         assert np.abs(probabilities - expected).max() < 1e-4
         unclear = np.abs(expected - ensemble.manifest.postprocess.threshold) < 1e-4
         assert (masks != ensemble.predict_masks(images))[~unclear].sum() == 0
         assert not masks[1:2].any()  # it is blank
-    emptied = masks.any(axis=(1, 2))
-    assert 0 < emptied.sum() < 9
+    assert 0 < masks.any(axis=(1, 2)).sum() < 9
 
 
 def test_without_tta_and_with_enlarged_tiles(tmp_path: Path) -> None:
@@ -94,21 +113,25 @@ def test_every_network(tmp_path: Path, model: ModelConfig) -> None:
     exported(small_ensemble(model), tmp_path / "file", "onnx", tta=False)
 
 
-def test_the_file_says_what_it_is(tmp_path: Path) -> None:
+def test_the_file_says_what_it_is(files: Files) -> None:
     import onnx
 
-    ensemble = small_ensemble()
-    model = onnx.load(exported(ensemble, tmp_path / "a", "onnx", tta=False))
+    model = onnx.load(files.paths["onnx"])
     facts = {entry.key: entry.value for entry in model.metadata_props}
     extra = {METADATA: ""}
-    torch.export.load(exported(ensemble, tmp_path / "b", "torch", tta=False), extra_files=extra)
+    with files.paths["torch"].open("rb") as file:
+        torch.export.load(file, extra_files=extra)
     assert json.loads(extra[METADATA]) == facts
-    assert (facts["ensemble"], facts["flip_tta"], facts["saltray"]) == ("r1 v1", "false", "0.1.0")
-    assert json.loads(facts["postprocess"])["min_area"] == ensemble.manifest.postprocess.min_area
+    assert (facts["ensemble"], facts["flip_tta"], facts["saltray"]) == ("r1 v1", "true", "0.1.0")
+    assert json.loads(facts["postprocess"])["min_area"] == files.ensemble.manifest.postprocess.min_area
     assert facts["input"] == "images: uint8 [tiles, 30, 31], grey, 0..255"
     (images,) = model.graph.input
     assert images.name == "images"
     assert [output.name for output in model.graph.output] == ["probabilities", "masks"]
+
+
+def test_the_exporters_say_nothing(files: Files) -> None:
+    assert files.said == ""
 
 
 def test_a_file_that_computes_something_else_is_refused(tmp_path: Path) -> None:
@@ -122,14 +145,6 @@ def test_a_file_that_computes_something_else_is_refused(tmp_path: Path) -> None:
     module = ExportedEnsemble([Other()], manifest, tta=False).eval()
     with pytest.raises(EnsembleError, match="differ by up to 0"):
         export_ensemble(module, manifest, tmp_path / "file", "torch")
-
-
-def test_the_exporters_say_nothing(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    with warnings.catch_warnings(record=True) as shown:
-        warnings.simplefilter("always")
-        exported(small_ensemble(), tmp_path / "file", "onnx", tta=False)
-    assert not shown
-    assert capfd.readouterr() == ("", "")
 
 
 def test_the_name_tells_the_format() -> None:
