@@ -5,6 +5,8 @@ from .commands.compare import compare as compare
 from .commands.demo import DemoResult as DemoResult
 from .commands.demo import demo as demo
 from .commands.ensemble import list_ensembles as list_ensembles
+from .commands.export import Exported as Exported
+from .commands.export import export as export
 from .commands.load_config import load_config as load_config
 from .commands.load_config import load_pretrain_config as load_pretrain_config
 from .commands.load_config import load_search_config as load_search_config

@@ -267,6 +267,19 @@ def predict(
     tables.print_prediction(console, done)
 
 
+def export(
+    uri: Annotated[Positional[str], arg(metavar="URI")], /, *, out: str = "ensemble.onnx", tta: bool = True
+) -> None:
+    """Write an ensemble as one file for other programs: ONNX, or torch.export.
+
+    Args:
+        uri: STORE/ensembles/NAME, with /latest or /v3 at the end if you like.
+        out: File to write, a path or s3://bucket/key; .onnx for ONNX, .pt2 for torch.export.
+        tta: Average over each tile and its mirror image, inside the file.
+    """
+    tables.print_exported(console, saltray.export(uri, out, tta=tta))
+
+
 def list_ensembles(store: Annotated[Positional[str], arg(metavar="STORE")] = "saltray-store", /) -> None:
     """List the ensembles of a store.
 
@@ -320,6 +333,7 @@ def make_app(words: Sequence[str]) -> SubcommandApp:
     app.command(status)
     app.command(compare)
     app.command(predict)
+    app.command(export)
     ensemble.command(name="list")(list_ensembles)
     ensemble.command(show)
     ensemble.command(verify)

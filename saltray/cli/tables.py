@@ -19,6 +19,7 @@ from saltray.search.layout import (
 
 if TYPE_CHECKING:
     from saltray.commands.compare import Comparison
+    from saltray.commands.export import Exported
     from saltray.commands.predict import Prediction
     from saltray.commands.pretrain import PretrainResult
     from saltray.commands.publish_run import TrainResult
@@ -154,6 +155,13 @@ def print_prediction(console: Console, done: "Prediction") -> None:
         console.print(f"score {held.score:.4f}, 95 % interval {held.interval}: no model was trained on these tiles")
     if done.unscored is not None:
         console.print(f"no score: {done.unscored}")
+
+
+def print_exported(console: Console, done: "Exported") -> None:
+    """What is in the file, and how exactly it computes the same."""
+    what = "ONNX" if done.format == "onnx" else "torch.export"
+    console.print(f"wrote {done.out}: {done.ensemble} as {what}, {done.members} models, {done.bytes / 2**20:.1f} MiB")
+    console.print(f"probabilities differ from PyTorch's by at most {done.difference:.1g} on random tiles")
 
 
 def print_partial(console: Console, result: "PartialResult", rest: str) -> None:
