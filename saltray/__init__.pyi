@@ -19,6 +19,7 @@ from .commands.pretrain import pretrain as pretrain
 from .commands.range_test import RangeTestResult as RangeTestResult
 from .commands.range_test import range_test as range_test
 from .commands.run import run as run
+from .commands.serve import serve as serve
 from .commands.status import list_runs as list_runs
 from .commands.status import status as status
 from .commands.synth import synth as synth
