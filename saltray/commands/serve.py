@@ -92,7 +92,7 @@ def serve(
         _check_free(host, port)
     with ray_cluster() as where:
         from saltray.distributed.serving import ServeOptions, place_replicas, serving
-        from saltray.distributed.web import token_digest
+        from saltray.distributed.web import digest_of
 
         check_seen(home.uri, partial(home.get, MANIFEST))
         most = max_replicas or replicas
@@ -104,7 +104,7 @@ def serve(
             replicas=replicas,
             max_replicas=most,
             queue=queue,
-            token_digest=None if token is None else token_digest(token),
+            token_digest=None if token is None else digest_of(token),
             tta=tta,
             device=place.device,
             cpus=place.cpus,

@@ -213,7 +213,9 @@ class _Replicas:
 
     async def describe(self) -> dict[str, Any] | Refused:
         told: dict[str, Any] | Refused = await _answer(self.models.describe.remote(), DESCRIBE_S)
-        return told
+        if isinstance(told, Refused):
+            return told
+        return {name: value for name, value in told.items() if name != "uri"}  # not everybody's business
 
 
 async def _answer(response: Any, timeout_s: float | None = None) -> Any:

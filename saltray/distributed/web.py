@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Annotated, Any, Protocol
 
-from fastapi import FastAPI, Query, Request, Response, Security
+from fastapi import Depends, FastAPI, Query, Request, Response, Security
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
@@ -73,18 +73,25 @@ def make_web(backend: Backend, token_digest: str | None) -> FastAPI:
     )
     bearer = Security(HTTPBearer(auto_error=False, description="The token that the service was started with."))
 
-    @app.post("/predict", summary="The salt mask of one tile", response_class=Response, openapi_extra=_REQUEST)
+    async def check_token(credentials: HTTPAuthorizationCredentials | None = bearer) -> None:  # before the body is read
+        if credentials is None or not hmac.compare_digest(digest_of(credentials.credentials), str(token_digest)):
+            message = "no token, or a wrong one; send the header `Authorization: Bearer TOKEN`"
+            raise _refusal(Refused(HTTPStatus.UNAUTHORIZED, message), {"WWW-Authenticate": "Bearer"})
+
+    @app.post(
+        "/predict",
+        summary="The salt mask of one tile",
+        response_class=Response,
+        openapi_extra=_REQUEST,
+        dependencies=[Depends(check_token)] if token_digest else [],
+    )
     async def predict(
         request: Request,
         format: Annotated[  # noqa: A002
             str | None, Query(description="png, json or rle; counts before the Accept header.")
         ] = None,
-        credentials: HTTPAuthorizationCredentials | None = bearer if token_digest else None,
     ) -> Response:
         """The body is the file of a grey tile (PNG, TIFF or JPEG), of the size in `/ready`, or a form with one file."""
-        if token_digest is not None and not _is_token(credentials, token_digest):
-            message = "no token, or a wrong one; send the header `Authorization: Bearer TOKEN`"
-            raise _refusal(Refused(HTTPStatus.UNAUTHORIZED, message), {"WWW-Authenticate": "Bearer"})
         form = choose_form(format, request.headers.get("accept"))
         if isinstance(form, Refused):
             raise _refusal(form)
@@ -165,13 +172,9 @@ _REQUEST: dict[str, Any] = {
 }
 
 
-def token_digest(token: str) -> str:
+def digest_of(token: str) -> str:
     """What the service keeps of its token."""
     return hashlib.sha256(token.encode()).hexdigest()
-
-
-def _is_token(credentials: HTTPAuthorizationCredentials | None, digest: str) -> bool:
-    return credentials is not None and hmac.compare_digest(token_digest(credentials.credentials), digest)
 
 
 async def _tile_of(request: Request) -> bytes:

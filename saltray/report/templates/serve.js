@@ -2,7 +2,7 @@
 const AT_ONCE = 4, RETRIES = 30;
 const at = id => document.getElementById(id);
 const results = at("results");
-let waiting = [], running = 0, rows = [];
+let waiting = [], running = 0;
 
 at("here").textContent = new URL(".", location.href).href;
 
@@ -71,7 +71,7 @@ async function show({file, figure, picture, caption, wait}) {
     const share = 100 * told.salt_pixels / (told.height * told.width);
     caption.textContent = told.salt_pixels ? `${share.toFixed(1)} % salt` : "no salt";
     element("span", "", caption.parentNode, `mean probability ${told.mean_probability.toFixed(3)}`);
-    rows.push([file.name.replace(/\.[^.]*$/, ""), told.rle]);
+    figure.row = [file.name.replace(/\.[^.]*$/, ""), told.rle];
     figure.dataset.state = "done";
   } catch (error) {
     figure.classList.add("failed");
@@ -86,8 +86,9 @@ function next() {
     running++;
     show(waiting.shift()).finally(() => { running--; next(); });
   }
-  const left = waiting.length + running, failed = results.querySelectorAll(".failed").length;
-  at("count").textContent = left ? `${left} to go` : `${rows.length} done${failed ? `, ${failed} failed` : ""}`;
+  const left = waiting.length + running, count = state => results.querySelectorAll(`[data-state=${state}]`).length;
+  const failed = count("failed");
+  at("count").textContent = left ? `${left} to go` : `${count("done")} done${failed ? `, ${failed} failed` : ""}`;
 }
 
 function add(files) {
@@ -107,8 +108,9 @@ for (const kind of ["dragover", "dragleave", "drop"])
   document.addEventListener(kind, event => { event.preventDefault(); at("drop").classList.toggle("over", kind === "dragover"); });
 document.addEventListener("drop", event => add([...event.dataTransfer.files]));
 for (const view of document.querySelectorAll("[name=view]")) view.onchange = () => { results.dataset.view = view.value; };
-at("clear").onclick = () => { waiting = []; rows = []; results.replaceChildren(); at("tools").hidden = true; };
+at("clear").onclick = () => { waiting = []; results.replaceChildren(); at("tools").hidden = true; };
 at("csv").onclick = () => {
+  const rows = [...results.children].map(figure => figure.row).filter(Boolean);  // as they were dropped
   const quoted = rows.map(row => row.map(value => /[",\n]/.test(value) ? `"${value.replaceAll('"', '""')}"` : value).join(","));
   const link = element("a");
   link.href = URL.createObjectURL(new Blob([["id,rle_mask", ...quoted, ""].join("\n")], {type: "text/csv"}));
