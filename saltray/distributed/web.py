@@ -91,7 +91,7 @@ def make_web(backend: Backend, token_digest: str | None) -> FastAPI:
             str | None, Query(description="png, json or rle; counts before the Accept header.")
         ] = None,
     ) -> Response:
-        """The body is the file of a grey tile (PNG, TIFF or JPEG), of the size in `/ready`, or a form with one file."""
+        """The body is the file of a grey tile (PNG, TIFF or JPEG), of the size that /ready tells, or a form with one."""
         form = choose_form(format, request.headers.get("accept"))
         if isinstance(form, Refused):
             raise _refusal(form)
@@ -101,11 +101,16 @@ def make_web(backend: Backend, token_digest: str | None) -> FastAPI:
         headers = ANSWER_HEADERS | {"X-Saltray-Ensemble": answer.ensemble, "Vary": "Accept"}
         return Response(encode_answer(answer, form), media_type=MEDIA_TYPES[form], headers=headers)
 
-    @app.get("/health", summary="Whether the web service runs")
+    @app.get("/health", summary="Whether the web service runs", response_description="It does.")
     async def health() -> dict[str, str]:
         return {"status": "running"}
 
-    @app.get("/ready", summary="What is served, once the models are loaded")
+    @app.get(
+        "/ready",
+        summary="Whether tiles are taken",
+        response_description="Name and version of the ensemble, and the size of its tiles.",
+        responses={503: {"description": "No replica answers, or too many requests wait.", **_ERROR}},
+    )
     async def ready() -> JSONResponse:
         description = await backend.describe()
         if isinstance(description, Refused):

@@ -20,7 +20,7 @@ from saltray.data.rle import encode_rle
 from saltray.distributed import serving
 from saltray.distributed.capacity import Node
 from saltray.distributed.ray_internals import live_actors
-from saltray.distributed.serving import Served, Service, ServeOptions, place_replicas, predict_tiles, url_of
+from saltray.distributed.serving import Served, ServeOptions, Service, place_replicas, predict_tiles, url_of
 from saltray.ensemble.load import Ensemble
 from saltray.ensemble.postprocess import Postprocess
 from saltray.ensemble.versions import read_manifest
@@ -152,7 +152,7 @@ def test_the_served_mask_is_that_of_the_ensemble(service: Service, predict: Pred
     ensemble = Ensemble.load(service.uri, device="cpu")
     with ThreadPoolExecutor(len(TILES)) as pool:  # in batches
         answers = list(pool.map(predict, TILES))
-    for tile, answer, mask in zip(TILES, answers, ensemble.predict_masks(TILES), strict=True):
+    for answer, mask in zip(answers, ensemble.predict_masks(TILES), strict=True):
         assert answer.status_code == 200
         assert answer.headers["x-saltray-ensemble"] == "r1 v1"
         assert answer.text == encode_rle(mask)

@@ -70,7 +70,7 @@ async function show({file, figure, picture, caption, wait}) {
     picture.append(tile, mask);
     const share = 100 * told.salt_pixels / (told.height * told.width);
     caption.textContent = told.salt_pixels ? `${share.toFixed(1)} % salt` : "no salt";
-    element("span", "", caption.parentNode, `mean probability ${told.mean_probability.toFixed(3)}`);
+    element("span", "", caption.parentNode, `probability ${told.mean_probability.toFixed(3)}`).title = "mean over the tile";
     figure.row = [file.name.replace(/\.[^.]*$/, ""), told.rle];
     figure.dataset.state = "done";
   } catch (error) {
