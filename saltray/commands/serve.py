@@ -197,7 +197,7 @@ def check_exposure(host: str, token: str | None) -> None:
     Raises:
         ConfigError: it would, or `host` is no address.
     """
-    if token is None and not _is_loopback(host):
+    if not _is_loopback(host) and token is None:
         raise ConfigError(
             f"--host {host} is reached from other machines, and there is no token; set {TOKEN} or give --token-file, "
             "or leave --host out to listen on this machine alone"

@@ -91,7 +91,7 @@ def make_web(backend: Backend, token_digest: str | None) -> FastAPI:
             str | None, Query(description="png, json or rle; counts before the Accept header.")
         ] = None,
     ) -> Response:
-        """The body is the file of a grey tile (PNG, TIFF or JPEG), of the size that /ready tells, or a form with one."""
+        """The body is the file of a grey tile (PNG, TIFF or JPEG), of the size in /ready, or a form with one."""
         form = choose_form(format, request.headers.get("accept"))
         if isinstance(form, Refused):
             raise _refusal(form)
