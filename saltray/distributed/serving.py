@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from http import HTTPStatus
+from importlib.metadata import version
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -30,7 +31,6 @@ from saltray.distributed.web import RETRY_AFTER_S, make_web
 from saltray.ensemble.load import Ensemble
 from saltray.ensemble.manifest import EnsembleManifest
 from saltray.errors import ConfigError, ResourceError, SaltrayError, one_line
-from saltray.version import __version__
 
 log = logging.getLogger(__name__)
 
@@ -264,7 +264,7 @@ class Service:
         self.uri, self.name, self.options = uri, f"saltray-{name}", options
         self.url = url_of(options.host, options.port, options.route)
         # Replicas of a command that was killed are taken over, if they are of the same code with the same options.
-        self._code = hashlib.sha256(f"{__version__} {options}".encode()).hexdigest()[:16]
+        self._code = hashlib.sha256(f"{version('saltray')} {options}".encode()).hexdigest()[:16]
 
     def deploy(self) -> None:
         """Let Serve have the replicas serve `uri`; does not wait for them."""

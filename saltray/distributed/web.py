@@ -6,6 +6,7 @@ import hmac
 import logging
 from collections.abc import Mapping
 from http import HTTPStatus
+from importlib.metadata import version
 from typing import Annotated, Any, Protocol
 
 from fastapi import Depends, FastAPI, Query, Request, Response, Security
@@ -25,7 +26,6 @@ from saltray.distributed.served_masks import (
     too_large,
 )
 from saltray.report.serve_page import docs_page, upload_page
-from saltray.version import __version__
 
 log = logging.getLogger(__name__)
 
@@ -65,7 +65,7 @@ def make_web(backend: Backend, token_digest: str | None) -> FastAPI:
     """
     app = FastAPI(
         title="saltray",
-        version=__version__,
+        version=version("saltray"),
         summary="Seismic tiles in, salt masks out.",
         docs_url=None,  # FastAPI's page loads its script from another site
         redoc_url=None,

@@ -107,7 +107,7 @@ def store(untrained: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def service(ray_here: None, store: Path) -> Iterator[Service]:
-    """The first version, behind Ray Serve; at most 65 requests at once."""
+    """The first version, behind Ray Serve; at most 80 requests at once."""
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
     device, cpus = place_replicas(1)
@@ -117,7 +117,7 @@ def service(ray_here: None, store: Path) -> Iterator[Service]:
         route="/salt",
         replicas=1,
         max_replicas=1,
-        queue=1,
+        queue=16,
         token_digest=None,
         tta=True,
         device=device,
