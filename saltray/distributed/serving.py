@@ -276,6 +276,8 @@ class Service:
         except (RayServeException, ValueError) as error:
             remedy = f"give another --route than {self.options.route}"
             raise ConfigError(f"Ray Serve refuses the application: {one_line(error, 300)}; {remedy}") from error
+        except ray.exceptions.RayError as error:
+            raise ResourceError(f"Ray Serve does not answer: {cause_in_a_line(str(error))}") from error
 
     def is_ready(self) -> bool:
         """Whether all replicas are there.
@@ -307,7 +309,7 @@ class Service:
 
     def check(self, uri: str) -> SaltrayError | None:
         """Load a version in a replica, beside the one that is served; why it cannot be, if so."""
-        fault: SaltrayError | None = self._models().check.remote(uri).result(timeout_s=CHECK_S)
+        fault: SaltrayError | None = self._ask("check", uri)
         return fault
 
     def update(self, uri: str) -> None:
@@ -320,11 +322,20 @@ class Service:
 
     def describe(self) -> dict[str, Any]:
         """What one of the replicas serves."""
-        told: dict[str, Any] = self._models().describe.remote().result(timeout_s=CHECK_S)
+        told: dict[str, Any] = self._ask("describe")
         return told
 
-    def _models(self) -> Any:
-        return serve.get_deployment_handle(MODELS, app_name=self.name)
+    def _ask(self, method: str, *args: object) -> Any:
+        """What a replica answers.
+
+        Raises:
+            ResourceError: none does, as it has died or is too busy.
+        """
+        models: Any = serve.get_deployment_handle(MODELS, app_name=self.name)
+        try:
+            return getattr(models, method).remote(*args).result(timeout_s=CHECK_S)
+        except (TimeoutError, RayServeException, ray.exceptions.RayError) as error:
+            raise ResourceError(f"no replica answers: {cause_in_a_line(str(error)) or type(error).__name__}") from error
 
 
 def _application(name: str, uri: str, code: str, options: ServeOptions) -> Any:
