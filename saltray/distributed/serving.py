@@ -30,7 +30,7 @@ from saltray.distributed.served_masks import Masked, Refused, read_tile
 from saltray.distributed.web import RETRY_AFTER_S, make_web
 from saltray.ensemble.load import Ensemble
 from saltray.ensemble.manifest import EnsembleManifest
-from saltray.errors import ConfigError, ResourceError, SaltrayError, one_line
+from saltray.errors import ConfigError, ResourceError, SaltrayError
 
 log = logging.getLogger(__name__)
 
@@ -275,7 +275,7 @@ class Service:
             serve.run_many([target], wait_for_ingress_deployment_creation=False, wait_for_applications_running=False)
         except (RayServeException, ValueError) as error:
             remedy = f"give another --route than {self.options.route}"
-            raise ConfigError(f"Ray Serve refuses the application: {one_line(error, 300)}; {remedy}") from error
+            raise ConfigError(f"Ray Serve refuses the application: {cause_in_a_line(str(error))}; {remedy}") from error
         except ray.exceptions.RayError as error:
             raise ResourceError(f"Ray Serve does not answer: {cause_in_a_line(str(error))}") from error
 
