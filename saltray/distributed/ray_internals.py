@@ -400,3 +400,17 @@ def serve_http_options() -> Any:
 
     client: Any = _get_global_client(raise_if_no_controller_running=False)
     return None if client is None else client.http_config
+
+
+def keep_replica_on_loopback() -> None:
+    """Let this replica's server for calls between replicas listen on 127.0.0.1 alone, where its Ray does.
+
+    Serve has it listen on all interfaces. To be called in the constructor of a deployment: the server starts next.
+    """
+    if not is_on_loopback():
+        return
+    from ray.serve._private import replica
+
+    module: Any = replica
+    add_port = module.add_port_to_grpc_server
+    module.add_port_to_grpc_server = lambda server, address: add_port(server, address.replace("[::]", "127.0.0.1"))

@@ -25,7 +25,7 @@ from ray.serve.schema import ApplicationStatus, LoggingConfig
 
 from saltray.distributed.causes import cause_in_a_line
 from saltray.distributed.nodes import nodes_possible, nodes_present
-from saltray.distributed.ray_internals import serve_http_options, with_code_version
+from saltray.distributed.ray_internals import keep_replica_on_loopback, serve_http_options, with_code_version
 from saltray.distributed.served_masks import Masked, Refused, read_tile
 from saltray.distributed.web import RETRY_AFTER_S, make_web
 from saltray.ensemble.load import Ensemble
@@ -75,6 +75,7 @@ class Models:
     """A replica: the models of one version, and of the next while it is loaded."""
 
     def __init__(self, device: str, *, tta: bool) -> None:
+        keep_replica_on_loopback()
         self.device, self.tta = device, tta
         self.wanted = ""
         self.served: Served | None = None
@@ -342,6 +343,7 @@ def _application(name: str, uri: str, code: str, options: ServeOptions) -> Any:
     """The application: the web service, bound to the models."""
 
     def web() -> Any:  # called in the process of the web service
+        keep_replica_on_loopback()
         return make_web(_Replicas(serve.get_deployment_handle(MODELS, app_name=name)), options.token_digest)
 
     def replicas(at_once: int) -> AutoscalingConfig:
