@@ -38,17 +38,17 @@ def file_of(tile: np.ndarray) -> bytes:
 
 
 def publish(store: Path, template: str, version: str) -> None:
-    """A version that finds salt in about half of all pixels, and is complete at once."""
+    """A version that finds salt in some of the pixels, and is complete at once."""
     home, target = open_store(template), open_store(str(store)).sub(f"ensembles/r1/{version}")
     manifest = read_manifest(home)
     for member in manifest.members:
         target.put(member.key, home.get(member.key))
     loaded = Ensemble.load(template, device="cpu")
-    # Far from all probabilities, which differ in the last bit between batches of different sizes.
-    near = np.unique(loaded.predict(TILES))[-TILES.size // 2 :][:1000]
-    widest = np.diff(near).argmax()
-    threshold = float(near[widest : widest + 2].mean())
-    assert np.diff(near).max() > 1e-6
+    # In the widest gap between probabilities, which differ by up to 6e-8 between batches of different sizes.
+    probabilities = np.sort(loaded.predict(TILES).ravel())[TILES.size // 20 : -TILES.size // 20]
+    widest = int(np.diff(probabilities).argmax())
+    assert probabilities[widest + 1] - probabilities[widest] > 2.5e-7
+    threshold = float(probabilities[widest : widest + 2].mean())
     target.put_record("manifest.json", replace(manifest, version=version, postprocess=Postprocess(threshold=threshold)))
 
 
@@ -156,7 +156,7 @@ def test_the_served_mask_is_that_of_the_ensemble(service: Service, predict: Pred
         assert answer.status_code == 200
         assert answer.headers["x-saltray-ensemble"] == "r1 v1"
         assert answer.text == encode_rle(mask)
-        assert 0.2 < mask.mean() < 0.8
+        assert 0.01 < mask.mean() < 0.99
     png = np.asarray(Image.open(io.BytesIO(predict(TILES[0], "png").content)))
     np.testing.assert_array_equal(png, ensemble.predict_masks(TILES[:1])[0] * np.uint8(255))
     record = predict(TILES[0], "json").json()
