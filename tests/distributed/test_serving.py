@@ -1,5 +1,6 @@
 """Ray Serve with the models of an ensemble: masks, overload, and new versions while requests are answered."""
 
+import hashlib
 import io
 import shutil
 import socket
@@ -13,18 +14,20 @@ from pathlib import Path
 import httpx
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from safetensors.torch import save
 
 from saltray.commands.serve import Follower
 from saltray.data.rle import encode_rle
 from saltray.distributed import serving
 from saltray.distributed.capacity import Node
 from saltray.distributed.ray_internals import live_actors
-from saltray.distributed.serving import Served, ServeOptions, Service, place_replicas, predict_tiles, url_of
+from saltray.distributed.serving import ServeOptions, Service, place_replicas, url_of
 from saltray.ensemble.load import Ensemble
 from saltray.ensemble.postprocess import Postprocess
 from saltray.ensemble.versions import read_manifest
-from saltray.errors import ConfigError
+from saltray.errors import ConfigError, ResourceError
 from saltray.progress import ServingKept, ServingUpdated
 from saltray.storage.uri import open_store
 
@@ -80,17 +83,6 @@ def test_more_replicas_than_the_cluster_holds_are_refused(
     monkeypatch.setattr(serving, "nodes_possible", list)
     with pytest.raises(ConfigError, match=f"{named}, but the cluster has at most 2; lower --replicas or"):
         place_replicas(3)
-
-
-def test_a_batch_of_two_versions_gives_each_tile_its_own(untrained: str) -> None:
-    first = Served("v1", Ensemble.load(untrained, device="cpu"))
-    manifest = replace(first.manifest, version="v2", postprocess=Postprocess(threshold=0.0))
-    second = Served("v2", Ensemble(manifest, first.ensemble.models, first.ensemble.device))
-    masked = predict_tiles([(first, TILES[0]), (second, TILES[1]), (first, TILES[2])], tta=True)
-    assert [answer.ensemble for answer in masked] == ["r1 v1", "r1 v2", "r1 v1"]
-    assert masked[1].salt.all()
-    for answer, tile in zip(masked, TILES, strict=False):
-        assert answer.mean_probability == pytest.approx(first.ensemble.predict(tile[None]).mean(), abs=1e-6)
 
 
 def test_urls() -> None:
@@ -242,3 +234,30 @@ def test_a_serve_that_runs_elsewhere_is_not_taken(service: Service) -> None:
     ):
         pytest.fail("it was taken")
     assert service.is_ready()  # and is left as it was
+
+
+@pytest.mark.ray
+def test_models_that_cannot_be_loaded_are_told_and_another_application_is_left(
+    service: Service, untrained: str, predict: Predict, tmp_path: Path
+) -> None:
+    home = open_store(str(tmp_path)).sub("ensembles/other/v1")
+    manifest = read_manifest(open_store(untrained))
+    data = save({"weight": torch.zeros(3)})
+    digest = hashlib.sha256(data).hexdigest()
+    for member in manifest.members:
+        home.put(member.key, data)
+    members = tuple(replace(member, sha256=digest) for member in manifest.members)
+    home.put_record("manifest.json", replace(manifest, name="other", members=members))
+    options = replace(service.options, route="/other", cpus=0)
+    with (
+        pytest.raises(ResourceError, match="the models cannot be served: .*does not fit its architecture"),
+        serving.serving(home.uri, "other", options) as other,
+    ):
+        assert other.wait(180)
+    assert predict(TILES[0]).status_code == 200
+    with (
+        pytest.raises(ConfigError, match="Ray Serve refuses the application: .*give another --route than /salt"),
+        serving.serving(home.uri, "other", replace(options, route="/salt")),
+    ):
+        pytest.fail("it was taken")
+    assert predict(TILES[0]).status_code == 200
