@@ -20,6 +20,7 @@ from .commands.publish_run import TrainResult as TrainResult
 from .commands.range_test import RangeTestResult as RangeTestResult
 from .commands.range_test import range_test as range_test
 from .commands.run import run as run
+from .commands.serve import serve as serve
 from .commands.status import list_pretrainings as list_pretrainings
 from .commands.status import list_runs as list_runs
 from .commands.status import status as status

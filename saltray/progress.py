@@ -590,3 +590,74 @@ class TilesPredicted(Event):
 
     def __str__(self) -> str:
         return f"predicted {self.done:,} of {self.total:,} tiles"
+
+
+# -- serving -----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServingPlanned(Event):
+    """An ensemble is about to be served."""
+
+    ensemble: str
+    """Name and version."""
+    where: str
+    replicas: int
+    """Processes with the models, at first."""
+    max_replicas: int
+    device: Literal["GPU", "CPU"]
+
+    def __str__(self) -> str:
+        count = f"{self.replicas}" + f" to {self.max_replicas}" * (self.max_replicas > self.replicas)
+        replicas = f"{count} {self.device} replica{'s' * (self.max_replicas > 1)}"
+        return f"loading {self.ensemble} on {self.where}: {replicas}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServingStarted(Event):
+    """The models are loaded, and requests are answered."""
+
+    ensemble: str
+    url: str
+    height: int
+    width: int
+    follows: bool
+    """Whether a newer version is served once it is published."""
+
+    def __str__(self) -> str:
+        then = "; a newer version is served once it is published" * self.follows
+        return f"serving {self.ensemble}, tiles of {self.height}x{self.width}, at {self.url}{then}; Ctrl-C ends it"
+
+
+@dataclass(frozen=True)
+class ServingWaiting(Event):
+    """The models have no resources yet, or are slow to load."""
+
+    minutes: float
+    warning = True
+
+    def __str__(self) -> str:
+        return f"not ready after {self.minutes:.0f} min; `ray status` on the head node says what it waits for"
+
+
+@dataclass(frozen=True)
+class ServingUpdated(Event):
+    """A newer version was loaded and is served instead."""
+
+    ensemble: str
+
+    def __str__(self) -> str:
+        return f"now serving {self.ensemble}"
+
+
+@dataclass(frozen=True)
+class ServingKept(Event):
+    """A newer version cannot be served, or not be looked for: the old one still is."""
+
+    ensemble: str
+    """What is served."""
+    reason: str
+    failure = True
+
+    def __str__(self) -> str:
+        return f"still serving {self.ensemble}: {self.reason}"

@@ -213,6 +213,7 @@ VERBS = {
     app.plan: saltray.plan,
     app.compare: saltray.compare,
     app.predict: saltray.predict,
+    app.serve: saltray.serve,
 }
 
 

@@ -34,6 +34,11 @@ from saltray.progress import (
     RunPlanned,
     SearchPlanned,
     SearchValuesTaken,
+    ServingKept,
+    ServingPlanned,
+    ServingStarted,
+    ServingUpdated,
+    ServingWaiting,
     StoreMustBeShared,
     TilesClipped,
     TilesImported,
@@ -88,6 +93,8 @@ TRIAL = TrialState(
 ENDED = replace(TRIAL, status="stopped", epochs=3, score=0.5, best_epoch=2)
 LOST = replace(TRIAL, status="diverged", epochs=3, reason="the loss became NaN")
 PREDICTION = PredictionPlanned(tiles=18, ensemble="r1 v2", where="2 CPUs", workers=2, device="CPU")
+SERVING = ServingPlanned(ensemble="r1 v2", where="2 CPUs", replicas=1, max_replicas=1, device="CPU")
+STARTED = ServingStarted(ensemble="r1 v2", url="http://127.0.0.1:8000/", height=101, width=99, follows=False)
 
 TEXTS = [
     (TilesWritten(240, "demo/tiles"), "wrote 240 synthetic tiles to demo/tiles"),
@@ -192,6 +199,16 @@ TEXTS = [
     (PREDICTION, "predicting 18 tiles with r1 v2 on 2 CPUs: 2 CPU workers"),
     (replace(PREDICTION, workers=1, device="GPU"), "predicting 18 tiles with r1 v2 on 2 CPUs: 1 GPU worker"),
     (TilesPredicted(1200, 18000), "predicted 1,200 of 18,000 tiles"),
+    (SERVING, "loading r1 v2 on 2 CPUs: 1 CPU replica"),
+    (replace(SERVING, max_replicas=8, device="GPU"), "loading r1 v2 on 2 CPUs: 1 to 8 GPU replicas"),
+    (STARTED, "serving r1 v2, tiles of 101x99, at http://127.0.0.1:8000/; Ctrl-C ends it"),
+    (
+        replace(STARTED, follows=True),
+        str(STARTED).replace("; Ctrl-C", "; a newer version is served once it is published; Ctrl-C"),
+    ),
+    (ServingWaiting(2.0), "not ready after 2 min; `ray status` on the head node says what it waits for"),
+    (ServingUpdated("r1 v3"), "now serving r1 v3"),
+    (ServingKept("r1 v2", "v3 is damaged"), "still serving r1 v2: v3 is damaged"),
 ]
 KINDS = [
     kind for _, kind in inspect.getmembers(progress, inspect.isclass) if issubclass(kind, Event) and kind is not Event
@@ -214,7 +231,7 @@ def test_every_kind_of_event_has_a_text_and_a_test(kind: type[Event]) -> None:
 def test_what_went_wrong_is_marked(status: progress.TrialStatus) -> None:
     assert TrialEnded(replace(TRIAL, status=status)).failure is (status in ("diverged", "failed"))
     marked = {type(event) for event, _ in TEXTS if event.failure}
-    assert marked == {FoldFailed, TrialEnded}
+    assert marked == {FoldFailed, ServingKept, TrialEnded}
 
 
 @pytest.mark.parametrize(

@@ -267,6 +267,45 @@ def predict(
     tables.print_prediction(console, done)
 
 
+def serve(
+    *,
+    ensemble: str,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    route: str = "/",
+    replicas: int = 1,
+    max_replicas: int | None = None,
+    queue: int = 128,
+    token_file: str | None = None,
+    tta: bool = True,
+) -> None:
+    """Answer requests with the masks of tiles, and show a page to drop tiles on, until Ctrl-C.
+
+    Args:
+        ensemble: STORE/ensembles/NAME; a newer version is served once it is published. With /v3 at the end, that one.
+        host: Address to listen on; one that other machines reach needs a token, in SALTRAY_SERVE_TOKEN or a file.
+        port: Port to listen on.
+        route: Path before /predict, for several applications on one cluster.
+        replicas: Processes with the models; one GPU each where there are any.
+        max_replicas: Replicas at most, where requests wait; as many as --replicas unless given.
+        queue: Requests that wait at most; more are answered by 503.
+        token_file: File with the token that clients send.
+        tta: Average over each tile and its mirror image.
+    """
+    saltray.serve(
+        ensemble=ensemble,
+        host=host,
+        port=port,
+        route=route,
+        replicas=replicas,
+        max_replicas=max_replicas,
+        queue=queue,
+        token_file=token_file,
+        tta=tta,
+        observer=observer,
+    )
+
+
 def export(
     uri: Annotated[Positional[str], arg(metavar="URI")], /, *, out: str = "ensemble.onnx", tta: bool = True
 ) -> None:
@@ -333,6 +372,7 @@ def make_app(words: Sequence[str]) -> SubcommandApp:
     app.command(status)
     app.command(compare)
     app.command(predict)
+    app.command(serve)
     app.command(export)
     ensemble.command(name="list")(list_ensembles)
     ensemble.command(show)

@@ -124,7 +124,7 @@ def predict(
     with _writer(outputs) as writer:  # first of all, what cannot be written is refused
         if clipped := reader.check(source, names):
             observer(TilesClipped(clipped))
-        _check_members(home.uri)
+        check_members(home.uri)
         if part == "train":
             writer.scorer, writer.unscored = _scorer(home.uri, manifest, source, reader, names)
         with ray_cluster() as where:
@@ -199,7 +199,7 @@ def _check_not_inputs(outputs: Outputs, ensemble: str, source: Source) -> None:
             raise ConfigError(f"{flag} {uri} would become a part of the data set; choose another place for it")
 
 
-def _check_members(ensemble: str) -> None:
+def check_members(ensemble: str) -> None:
     """Refuse an ensemble with members that are missing or damaged."""
     if faults := [member.fault for member in Ensemble.verify(ensemble) if member.fault is not None]:
         more = f" (and {len(faults) - 1} more member{'s' * (len(faults) > 2)})" * (len(faults) > 1)

@@ -80,6 +80,20 @@ def decode_image(data: bytes) -> GreyValues:
     return _grey(decoded.pixels)
 
 
+def image_shape(data: bytes) -> tuple[int, int]:
+    """Height and width by a file's header, of any size: nothing is decoded.
+
+    Raises:
+        DataError: no image, or its header is damaged. The message does not name the file.
+    """
+    kind, plugin = _plugin(data)
+    try:
+        with plugin(io.BytesIO(data)) as header:
+            return header.height, header.width
+    except Exception as error:  # as for `_decode`
+        raise _undecodable(kind, error) from error
+
+
 def decode_mask(data: bytes) -> Mask:
     """A salt mask from an image of 0 and at most one other grey value.
 
@@ -132,10 +146,7 @@ def _grey(pixels: NDArray[Any]) -> GreyValues:
 def _decode(data: bytes) -> _Decoded:
     """Decode a file after its header (and a PNG's checksums) are verified."""
     check_bytes(len(data))
-    kind, plugin = next((found for start, found in _KINDS.items() if data.startswith(start)), ("", None))
-    if plugin is None:
-        found = "it is no PNG, TIFF or JPEG; convert it to PNG" if data else "it is empty; save it again"
-        raise DataError(f"cannot be decoded: {found}")
+    kind, plugin = _plugin(data)
     try:
         with plugin(io.BytesIO(data)) as header:
             _check_header(kind, header)
@@ -154,7 +165,20 @@ def _decode(data: bytes) -> _Decoded:
     except DataError:
         raise
     except Exception as error:  # a malicious file can raise anything in the decoder
-        raise DataError(f"cannot be decoded as a {kind} ({one_line(error, 200)}); save it again") from error
+        raise _undecodable(kind, error) from error
+
+
+def _plugin(data: bytes) -> tuple[str, type[ImageFile.ImageFile]]:
+    """The kind of an image file, and what reads it."""
+    for start, found in _KINDS.items():
+        if data.startswith(start):
+            return found
+    reason = "it is no PNG, TIFF or JPEG; convert it to PNG" if data else "it is empty; save it again"
+    raise DataError(f"cannot be decoded: {reason}")
+
+
+def _undecodable(kind: str, error: Exception) -> DataError:
+    return DataError(f"cannot be decoded as a {kind} ({one_line(error, 200)}); save it again")
 
 
 def _check_header(kind: str, image: ImageFile.ImageFile) -> None:

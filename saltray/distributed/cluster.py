@@ -45,7 +45,8 @@ ENVIRONMENT = {
     # the consequence.
     "RAY_DATA_LOG_LEVEL": "CRITICAL",
     "RAY_DEDUP_LOGS_SKIP_REGEX": (
-        "worker processes have been started|A worker died or was killed|Raylet is terminated"
+        "worker processes have been started|A worker died or was killed|Raylet is terminated|"
+        "ServeController.graceful_shutdown"
     ),
     # Ctrl-C ends a search at once, as it ends training; saltray writes its own records of the trials.
     "TUNE_DISABLE_SIGINT_HANDLER": "1",

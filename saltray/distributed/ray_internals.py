@@ -386,3 +386,38 @@ def quick_setup() -> Iterator[None]:
 def _core_worker() -> Any:
     worker: Any = ray._private.worker.global_worker
     return worker.core_worker
+
+
+def with_code_version(deployment: Any, version: str) -> Any:
+    """A deployment of Ray Serve whose replicas are kept when it is deployed again with another `user_config`.
+
+    Without a version, which Serve's public options no longer have, each `serve.run` counts as new code and starts new
+    replicas, for which a cluster may have no GPU left.
+    """
+    deployment._version = version
+    return deployment
+
+
+def serve_http_options() -> Any:
+    """The HTTP options of the Serve that runs on the cluster, which it keeps whatever `serve.start` is given; or None.
+
+    The public status does not have them.
+    """
+    from ray.serve.context import _get_global_client
+
+    client: Any = _get_global_client(raise_if_no_controller_running=False)
+    return None if client is None else client.http_config
+
+
+def keep_replica_on_loopback() -> None:
+    """Let this replica's server for calls between replicas listen on 127.0.0.1 alone, where its Ray does.
+
+    Serve has it listen on all interfaces. To be called in the constructor of a deployment: the server starts next.
+    """
+    if not is_on_loopback():
+        return
+    from ray.serve._private import replica
+
+    module: Any = replica
+    add_port = module.add_port_to_grpc_server
+    module.add_port_to_grpc_server = lambda server, address: add_port(server, address.replace("[::]", "127.0.0.1"))

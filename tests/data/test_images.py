@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, TiffImagePlugin
 
-from saltray.data.images import MAX_BYTES, MAX_SIDE, decode_image, decode_mask
+from saltray.data.images import MAX_BYTES, MAX_SIDE, decode_image, decode_mask, image_shape
 from saltray.errors import DataError
 
 from .mini import png, png_header, rgb
@@ -260,3 +260,19 @@ def test_pillow_remarks_nothing(tmp_path: Path) -> None:
     for text, remark in ((loud, "UserWarning"), (program, "")):
         done = subprocess.run([sys.executable, "-c", text], cwd=tmp_path, capture_output=True, text=True, check=False)
         assert ("UserWarning" in done.stderr) == bool(remark)
+
+
+@pytest.mark.parametrize("name", SAME)
+def test_the_shape_is_known_without_decoding(name: str) -> None:
+    assert image_shape(SAME[name]) == GREY.shape
+
+
+def test_the_shape_of_a_bomb_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Image.Image, "load", lambda self: pytest.fail("decoded"))
+    assert image_shape(png_header(9000, 8000)) == (8000, 9000)
+
+
+@pytest.mark.parametrize("data", [b"", b"GIF89a", SAME["grey"][:20], SAME["TIFF"][:6]])
+def test_what_has_no_header_has_no_shape(data: bytes) -> None:
+    with pytest.raises(DataError, match="cannot be decoded"):
+        image_shape(data)
