@@ -34,6 +34,11 @@ SETTINGS: dict[str, tuple[str, ...]] = {
     "scse": ("--model.scse",),
     "hypercolumn": ("--model.hypercolumn",),
     "deep-supervision": ("--model.deep-supervision",),
+    "batchnorm-deep": ("--model.decoder-batchnorm", "--model.deep-supervision"),
+    "batchnorm-deep-focal": (
+        *("--model.decoder-batchnorm", "--model.deep-supervision"),
+        *("--loss.bce", "0", "--loss.focal", "4"),
+    ),
     "one-channel": ("--model.in-channels", "1"),
     "no-ema": ("--optim.ema-decay", "0"),
     "ema-099": ("--optim.ema-decay", "0.99"),
