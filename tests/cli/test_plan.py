@@ -45,7 +45,7 @@ def test_a_plan() -> None:
         "needed": "10 GPUs and 10 CPUs for all folds at once, 2 GPUs and 2 CPUs a fold",
         "present": "2 GPUs and 8 CPUs on this machine: 1 of 5 folds at once",
         "possible": "4 GPUs and 16 CPUs (4 gpu_spot): 2 of 5 folds at once",
-        "to each node": "81.6 MB of tiles",
+        "to each node": "45.9 MB of tiles",
         "each rank sends": "4 MB of gradients a step: 0.0032 s at 10 Gbit/s, unless a step is longer",
         "a checkpoint": "16 MB a fold, at most one in 60 s, the last 2 are kept",
         "the ensemble": "20 MB",
