@@ -166,7 +166,7 @@ def test_pretrainings() -> None:
     names, _, *rows = console.export_text(clear=False).splitlines()
     assert names.split() == ["pretraining", "state", "epoch", "loss", "last", "sign", "of", "life", "owner"]
     assert [" ".join(row.split()) for row in rows] == [
-        "p1 finished 2/2 0.2500 3 s ago process 7 on h",
+        "p1 finished 2/2 1.0000 3 s ago process 7 on h",
         "p2 failed 0/2",
         "p3 corrupted 0/0",
         "weights of p1: s/pretrained/p1/model.safetensors",
