@@ -30,8 +30,9 @@ def test_refusals_leave_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     with pytest.raises(EnsembleError, match="r1"):
         saltray.export(str(tmp_path / "ensembles" / "r1"), tmp_path / "salt.pt2")
     monkeypatch.setattr(sys, "path", [])
-    monkeypatch.delitem(sys.modules, "onnxscript", raising=False)
-    with pytest.raises(ConfigError, match=r"needs the package onnxscript; pip install 'saltray\[export\]'"):
+    for name in ("onnx", "onnxruntime", "onnxscript"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    with pytest.raises(ConfigError, match=r"needs the package onnx; pip install 'saltray\[export\]'"):
         saltray.export("store/ensembles/r1", tmp_path / "salt.onnx")
     assert not list(tmp_path.glob("salt*"))
     assert not list(tmp_path.glob(".*"))
