@@ -171,19 +171,20 @@ def _connected(num_cpus: int | None) -> Iterator[str]:
             shut_down()
         return
     base, machine = short_folder(), this_machine()
-    with fork_server(base) as python, own_token(), on_loopback(), quick_setup():
+    with fork_server(base) as python, own_token(), on_loopback():
         try:
-            _connect(
-                lambda reason: ResourceError(
-                    f"Ray does not start on this machine: {reason}; its logs are in {base}/ray"
-                ),
-                address="local",
-                num_cpus=num_cpus or int(machine["CPU"]),
-                num_gpus=int(machine["GPU"]),
-                include_dashboard=False,
-                runtime_env={"py_executable": python},
-                _temp_dir=f"{base}/ray",
-            )
+            with quick_setup():
+                _connect(
+                    lambda reason: ResourceError(
+                        f"Ray does not start on this machine: {reason}; its logs are in {base}/ray"
+                    ),
+                    address="local",
+                    num_cpus=num_cpus or int(machine["CPU"]),
+                    num_gpus=int(machine["GPU"]),
+                    include_dashboard=False,
+                    runtime_env={"py_executable": python},
+                    _temp_dir=f"{base}/ray",
+                )
             with ray_watched():
                 yield where
         finally:

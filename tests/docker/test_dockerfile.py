@@ -164,7 +164,11 @@ def test_the_dockerfile_passes(check: Callable[[Stages], None]) -> None:
         (check_the_package_has_the_files_for_its_build, "README.md LICENSE", "README.md"),
         (check_a_change_of_the_source_keeps_dependencies, "COPY pyproject.toml", "COPY pyproject.toml README.md"),
         (check_all_versions_are_the_projects, "uv pip install --requirements", "uv pip install torch==2 -r"),
-        (check_all_versions_are_the_projects, "--requirements pyproject.toml --extra export --extra serve --extra tpe\n\nFROM build AS cpu", "ray"),
+        (
+            check_all_versions_are_the_projects,
+            "--requirements pyproject.toml --extra export --extra serve --extra tpe\n\nFROM build AS cpu",
+            "ray",
+        ),
         (check_all_versions_are_the_projects, "--torch-backend cpu ", ""),
         (check_all_versions_are_the_projects, " --extra tpe", ""),
         (check_nothing_comes_from_elsewhere, "debian:bookworm-20260824-slim", "debian:bookworm"),
