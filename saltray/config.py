@@ -420,7 +420,7 @@ class Config:
     run: str = "r1"
     """Name of the run; the same name again finishes what is missing."""
     recipe: str | None = None
-    """Recipe of the settings that are not given: blog, fast or best. Unset: the defaults, which are those of fast."""
+    """Recipe of the settings that are not given: fast, best or blog. Unset: the defaults."""
     folds: FoldConfig = field(default_factory=FoldConfig)
     """The split."""
     model: ModelConfig = field(default_factory=ModelConfig)

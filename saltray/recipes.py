@@ -21,16 +21,23 @@ from saltray.config import (
 from saltray.errors import ConfigError
 
 
+HELPFUL_PARTS = ModelConfig(decoder_batchnorm=True, deep_supervision=True)
+"""Of the decoder's parts, those that `tests/bench/settings.py` has shown to help; attention and hypercolumn did not."""
+
+
 def fast(*, data: str, store: str = Config.store, run: str = Config.run) -> Config:
-    """A good score soon: the defaults of all settings."""
-    return Config(data=data, store=store, run=run, recipe="fast-1")
+    """A good score soon: the defaults, and the two parts of the decoder that raise the score most.
+
+    By 0.064 (95 % interval 0.047 to 0.082) on 800 TGS tiles held out, after ten epochs of a thin network.
+    """
+    return Config(data=data, store=store, run=run, recipe="fast-2", model=HELPFUL_PARTS)
 
 
 def best(*, data: str, store: str = Config.store, run: str = Config.run) -> Config:
-    """A better score for several times the time: what the best salt systems of 2018 share.
+    """A better score for several times the time.
 
-    A decoder with attention, all of its stages as input of the last convolution, and trained at each of them; the
-    Lovasz hinge after the cross-entropy; cosine cycles, of which the last three, all of that loss, enter the ensemble.
+    The network of `fast`; the Lovasz hinge after the cross-entropy; cosine cycles, of which the last three, all of that
+    loss, enter the ensemble.
 
     Where the data set has test tiles, a second run may train on them, too, with the labels of the first. Each fold
     takes those of its own models there, so its score stays one of tiles that no model of it has seen:
@@ -45,8 +52,8 @@ def best(*, data: str, store: str = Config.store, run: str = Config.run) -> Conf
         data=data,
         store=store,
         run=run,
-        recipe="best-1",
-        model=ModelConfig(scse=True, hypercolumn=True, deep_supervision=True),
+        recipe="best-2",
+        model=HELPFUL_PARTS,
         loss=LossConfig(bce=1, dice=1),
         late_loss=LateLossConfig(after=100, lovasz_elu=1),
         optim=OptimConfig(schedule="cycles", cycles=5),

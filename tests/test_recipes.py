@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from saltray import recipes
-from saltray.config import Config, LossConfig
+from saltray.config import Config, LossConfig, ModelConfig
 from saltray.errors import ConfigError
 from saltray.recipes import RECIPES, recipe_settings
 from saltray.records import from_record, to_record
@@ -25,8 +25,10 @@ def test_a_recipe_is_a_function_of_its_name_and_records_its_version(name: str) -
     assert recipe_settings(name) == recipe_settings(config.recipe) == make(data="-")
 
 
-def test_fast_is_the_default() -> None:
-    assert dataclasses.replace(recipes.fast(data="d"), recipe=None) == Config(data="d")
+def test_fast_is_the_default_with_the_parts_that_help() -> None:
+    config = recipes.fast(data="d")
+    assert config.model == recipes.best(data="d").model == ModelConfig(decoder_batchnorm=True, deep_supervision=True)
+    assert dataclasses.replace(config, recipe=None, model=ModelConfig()) == Config(data="d")
 
 
 def test_blog_is_the_script_of_2018() -> None:

@@ -159,7 +159,7 @@ def with_file(function: Callable[..., None], words: Sequence[str], **kinds: type
     if not words or words[0].replace("-", "_") != function.__name__:
         return function
     uri, recipe = (_value_of(flag, words) for flag in ("--config", "--recipe"))
-    recipe = "fast" if recipe == UNSET else recipe  # what is unset has its default, whatever the file says
+    recipe = "" if recipe == UNSET else recipe  # what is unset has its default, whatever the file says
     if uri is None and recipe is None:
         return function
     from saltray.commands.load_config import SettingsFile

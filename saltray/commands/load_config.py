@@ -71,12 +71,15 @@ class SettingsFile:
 
         Args:
             kind: the class.
-            recipe: what the file leaves out has this recipe's value; by default that of the file's own recipe.
+            recipe: what the file leaves out has this recipe's value; by default that of the file's own recipe, and
+                none for an empty name.
 
         Raises:
             ConfigError: a setting is unknown, missing, of the wrong type or impossible, or there is no such recipe.
         """
         name = recipe if recipe is not None else self.config.get("recipe")
+        if recipe == "":
+            return self._parsed(kind, {key: value for key, value in self.config.items() if key != "recipe"})
         if not isinstance(name, str):
             return self._parsed(kind, self.config)
         settings = recipe_settings(name)
