@@ -26,7 +26,7 @@ from saltray.training.tile_tensors import TileTensors
 
 GFLOP_PER_IMAGE = 19.88
 SIZE = 128
-FOREVER = 10**6
+FOREVER = 10_000
 
 
 def noise(count: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
