@@ -17,8 +17,8 @@ from saltray.training.host_memory import keep_freed_memory
 torch.set_num_threads(1)
 if sys.argv[1] == "keep":
     assert keep_freed_memory()
-for count in range(6):
-    if count == 1:
+for count in range(25):
+    if count == 20:
         before = getrusage(RUSAGE_SELF).ru_minflt
     torch.ones(2**24)
 print(getrusage(RUSAGE_SELF).ru_minflt - before)
