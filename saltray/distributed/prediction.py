@@ -25,6 +25,7 @@ from saltray.distributed.causes import cause_in_a_line
 from saltray.distributed.nodes import nodes_possible, nodes_present
 from saltray.ensemble.load import Ensemble
 from saltray.errors import ConfigError, ResourceError, SaltrayError
+from saltray.training.host_memory import keep_freed_memory
 
 Device = Literal["GPU", "CPU"]
 
@@ -186,6 +187,8 @@ class Worker:
         import torch
 
         torch.set_num_threads(threads)
+        if device == "cpu":
+            keep_freed_memory()
         self.reader = reader
         self.tta = tta
         self.keep_probabilities = keep_probabilities

@@ -40,6 +40,7 @@ from saltray.storage.files import make_scratch_folder
 from saltray.training.device_memory import is_out_of_memory, memory_shortage
 from saltray.training.engine import fit
 from saltray.training.epoch_metrics import EpochMetrics, mean_metrics
+from saltray.training.host_memory import keep_freed_memory
 from saltray.training.inference import predict_both_ways
 from saltray.training.lr_range_test import LRRangeTest, lr_range_test
 from saltray.training.metrics import Counts, TileCounts
@@ -108,6 +109,7 @@ def process_group_of() -> ProcessGroup:
         # More threads than the rank's own share make ranks on shared cores wait for each other.
         assigned: Mapping[str, float] = ray.get_runtime_context().get_assigned_resources()  # type: ignore[no-untyped-call]
         torch.set_num_threads(max(1, int(assigned.get("CPU", 1))))
+        keep_freed_memory()
     return ProcessGroup(rank=context.get_world_rank(), size=context.get_world_size(), device=device)
 
 
