@@ -178,7 +178,8 @@ class Rank:
     def _step(self, state: Any, images: Any, masks: Any, keys: Any) -> None:
         inputs, targets = self.task.batch(images, masks, keys, 0)
         loss = partial(self.task.loss, epoch=0)
-        self.train_step(state.model.train(), state.optimizer, inputs, targets, self.job.config, loss, 1e-3)
+        train = state.model.train()
+        self.train_step(train, state.optimizer, state.scaler, inputs, targets, self.job.config, loss, 1e-3)
 
     def run(self, steps: int) -> dict[str, float]:
         """Train and predict; MiB at the peak, and seconds of CPU time of both."""
