@@ -1,7 +1,6 @@
 """The stratified split into folds. It depends only on ids, masks, seed and count, not on the order of files."""
 
 import hashlib
-from collections import defaultdict
 from dataclasses import dataclass
 from typing import Literal
 
@@ -106,24 +105,24 @@ def _assign_coverage(tiles: TileIndex, folds: FoldConfig) -> NDArray[np.int64]:
 
     A group is all tiles of one mask, or a single empty tile. Ties go to the fold with the fewest tiles of all strata.
     """
-    ids = tiles.ids
-    groups: dict[tuple[int, int], list[int]] = defaultdict(list)
-    for tile, key in enumerate(zip(strata(tiles, "coverage").tolist(), tiles.same_mask.tolist(), strict=True)):
-        groups[key].append(tile)
-
-    def priority(stratum: int, members: list[int]) -> tuple[int, int, bytes]:
-        # Large groups first, so that single tiles even out the differences they leave.
-        return stratum, -len(members), min(_order_key(folds.seed, ids[tile]) for tile in members)
-
-    order = sorted((priority(stratum, members), members) for (stratum, _), members in groups.items())
+    stratum, same = strata(tiles, "coverage"), tiles.same_mask
+    keys = np.fromiter((_order_key(folds.seed, name) for name in tiles.ids), dtype="S16", count=len(tiles))
+    high, low = keys.view(">u8").reshape(-1, 2).T
+    tile = np.lexsort((low, high, same, stratum))  # group by group, the tile of the least key first
+    begins = np.append(True, (np.diff(same[tile]) != 0) | (np.diff(stratum[tile]) != 0))
+    start = np.append(np.flatnonzero(begins), len(tiles))
+    size, head = np.diff(start), tile[start[:-1]]
+    # Large groups first, so that single tiles even out the differences they leave.
+    order = np.lexsort((low[head], high[head], -size, stratum[head]))
     in_stratum = np.zeros((11, folds.count), dtype=np.int64)
     total = np.zeros(folds.count, dtype=np.int64)
-    fold_of = np.empty(len(ids), dtype=np.int64)
-    for (stratum, _, _), members in order:
-        fold = min(range(folds.count), key=lambda k: (in_stratum[stratum, k], total[k], k))
-        fold_of[members] = fold
-        in_stratum[stratum, fold] += len(members)
-        total[fold] += len(members)
+    fold_of = np.empty(len(tiles), dtype=np.int64)
+    for group in order:
+        here = in_stratum[stratum[head[group]]]
+        fold = min(range(folds.count), key=lambda k: (here[k], total[k], k))
+        fold_of[tile[start[group] : start[group + 1]]] = fold
+        here[fold] += size[group]
+        total[fold] += size[group]
     return fold_of
 
 

@@ -93,28 +93,33 @@ class PostprocessScores:
         A tile is scored with what was chosen on the tiles of the other groups. If there is but one group, that is a
         threshold of 0.5 and nothing more.
         """
-        groups, *_ = whole = [np.concatenate(arrays) for arrays in zip(*self._parts, strict=True)]
-        scores = _Part(*whole)
         everything = _total(list(self._sums.values()))
         chosen = self._best(everything)
-        of_group, tenths = {}, np.empty(len(groups), dtype=np.int64)
+        of_group = {}
         for group in sorted(self._sums):
-            inside = groups == group
             others = [sums for other, sums in self._sums.items() if other != group]
             of_group[group] = self._best(_total(others)) if others else Postprocess()
-            tenths[inside] = (
-                scores.of(inside, of_group[group], self._thresholds, self._least) if others else scores.plain[inside]
-            )
+        plain = np.concatenate([part.plain for part in self._parts])
+        tenths = np.concatenate([self._cross_fitted(part, of_group) for part in self._parts])
         at = self._least.index(chosen.min_area)
-        curve = everything.with_rule(chosen.blank_is_empty)[:, at] / len(groups) / 10
+        curve = everything.with_rule(chosen.blank_is_empty)[:, at] / len(plain) / 10
         return Choice(
             postprocess=chosen,
             score=float(curve[self._thresholds.index(chosen.threshold)]),
             curve=tuple(zip(self._thresholds, curve.tolist(), strict=True)),
             of_group=of_group,
             tenths=tenths,
-            plain=scores.plain,
+            plain=plain,
         )
+
+    def _cross_fitted(self, part: "_Part", of_group: dict[int, Postprocess]) -> NDArray[np.int64]:
+        """The scores of some tiles with what was chosen for their groups; with one group, those with nothing."""
+        tenths = part.plain
+        if len(of_group) > 1:
+            for group in np.unique(part.groups).tolist():
+                inside = part.groups == group
+                tenths[inside] = part.of(inside, of_group[group], self._thresholds, self._least)
+        return tenths
 
     def _best(self, sums: "_Sums") -> Postprocess:
         """The best candidate of some tiles."""

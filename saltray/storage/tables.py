@@ -62,7 +62,8 @@ class TableFile:
         self.where = where
         self._schema = schema
         with self._explained():
-            self._file = pq.ParquetFile(path)
+            # pre_buffer keeps the bytes of every row group that was read as long as the reading goes on.
+            self._file = pq.ParquetFile(path, pre_buffer=False)
             check_table(self._file, schema, rows)
 
     def parts(self, rows: int) -> "Iterator[pa.Table]":

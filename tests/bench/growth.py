@@ -7,8 +7,9 @@ whole epoch would take hours on two cores, and the cost of a step does not depen
 that predicts is the identity, so that what is measured is the way of the tiles and not the network.
 
 Memory is private memory (RssAnon) at its peak, beyond what the process had before it saw a tile (a rank: beyond the
-peak of its first steps, on blank tiles); the object store's is what the driver has put there. CPU time is in
-microseconds an image.
+peak of its first steps, on blank tiles); the object store's is what the driver has put there. It has a part that does
+not depend on the tiles (libraries, buffers, the tiles in flight), so growth is told beside it: bytes a tile beyond the
+smallest size of the table, "driver B" and so on. CPU time is in microseconds an image.
 """
 
 import argparse
@@ -23,7 +24,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial, reduce
-from operator import add
+from operator import add, itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,7 @@ from saltray.storage.base import Store
 from saltray.storage.uri import open_store
 
 SIDE, SHARD, FOLDS, BATCH = 32, 4096, 5, 256
+MEMORY = ("driver", "store", "rank", "publish")
 COLUMNS = {
     "driver MiB": "while tiles are shared",
     "store MiB": "object store",
@@ -176,7 +178,8 @@ class Rank:
     def _step(self, state: Any, images: Any, masks: Any, keys: Any) -> None:
         inputs, targets = self.task.batch(images, masks, keys, 0)
         loss = partial(self.task.loss, epoch=0)
-        self.train_step(state.model.train(), state.optimizer, inputs, targets, self.job.config, loss, 1e-3)
+        train = state.model.train()
+        self.train_step(train, state.optimizer, state.scaler, inputs, targets, self.job.config, loss, 1e-3)
 
     def run(self, steps: int) -> dict[str, float]:
         """Train and predict; MiB at the peak, and seconds of CPU time of both."""
@@ -244,6 +247,13 @@ def one(folder: Path, count: int, folds: int, steps: int) -> dict[str, float]:
     return found
 
 
+def growth(row: dict[str, float], smallest: dict[str, float]) -> dict[str, float]:
+    """Bytes a tile of each kind of memory, beyond what the smallest size has."""
+    tiles = row["tiles"] - smallest["tiles"]
+    found = {name: 2**20 * (row[f"{name} MiB"] - smallest[f"{name} MiB"]) for name in MEMORY if f"{name} MiB" in row}
+    return {f"{name} B": more / tiles for name, more in found.items()} if tiles else {}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--sizes", default="4000,40000,400000,1000000", help="numbers of tiles")
@@ -257,7 +267,7 @@ def main() -> None:
         folder, count, folds = asked.one
         print(json.dumps(one(Path(folder), int(count), int(folds), asked.steps)))
         return
-    names = list(COLUMNS)
+    names = [*COLUMNS, *(f"{name} B" for name in MEMORY)]
     print("| tiles | folds |", " | ".join(names), "|\n|" + "---|" * (len(names) + 2), flush=True)
     rows = []
     with tempfile.TemporaryDirectory(prefix="growth-") as scratch:
@@ -277,6 +287,7 @@ def main() -> None:
                 environment = os.environ | {"OMP_NUM_THREADS": "1"}
                 text = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=environment).stdout
                 rows.append(row := json.loads(text.splitlines()[-1]))
+                row |= growth(row, min((each for each in rows if each["folds"] == folds), key=itemgetter("tiles")))
                 cells = [f"{row[name]:,.1f}" if name in row else "" for name in names]
                 print(f"| {count:,} | {folds} |", " | ".join(cells), "|", flush=True)
                 if asked.out:

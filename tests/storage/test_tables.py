@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -37,6 +38,18 @@ def test_a_table_is_written_and_read_in_parts(store: Store) -> None:
         assert max(len(part) for part in read) <= 2
         assert pa.concat_tables(read).equals(table_of(*ids))
         assert [file.row(number)["id"].to_pylist() for number in range(6)] == [[name] for name in ids]
+
+
+def test_parts_that_were_read_are_not_held(tmp_path: Path) -> None:
+    """Of 64 row groups of 64 KiB of noise, a few at a time."""
+    noise = np.random.default_rng(0)
+    groups = (pa.table({"id": [str(n)], "image": [noise.bytes(65536)]}, schema=SCHEMA) for n in range(64))
+    write_tables(tmp_path / "t", SCHEMA, groups)
+    before, held = pa.total_allocated_bytes(), 0
+    for part in TableFile(tmp_path / "t", "t", SCHEMA, 64).parts(1):
+        assert len(part) == 1
+        held = max(held, pa.total_allocated_bytes() - before)
+    assert held < 10 * 65536
 
 
 def test_an_error_of_the_parts_leaves_no_object(store: Store) -> None:
