@@ -58,7 +58,8 @@ class FittingTable:
     rows: Sequence[tuple[Sequence[str], str | None]]
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        shown = self._shown(options.max_width)
+        widths = self._widths()
+        shown = self._shown(widths, options.max_width)
         heads = (self.columns[at] for at in shown)
         table = Table(
             *(
@@ -68,13 +69,18 @@ class FittingTable:
         )
         for cells, style in self.rows:
             table.add_row(*(cells[at] for at in shown), style=style)
-        yield table
+        # What is wider than the terminal even so is cut at its right end, rather than each column.
+        yield from console.render(table, options.update_width(sum(widths[at] for at in shown) + 1))
 
-    def _shown(self, width: int) -> list[int]:
-        widths = [
-            max(cell_len(column.name), *(cell_len(cells[at]) for cells, _ in self.rows), 0) + 3  # padding and a line
+    def _widths(self) -> list[int]:
+        """Of each column, with its padding and a line."""
+        return [
+            max(cell_len(column.name), *(cell_len(cells[at]) for cells, _ in self.rows), 0) + 3
             for at, column in enumerate(self.columns)
         ]
+
+    def _shown(self, widths: Sequence[int], width: int) -> list[int]:
+        """Positions of the columns that fit."""
         shown = list(range(len(self.columns)))
         while sum(widths[at] for at in shown) + 1 > width:
             least = max(shown, key=lambda at: (self.columns[at].rank, at))
