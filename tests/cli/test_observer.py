@@ -245,7 +245,7 @@ class Session:
 
     def lines(self) -> list[str]:
         """All lines that were drawn, without control codes."""
-        text = self.console.export_text(clear=False).replace("\r", "\n")
+        text = self.written().replace("\r", "\n")
         return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text).splitlines()
 
     def table(self, at: float | None = None) -> list[dict[str, str]]:
