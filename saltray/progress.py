@@ -242,6 +242,8 @@ class CapacityFound(Event):
     """Jobs that run at once."""
     ready: int
     """Jobs that fit on the nodes that are already up; where these are fewer, the cluster grows first."""
+    folds: tuple[int, ...] = ()
+    """The folds that are trained, where each is a job."""
 
     def __str__(self) -> str:
         if self.job in ("test", "pretraining"):

@@ -18,6 +18,7 @@ from saltray.cli import plan as plan_text
 from saltray.cli import status as status_text
 from saltray.cli import tables
 from saltray.cli.flags import REGISTRY, RunFlags, SearchFlags, TrainFlags, refuse_misused, with_file, without
+from saltray.cli.live import LocalConsole
 from saltray.cli.observer import TerminalObserver
 from saltray.cli.signals import Interrupted, Interrupter
 from saltray.config import PretrainConfig
@@ -26,7 +27,13 @@ from saltray.errors import DataError, EnsembleError, SaltrayError, SearchFailedE
 LOG_WIDTH = 1000
 """Columns of a log file, in which nobody sees a line wrapped: tables are as wide as they need."""
 # One line stays one line, however narrow the terminal, and is taken literally.
-console = Console(highlight=False, markup=False, soft_wrap=True, width=None if sys.stdout.isatty() else LOG_WIDTH)
+console = LocalConsole(
+    highlight=False,
+    markup=False,
+    soft_wrap=True,
+    width=None if sys.stdout.isatty() else LOG_WIDTH,
+    force_interactive=None if sys.stdout.isatty() else False,  # FORCE_COLOR makes no terminal of a log file
+)
 observer = TerminalObserver(console)
 PROBLEMS_SHOWN = 50
 SEARCH_DEFAULTS = SearchFlags()
@@ -397,7 +404,10 @@ def main() -> None:
     words = sys.argv[1:]
     try:
         refuse_misused(words)
-        make_app(words).cli(prog="saltray", description=saltray.__doc__, args=words, registry=REGISTRY)
+        try:
+            make_app(words).cli(prog="saltray", description=saltray.__doc__, args=words, registry=REGISTRY)
+        finally:
+            observer.close()
     except SaltrayError as error:
         for line in _details(error):
             errors.print(line)

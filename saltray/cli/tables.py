@@ -38,7 +38,8 @@ RANGE_TEST_ROWS = 20
 
 def split_table(split: Iterable[FoldShare]) -> Table:
     """A row per fold."""
-    table = Table("fold", "tiles", "empty", "coverage", title="split", title_justify="left")
+    head = (Column(name, overflow="fold") for name in ("fold", "tiles", "empty", "coverage"))
+    table = Table(*head, title="split", title_justify="left")
     for row in split:
         table.add_row(str(row.fold), str(row.tiles), f"{row.empty_share:.1%}", f"{row.coverage:.1%}")
     return table

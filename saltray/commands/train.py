@@ -211,6 +211,7 @@ def _train_missing(
                 jobs=len(missing),
                 concurrency=capacity.concurrency,
                 ready=capacity.ready,
+                folds=tuple(missing),
             )
         )
         template = share(prepared, config, home)

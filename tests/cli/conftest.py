@@ -90,11 +90,20 @@ VERBS = (
 )
 
 
-def make_console(*, width: int = 1000, terminal: bool = False) -> Console:
+def make_console(
+    *, width: int = 1000, height: int = 50, terminal: bool = False, encoding: str = "utf-8", color: bool = True
+) -> Console:
     """A console like that of the command line, whose text is kept."""
-    file = io.StringIO()
     return Console(
-        file=file, record=True, force_terminal=terminal, width=width, highlight=False, markup=False, soft_wrap=True
+        file=io.TextIOWrapper(io.BytesIO(), encoding, write_through=True),
+        record=True,
+        force_terminal=terminal,
+        color_system="standard" if color and terminal else None,
+        width=width,
+        height=height,
+        highlight=False,
+        markup=False,
+        soft_wrap=True,
     )
 
 

@@ -54,7 +54,7 @@ def test_a_run_prints_nothing_and_tells_its_observer_all(finished: Finished) -> 
     assert isinstance(planned, RunPlanned)
     assert (planned.run, planned.tiles, planned.epochs, planned.steps, planned.ranks) == ("r1", 24, 2, 3, 1)
     assert capacity == CapacityFound(
-        where="Ray on this machine", job="fold", needs="1 rank of 1 CPU", jobs=2, concurrency=2, ready=2
+        where="Ray on this machine", job="fold", needs="1 rank of 1 CPU", jobs=2, concurrency=2, ready=2, folds=(0, 1)
     )
     assert published == Published(finished.result.ensemble)
     assert set(finished.kinds[2:-1]) == {"FoldStarted", "FoldEpoch", "FoldFinished"}
