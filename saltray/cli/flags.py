@@ -13,7 +13,7 @@ from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, Pri
 
 from saltray.config import ClusterConfig, Config, PretrainConfig, SearchConfig, Space
 from saltray.errors import ConfigError
-from saltray.recipes import recipe_settings
+from saltray.recipes import RECIPES, recipe_settings
 
 RENAMED_IN_SEARCH = {
     "--search": "--search.space",
@@ -115,7 +115,8 @@ class TrainFlags(FileSettings):
 
     cluster: Annotated[ClusterConfig, arg(name="")] = field(default_factory=ClusterConfig)
     config_file: Annotated[str | None, arg(name="config", metavar="FILE")] = None
-    """A TOML or JSON file, a path or s3://bucket/key, with any of these settings; flags on the command line win."""
+    """A TOML or JSON file, a path or s3://bucket/key, with any of these settings; or STORE/runs/NAME or
+    STORE/ensembles/NAME: all settings of that run, which is resumed unless --run is given. Other flags win."""
 
     def config(self) -> Config:
         """The settings as the functions of the library take them.
@@ -124,7 +125,7 @@ class TrainFlags(FileSettings):
             ConfigError: they are impossible.
         """
         settings = {item.name: getattr(self, item.name) for item in fields(Config)}
-        if self.recipe is not None:
+        if self.recipe in RECIPES:
             settings["recipe"] = recipe_settings(self.recipe).recipe
         return Config(**settings)
 

@@ -1,4 +1,9 @@
-"""Settings from a TOML or JSON file, local or in S3, by the names that `saltray train --help` gives them."""
+"""Settings from a TOML or JSON file, local or in S3, by the names that `saltray train --help` gives them; or of a run.
+
+A run, a pretraining and an ensemble have all settings in their manifest. Theirs are taken as they are, but for the
+store, which is the one where the manifest is now. The run's name is among them: the same command resumes that very
+run, and another name repeats it anew.
+"""
 
 import codecs
 import re
@@ -8,11 +13,16 @@ from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from saltray.config import Choice, ClusterConfig, Config, PretrainConfig, Range, SearchConfig, Space
+from saltray.ensemble.layout import store_of_uri
+from saltray.ensemble.versions import read_manifest, resolve
 from saltray.errors import ConfigError
 from saltray.recipes import recipe_settings
 from saltray.records import RecordError, excerpt, field_types, from_record, parse_json, to_record
+from saltray.runs.layout import MANIFEST, PRETRAINED, RUNS, pretrained_folder
+from saltray.runs.records import PretrainManifest, RunManifest
+from saltray.runs.run import find_run
 from saltray.search.space import list_values, parse_values
-from saltray.storage.uri import open_object
+from saltray.storage.uri import open_object, open_store
 
 T = TypeVar("T")
 
@@ -28,6 +38,7 @@ _NO_DOTS = re.compile(
     r"|'[^'\n]*'?",
     re.DOTALL,
 )
+_TRAINED = re.compile(rf"(?:(.*)/)?({RUNS}|{PRETRAINED})/([^/]+)")
 _LONG_KEY = re.compile(rf"(?:\.[ \t]*[\w-]+[ \t]*){{{MAX_DOTS + 1}}}")
 
 
@@ -44,18 +55,24 @@ class SettingsFile:
     config: Mapping[str, Any]
     search: Mapping[str, Any]
     pretrain: Mapping[str, Any]
+    complete: bool = False
+    """Whether these are all settings, as a manifest has them, so that no recipe may fill in any."""
 
     @classmethod
     def read(cls, uri: str) -> "SettingsFile":
-        """Parse a file.
+        """Parse a file, or take the settings of a manifest.
 
         Args:
-            uri: a path or s3://bucket/key of a TOML or JSON file.
+            uri: a path or s3://bucket/key of a TOML or JSON file; or STORE/runs/NAME, STORE/pretrained/NAME or
+                STORE/ensembles/NAME, with or without the version and manifest.json at the end.
 
         Raises:
             ConfigError: the file cannot be parsed, or a setting is in it twice.
-            StorageError: it does not exist, or cannot be read.
+            EnsembleError, NotFoundError: there is no such ensemble, run or file.
+            StorageError: it cannot be read.
         """
+        if (found := cls._of_manifest(uri)) is not None:
+            return found
         config = _parse(uri)
         sections = ("search", "pretrain", "cluster")
         search, pretrain, cluster = (_table(config.pop(name, {}), f"{uri}: {name}") for name in sections)
@@ -65,6 +82,27 @@ class SettingsFile:
             if name in config:
                 cluster[name] = config.pop(name)
         return cls(uri, {**config, "cluster": cluster}, search, pretrain)
+
+    @classmethod
+    def _of_manifest(cls, uri: str) -> "SettingsFile | None":
+        """The settings of a run, a pretraining or an ensemble; None if the URI has the form of none of them."""
+        place = uri.rstrip("/").removesuffix(f"/{MANIFEST}").rstrip("/")
+        if place.lower().endswith((".toml", ".json")):
+            return None
+        pretrain: Mapping[str, Any] = {}
+        if (store := store_of_uri(place)) is not None:
+            config = read_manifest(resolve(place)).config
+        elif trained := _TRAINED.fullmatch(place):
+            store, kind, name = trained[1] or ("/" if place[0] == "/" else "."), trained[2], trained[3]
+            root = open_store(store)
+            if kind == RUNS:
+                config = find_run(root, name).get_record(MANIFEST, RunManifest).config
+            else:
+                manifest = root.sub(pretrained_folder(name)).get_record(MANIFEST, PretrainManifest)
+                config, pretrain = manifest.config, to_record(manifest.pretrain)
+        else:
+            return None
+        return cls(uri, to_record(replace(config, store=store)), {}, pretrain, complete=True)
 
     def as_config(self, kind: type[T], recipe: str | None = None) -> T:
         """The run's settings as a `Config`, or a subclass of it.
@@ -77,6 +115,10 @@ class SettingsFile:
         Raises:
             ConfigError: a setting is unknown, missing, of the wrong type or impossible, or there is no such recipe.
         """
+        if self.complete:  # whatever its recipe has become since
+            if recipe is not None:
+                raise ConfigError(f"{self.uri} gives all settings, so a recipe would change none; leave --recipe out")
+            return self._parsed(kind, self.config)
         name = recipe if recipe is not None else self.config.get("recipe")
         if recipe == "":
             return self._parsed(kind, {key: value for key, value in self.config.items() if key != "recipe"})
@@ -131,11 +173,13 @@ def load_config(uri: str) -> Config:
     Its `[search]` and `[pretrain]` are ignored.
 
     Args:
-        uri: a path or s3://bucket/key of a TOML or JSON file.
+        uri: a path or s3://bucket/key of a TOML or JSON file; or STORE/runs/NAME or STORE/ensembles/NAME, whose
+            manifest has all settings, the run's name among them.
 
     Raises:
         ConfigError: it cannot be parsed, or a setting is unknown, missing, of the wrong type or impossible.
-        StorageError: it does not exist, or cannot be read.
+        EnsembleError, NotFoundError: there is no such ensemble, run or file.
+        StorageError: it cannot be read.
     """
     return SettingsFile.read(uri).as_config(Config)
 

@@ -36,6 +36,12 @@ def is_ensemble_uri(uri: str) -> bool:
     return _ENSEMBLE.search(uri.rstrip("/")) is not None
 
 
+def store_of_uri(uri: str) -> str | None:
+    """The URI of the store of an ensemble or a version that a URI names; None if it does not have that form."""
+    match = _ENSEMBLE.search(uri)
+    return None if match is None else uri[: match.start()] or ("/" if uri.startswith("/") else ".")
+
+
 def member_of_uri(uri: str) -> tuple[str, int] | None:
     """The URI of the version, and the fold, of a member that a URI names; None if it does not have that form."""
     match = _MEMBER.fullmatch(uri)

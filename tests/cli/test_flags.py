@@ -18,6 +18,8 @@ from saltray.config import (
     TrainConfig,
     choice,
 )
+from saltray.runs.records import RunManifest
+from saltray.storage.uri import open_store
 
 from .conftest import CONFIG, SEARCH, Call
 
@@ -300,6 +302,27 @@ def test_a_wrong_file_is_named(
     (tmp_path / "bad.toml").write_text(text)
     check_refusal(saltray("run", "--data", "x", "--config", "bad.toml"), "bad.toml", *named)
     assert calls == []
+
+
+def test_a_run_is_resumed_or_repeated_from_its_own_manifest(
+    saltray: Saltray, tmp_path: Path, calls: list[Call]
+) -> None:
+    stored = dataclasses.replace(CONFIG, store="elsewhere", recipe="best-0")
+    manifest = RunManifest(run="r7", config=stored, identity="a" * 64, dataset="b" * 64, provenance={})
+    open_store("store").put_record("runs/r7/manifest.json", manifest)
+    assert saltray("train", "--config", "store/runs/r7").code == 0
+    assert saltray("train", "--config=store/runs/r7/manifest.json", "--run", "r8", "--train.epochs", 5).code == 0
+    assert saltray("run", "--config", "store/runs/r7", "--name", "r8", "--store", "other").code == 0
+    here = dataclasses.replace(stored, store="store")
+    train = dataclasses.replace(stored.train, epochs=5)
+    assert [call.args[0] for call in calls] == [
+        here,
+        dataclasses.replace(here, run="r8", train=train),
+        dataclasses.replace(here, run="r8", store="other"),
+    ]
+    answer = saltray("train", "--config", "store/runs/r7", "--recipe", "best")
+    check_refusal(answer, "store/runs/r7 gives all settings", "leave --recipe out")
+    check_refusal(saltray("train", "--data", "d", "--recipe", "best-0"), "there is no recipe 'best-0'")
 
 
 def test_one_file_at_most(saltray: Saltray, job: Path, calls: list[Call]) -> None:

@@ -8,8 +8,10 @@ from typing import Any
 
 import pytest
 from conftest import BUCKET
+from samples import DIGEST, ensemble_manifest
 
 import saltray
+from saltray.commands.load_config import SettingsFile
 from saltray.config import (
     ClusterConfig,
     Config,
@@ -24,6 +26,7 @@ from saltray.config import (
 )
 from saltray.errors import ConfigError, NotFoundError, SaltrayError
 from saltray.records import to_record
+from saltray.runs.records import PretrainManifest, RunManifest
 from saltray.storage.uri import open_store
 
 JOB = """
@@ -354,3 +357,85 @@ def test_only_the_dots_of_names_are_limited(text: str) -> None:
 def test_the_dots_of_every_name_are_limited(text: str) -> None:
     with pytest.raises(ConfigError, match=r"job\.toml is not TOML: a name has more than 200 dots; correct it"):
         saltray.load_config(write(f"data = 'd'\n{text}"))
+
+
+# A run's own settings
+
+
+STORED = replace(
+    CONFIG, run="r7", recipe="best-0", store="elsewhere", model=ModelConfig(architecture="unet"), data="datasets/d"
+)
+"""By a version of a recipe that is no longer there, in a store that has moved."""
+
+
+@pytest.fixture
+def moved() -> str:
+    """A store with a run, a pretraining and two versions of an ensemble."""
+    fields: dict[str, Any] = {"identity": DIGEST, "dataset": DIGEST, "provenance": {}}
+    root = open_store("moved")
+    root.put_record("runs/r7/manifest.json", RunManifest(run="r7", config=STORED, **fields))
+    pretrain = PretrainManifest(
+        name="p7", config=STORED, pretrain=PretrainConfig(name="p7", patch=8), tiles=9, **fields
+    )
+    root.put_record("pretrained/p7/manifest.json", pretrain)
+    for number in (1, 2):
+        trained = replace(STORED, train=replace(STORED.train, epochs=number))
+        manifest = ensemble_manifest(name="e", version=f"v{number}", run="r7", config=trained)
+        root.put_record(f"ensembles/e/v{number}/manifest.json", manifest)
+    return "moved"
+
+
+@pytest.mark.parametrize(
+    ("place", "epochs"),
+    [
+        ("runs/r7", 100),
+        ("runs/r7/manifest.json", 100),
+        ("pretrained/p7", 100),
+        ("ensembles/e", 2),
+        ("ensembles/e/latest", 2),
+        ("ensembles/e/v1", 1),
+        ("ensembles/e/v1/manifest.json", 1),
+    ],
+)
+@pytest.mark.parametrize("form", ["moved/{}", "{}", "{here}/moved/{}/"])
+def test_a_manifest_has_all_settings(
+    moved: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str, epochs: int, form: str
+) -> None:
+    if form == "{}":
+        monkeypatch.chdir(moved)
+    uri = form.format(place, here=tmp_path)
+    store = {"{}": ".", "moved/{}": "moved"}.get(form, f"{tmp_path}/moved")
+    config = saltray.load_config(uri)
+    assert config == replace(STORED, store=store, train=replace(STORED.train, epochs=epochs))
+    assert saltray.load_search_config(uri) == SearchConfig()
+    patch = 8 if "pretrained" in place else PretrainConfig.patch
+    assert saltray.load_pretrain_config(uri).patch == patch
+
+
+def test_a_run_of_s3_has_its_settings_too(s3_server: str) -> None:
+    store = f"s3://{BUCKET}/{uuid.uuid4().hex}"
+    manifest = RunManifest(run="r7", config=STORED, identity=DIGEST, dataset=DIGEST, provenance={})
+    open_store(store).put_record("runs/r7/manifest.json", manifest)
+    assert saltray.load_config(f"{store}/runs/r7") == replace(STORED, store=store)
+
+
+def test_a_manifest_that_is_not_there(moved: str) -> None:
+    for uri, named in (
+        ("moved/runs/r8", "no run r8 in .*moved"),
+        ("moved/ensembles/f", "no complete ensemble at moved/ensembles/f"),
+        ("moved/pretrained/p8", "pretrained/p8"),
+    ):
+        with pytest.raises(SaltrayError, match=named):
+            saltray.load_config(uri)
+
+
+def test_a_recipe_would_change_nothing_of_a_manifest(moved: str) -> None:
+    with pytest.raises(ConfigError, match="^moved/runs/r7 gives all settings, .*; leave --recipe out$"):
+        SettingsFile.read("moved/runs/r7").as_config(Config, "best")
+
+
+@pytest.mark.parametrize("folder", ["runs", "pretrained", "x/ensembles"])
+def test_a_file_in_a_folder_of_such_a_name_is_a_file(folder: str) -> None:
+    Path(folder).mkdir(parents=True)
+    assert saltray.load_config(write("data = 'd'", f"{folder}/job.toml")) == Config(data="d")
+    assert saltray.load_config(write('{"data": "d"}', f"{folder}/manifest.json")) == Config(data="d")

@@ -7,6 +7,7 @@ from saltray.ensemble.layout import (
     is_ensemble_uri,
     member_key,
     member_of_uri,
+    store_of_uri,
     version_name,
     version_number,
     version_prefix,
@@ -40,3 +41,11 @@ def test_uris_of_ensembles_and_their_members(store: str) -> None:
     assert member_of_uri(f"{store}ensembles/r1/v3/fold-12.safetensors") == (f"{store}ensembles/r1/v3", 12)
     for other in ("ensembles/r1/fold-0.safetensors", "ensembles/r1/v3/model.safetensors", "fold-0.safetensors"):
         assert member_of_uri(f"{store}{other}") is None
+
+
+@pytest.mark.parametrize("end", ["", "/v3", "/latest"])
+@pytest.mark.parametrize("name", ["r1", "ensembles"])
+def test_the_store_of_an_ensemble(name: str, end: str) -> None:
+    for before, store in (("s3://b/salt/", "s3://b/salt"), ("a/ensembles/b/", "a/ensembles/b"), ("", "."), ("/", "/")):
+        assert store_of_uri(f"{before}ensembles/{name}{end}") == store
+    assert store_of_uri(f"runs/{name}") is None
