@@ -20,7 +20,6 @@ from saltray.config import (
 )
 from saltray.errors import ConfigError
 
-
 HELPFUL_PARTS = ModelConfig(decoder_batchnorm=True, deep_supervision=True)
 """Of the decoder's parts, those that `tests/bench/settings.py` has shown to help; attention and hypercolumn did not."""
 

@@ -200,7 +200,7 @@ def plan(
 
 
 def status(*, store: str = "saltray-store", run: str | None = None) -> None:
-    """Show how far each fold of a run is; without --run, list the runs and pretrainings of the store.
+    """Show how far a run is; without --run, list runs and pretrainings.
 
     Args:
         store: A folder or s3://bucket/prefix.

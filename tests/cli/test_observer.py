@@ -40,6 +40,11 @@ from saltray.progress import (
     RunPlanned,
     SearchPlanned,
     SearchValuesTaken,
+    ServingKept,
+    ServingPlanned,
+    ServingStarted,
+    ServingUpdated,
+    ServingWaiting,
     StoreMustBeShared,
     TilesClipped,
     TilesImported,
@@ -139,6 +144,11 @@ LINES: list[Event] = [
     TrialEnded(state(0, "failed", None, reason="out of memory")),
     TilesClipped(("[a].png",)),
     PredictionPlanned(tiles=15, ensemble="r1 v1", where="Ray on this machine", workers=2, device="CPU"),
+    ServingPlanned(ensemble="r1 v1", where="Ray on this machine", replicas=1, max_replicas=2, device="CPU"),
+    ServingStarted(ensemble="r1 v1", url="http://127.0.0.1:8000/", height=101, width=101, follows=True),
+    ServingWaiting(2.0),
+    ServingUpdated("r1 v2"),
+    ServingKept("r1 v2", "v3 is [damaged]"),
 ]
 SILENT: list[Event] = [
     TilesImported(1, 2),  # told now and then

@@ -26,6 +26,7 @@ def test_keys() -> None:
         "PRETRAINED": "pretrained",
         "FOLD_PREFIX": "fold-",
         "MANIFEST": "manifest.json",
+        "PSEUDO_LABELS": "pseudo-labels",
         "SPLIT": "folds.json",
         "OOF": "oof.parquet",
         "REPORT": "report.html",

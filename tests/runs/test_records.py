@@ -26,6 +26,7 @@ MANIFEST: dict[str, Any] = {
         "values": {"model.num_filters": 4, "optim.lr": 0.002973},
     },
     "provenance": STORED_PROVENANCE,
+    "pseudo_labels": None,
     "run": "r2",
 }
 SPLIT: dict[str, Any] = {
