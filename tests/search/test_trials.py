@@ -41,6 +41,7 @@ MANIFEST: dict[str, Any] = {
     "initial_weights": None,
     "provenance": STORED_PROVENANCE,
     "prune": True,
+    "pseudo_labels": None,
     "sampler": "quasirandom",
     "search": "s1",
     "seed": 0,
@@ -113,6 +114,7 @@ def test_a_search_has_a_manifest(home: Store, make_spec: SpecMaker) -> None:
         "seed": 0,
         "dataset": DIGEST,
         "initial_weights": None,
+        "pseudo_labels": None,
         "provenance": provenance(),
     }
 
