@@ -65,6 +65,7 @@ def test_a_run_has_a_manifest_and_a_split(store: Store, tiles: LabelledTiles) ->
         "dataset": DIGEST,
         "origin": to_record(SEARCH),
         "initial_weights": to_record(WEIGHTS),
+        "pseudo_labels": None,
         "provenance": provenance(),
     }
     assert store.get_json("folds.json") == {
