@@ -75,7 +75,7 @@ def saltray_command(*words: str) -> None:
 def train(name: str, data: str, store: str, epochs: int) -> None:
     """Train fold 0 with one setting, as far as it is not trained."""
     if name == "pretrained":
-        pretraining = ("--name", "settings", "--train.epochs", str(epochs))
+        pretraining = ("--pretrain.name", "settings", "--train.epochs", str(epochs))
         saltray_command("pretrain", "--data", data, "--store", store, *pretraining, *THIN)
     flags = [word.format(half=epochs // 2, store=store) for word in SETTINGS[name]]
     run = ("--run", name, "--only-folds", "0", "--train.epochs", str(epochs))
