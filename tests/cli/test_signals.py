@@ -35,7 +35,7 @@ def cleaned_up(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[str]]:
     def install(first: signal.Signals, *others: signal.Signals) -> list[str]:
         done: list[str] = []
 
-        def check(*args: object) -> None:
+        def check(*args: object, **settings: object) -> None:
             try:
                 os.kill(os.getpid(), first)
                 time.sleep(30)
@@ -95,7 +95,7 @@ import saltray
 from saltray.cli import app
 fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 
-def check(uri):
+def check(uri, **settings):
     print("works", flush=True)
     try:
         time.sleep(30)
