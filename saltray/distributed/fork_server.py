@@ -58,11 +58,15 @@ MODULES = (
     "saltray.ensemble.load",
     "saltray.models.albunet",
     "saltray.runs.fold_output",
+    "saltray.runs.initial_weights",
     "saltray.runs.pretraining",
+    "saltray.runs.pseudo_labels",
     "saltray.runs.run",
     "saltray.search.results",
     "saltray.storage.arrow",
+    "saltray.training.device_memory",
     "saltray.training.engine",
+    "saltray.training.host_memory",
     "saltray.training.lr_range_test",
     "torch._dynamo",  # every optimiser imports it
 )

@@ -193,7 +193,9 @@ def test_the_split_is_a_table_below_its_run() -> None:
 @pytest.mark.parametrize("event", LINES, ids=lambda event: type(event).__name__)
 def test_failures_are_red_and_what_is_finished_is_green(event: Event) -> None:
     printed = shown([event], terminal=True).export_text(styles=True)
-    failed = isinstance(event, FoldFailed | ServingKept) or (isinstance(event, TrialEnded) and event.trial.reason is not None)
+    failed = isinstance(event, FoldFailed | ServingKept) or (
+        isinstance(event, TrialEnded) and event.trial.reason is not None
+    )
     finished = isinstance(event, FoldFinished) or (isinstance(event, TrialEnded) and event.trial.status == "finished")
     assert event.failure == failed
     assert (RED in printed) == failed

@@ -450,12 +450,13 @@ def fill_memory(*_: object, **__: object) -> None:
 
 @pytest.mark.parametrize("loop", [train_fold, train_trial, RangeTestLoop(1e-5, 1.0, 3), PretrainLoop(PretrainConfig())])
 def test_memory_that_is_short_is_a_permanent_failure(
-    fake: FakeTrain, job: Job, loop: Any, monkeypatch: pytest.MonkeyPatch
+    fake: FakeTrain, job: Job, tiles: LabelledTiles, loop: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.nn.functional, "conv2d", fill_memory)
     monkeypatch.setattr(torch.nn.Conv2d, "forward", fill_memory)
     if isinstance(loop, PretrainLoop):
-        job = replace(job, tiles=Tiles(job.tiles.ids, job.tiles.images))  # type: ignore[attr-defined, arg-type]
+        images: Any = (TilePart.of(Tiles(tiles.ids, tiles.images)),)
+        job = replace(job, tiles=images)
     ended = loop({"job": job})
     assert isinstance(ended, PermanentFailure)
     assert not ended.diverged
@@ -471,7 +472,7 @@ def test_memory_that_one_rank_of_several_lacks_ends_them_all(
         fill_memory()
 
     two = ProcessGroup(rank=1, size=2, device=torch.device("cpu"))
-    monkeypatch.setattr(worker, "process_group_of", lambda config: two)
+    monkeypatch.setattr(worker, "process_group_of", lambda: two)
     monkeypatch.setattr(worker, "check_store_is_shared", lambda job, group: None)
     with pytest.raises(ResourceError, match="one of 2 parts of train.batch_size"):
         worker._run(body, {"job": job})

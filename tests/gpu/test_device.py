@@ -104,7 +104,7 @@ def test_prediction_equals_the_cpus(device: torch.device, salt: LabelledTiles) -
     settings: dict[str, Any] = {"input_size": 64, "batch_size": 8}
     expected = predict_probabilities([model], images, precision="fp32", **settings)
     for precision, tolerance in (("fp32", 5e-3), ("bf16", 3e-2)):
-        found = predict_probabilities(copy.deepcopy(model).to(device), images, precision=precision, **settings)  # type: ignore[arg-type]
+        found = predict_probabilities([copy.deepcopy(model).to(device)], images, precision=precision, **settings)  # type: ignore[arg-type]
         torch.testing.assert_close(found, expected, rtol=0, atol=tolerance)
 
 

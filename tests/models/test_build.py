@@ -93,7 +93,7 @@ def test_a_misfit_is_refused() -> None:
         ),
         *(ModelConfig(num_filters=8, encoder_width=8, **part) for part, _ in PARTS[1:]),  # type: ignore[arg-type]
         ModelConfig(num_filters=8, encoder_width=8, in_channels=1),
-        ModelConfig(num_filters=8, encoder_width=8, is_deconv=False),
+        ModelConfig(num_filters=8, encoder_width=8, is_deconv=False, decoder_batchnorm=True),
     ],
     ids=lambda config: f"{config.title} {config.in_channels} {config.is_deconv}",
 )
