@@ -19,6 +19,8 @@ from saltray.cli.status import duration
 
 BAR_WIDTH = (8, 40)
 """Least and most columns of a bar; where there are fewer left, there is none."""
+ECHO = 3
+"""Columns left free after the last line, where the terminal echoes ^C; else it would begin a row that is not erased."""
 
 
 class LocalConsole(Console):
@@ -112,10 +114,11 @@ class BarLine:
         left = [] if self.seconds is None else [f"{duration(self.seconds)} left"]
         counts = list(self.counts)
         texts = [*always, *counts, *left]
-        while counts and _width(texts) + BAR_WIDTH[0] > options.max_width:
+        free = options.max_width - ECHO
+        while counts and _width(texts) + BAR_WIDTH[0] > free:
             counts.pop()
             texts = [*always, *counts, *left]
-        room = options.max_width - _width(texts)
+        room = free - _width(texts)
         line = Table.grid(padding=(0, 2, 0, 0))
         cells: list[RenderableType] = [Text(text, no_wrap=True) for text in texts]
         if room >= BAR_WIDTH[0]:

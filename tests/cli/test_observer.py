@@ -409,6 +409,7 @@ def test_it_fits_every_width(width: int, columns: list[str], encoding: str) -> N
     frame = session.frame()
     session.observer.close()
     assert max(map(len, frame)) <= width
+    assert len(frame[-1].rstrip()) <= width - len("^C")  # the terminal echoes it, in the same row
     if width >= 40:
         assert re.split(r"[\s|┃]+", frame[1].strip(" |┃")) == columns
         assert "8%" in frame[-1]
