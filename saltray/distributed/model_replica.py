@@ -65,7 +65,7 @@ class Models:
             self._task = asyncio.create_task(self._try_to_follow())
 
     async def check_health(self) -> None:
-        """Serve calls it again and again. A version that could not be loaded, as the store failed, is tried again."""
+        """Serve calls it regularly. A version that could not be loaded, as the store failed, is retried."""
         if self.served is not None and self.served.uri != self.wanted and (self._task is None or self._task.done()):
             self._task = asyncio.create_task(self._try_to_follow())
 

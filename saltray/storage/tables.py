@@ -62,7 +62,7 @@ class TableFile:
         self.where = where
         self._schema = schema
         with self._explained():
-            # pre_buffer keeps the bytes of every row group that was read as long as the reading goes on.
+            # pre_buffer keeps the bytes of every row group that was read until the reading ends.
             self._file = pq.ParquetFile(path, pre_buffer=False)
             check_table(self._file, schema, rows)
 

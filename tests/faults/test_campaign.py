@@ -57,8 +57,7 @@ def test_a_disturbed_training_gives_the_bytes_of_an_undisturbed_one(
         monkeypatch.setenv("AWS_ENDPOINT_URL_S3", proxy.endpoint)
         done = list(attempts(args, tmp_path, steps, proxy))
     assert [attempt.faults for attempt in done] == [[]] * len(done)
-    assert done[0].code in (130, 2)  # the driver may meet a fault of the store before the signal
-    assert [attempt.code for attempt in done[1:]] == [2, 0]
+    assert [attempt.code for attempt in done] == [130, 2, 0], [attempt.last_line for attempt in done]
     assert done[0].injected[:2] == ["SIGKILL rank", "SIGTERM driver"]
     assert "Ray on this machine has died: its GCS was killed by SIGKILL" in done[1].last_line
     assert proxy.injected.total() >= 8  # of 12 that it may
