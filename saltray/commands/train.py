@@ -32,6 +32,7 @@ from saltray.runs.layout import ERROR, fold_folder, run_folder
 from saltray.runs.records import FoldResult, RunManifest
 from saltray.runs.run import create_run, fold_result
 from saltray.runs.tensorboard import write_fold_events
+from saltray.runs.tracking import check_tracking, tracked
 from saltray.search.results import with_best_values
 from saltray.storage.base import Store
 from saltray.storage.lock import RunLock
@@ -105,11 +106,12 @@ def take_best_values(config: Config, source: str, observer: Observer) -> tuple[C
 
 
 def check_run(config: Config, store: Store, folds: Collection[int]) -> None:
-    """Refuse machines that can never train a fold, unless all of these folds are finished.
+    """Refuse machines that can never train a fold, unless all of these folds are finished, and a lack of MLflow.
 
     Raises:
-        as `preflight`.
+        as `check_tracking` and `preflight`.
     """
+    check_tracking()
     home = store.sub(run_folder(config.run))
     results = [fold_result(home, fold) for fold in folds]
     if any(result is None or result.epochs < config.train.epochs for result in results):
@@ -143,12 +145,13 @@ def train_prepared(
             weights_provenance=prepared.weights_provenance,
             pseudo_labels=prepared.pseudo_provenance,
         )
-        observer(_planned(config, prepared))
-        results = _train_missing(config, home, prepared, asked, lock, observer)
-        if missing := set(range(config.folds.count)) - {result.fold for result in results}:
-            observer(FoldsMissing(config.run, tuple(sorted(missing))))
-            return PartialResult(run=config.run, results=tuple(results), missing=tuple(sorted(missing)))
-        return publish_run(config, store, prepared, results, manifest.search_provenance, observer)
+        with tracked(home, manifest, observer) as tracking:
+            tracking(_planned(config, prepared))
+            results = _train_missing(config, home, prepared, asked, lock, tracking)
+            if missing := set(range(config.folds.count)) - {result.fold for result in results}:
+                tracking(FoldsMissing(config.run, tuple(sorted(missing))))
+                return PartialResult(run=config.run, results=tuple(results), missing=tuple(sorted(missing)))
+            return publish_run(config, store, prepared, results, manifest.search_provenance, tracking)
 
 
 def _asked(config: Config, only_folds: Sequence[int] | None) -> tuple[int, ...]:

@@ -1,6 +1,6 @@
 """The keys of a run and of a pretraining in a store, each written once.
 
-    runs/<run>/{manifest.json, folds.json, fold-k/..., oof.parquet, report.html, tensorboard/fold-k/...}
+    runs/<run>/{manifest.json, folds.json, fold-k/..., oof.parquet, report.html, tensorboard/fold-k/..., mlflow.json}
     fold-k/{checkpoints/epoch-00012/{state.pt, manifest.json}, history.jsonl, error.txt,
             snapshot-3/..., model.safetensors, oof.parquet, result.json}
     snapshot-3/{model.safetensors, oof.parquet, result.json}    the same at the end of an earlier cycle
@@ -22,6 +22,8 @@ FOLD_PREFIX = "fold-"
 OOF = "oof.parquet"
 """Out-of-fold probabilities: of all tiles below a run, of its held-out tiles below a fold."""
 REPORT = "report.html"
+MLFLOW = "mlflow.json"
+"""Where MLflow has the run."""
 TENSORBOARD = "tensorboard"
 """Below a run or a search."""
 

@@ -32,6 +32,7 @@ def test_keys() -> None:
         "SPLIT": "folds.json",
         "OOF": "oof.parquet",
         "REPORT": "report.html",
+        "MLFLOW": "mlflow.json",
         "TENSORBOARD": "tensorboard",
         "HISTORY": "history.jsonl",
         "ERROR": "error.txt",
