@@ -39,7 +39,7 @@ QUIET = {
 }
 RETRY_S = 60.0
 """Until MLflow is tried again after it has failed."""
-LAST_S = 30.0
+LAST_S = 60.0
 """For what is left to send at the end; after an exception, Ctrl-C for one, a tenth of it."""
 
 
@@ -85,7 +85,7 @@ class Tracking:
         self._status: Status = "RUNNING"
         self._fault: str | None = None
         self._told = False
-        self._news, self._ending = threading.Event(), threading.Event()
+        self._imported, self._news, self._ending = threading.Event(), threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._keep_sending, name="mlflow", daemon=True)
 
     def __call__(self, event: Event) -> None:
@@ -123,6 +123,8 @@ class Tracking:
             self._status = status
         self._ending.set()
         self._news.set()
+        if kind is None:
+            self._imported.wait()  # some seconds, where there was nothing to train
         self._thread.join(LAST_S if kind is None else LAST_S / 10)
         if self._thread.is_alive() and self._fault is None:
             self._fault = "it does not answer"
@@ -137,6 +139,13 @@ class Tracking:
         """Send whenever there is news, until the end; some time after a fault, anew."""
         run: MLflowRun | None = None
         ended = False
+        try:
+            import mlflow.pyfunc  # noqa: F401
+        except Exception as error:  # whatever a broken installation raises
+            self._fault = _plain(one_line(error))
+            return
+        finally:
+            self._imported.set()
         while not ended:
             self._news.wait()
             self._news.clear()
