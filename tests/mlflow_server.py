@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import socket
 import subprocess
 from collections.abc import Iterator
@@ -40,20 +41,20 @@ def mlflow_server(program: Path, place: Path) -> Iterator[str]:
     command = [str(program), "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
     command += ["--backend-store-uri", f"sqlite:///{place}/mlflow.db", "--artifacts-destination", f"{place}/artifacts"]
     settings = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-    with (place / "log").open("wb") as log:
-        # A session of its own: it starts others, and the end of one does not end them.
-        with subprocess.Popen(
-            command, stdout=log, stderr=log, env=os.environ | settings, start_new_session=True
-        ) as server:
-            try:
-                end = monotonic() + START_S
-                while not _answers(uri):
-                    assert server.poll() is None, (place / "log").read_text()
-                    assert monotonic() < end, f"no answer of {uri} after {START_S:g} s"
-                    sleep(0.2)
-                yield uri
-            finally:
-                os.killpg(server.pid, 15)
+    # A session of its own: it starts others, and the end of one does not end them.
+    with (
+        (place / "log").open("wb") as log,
+        subprocess.Popen(command, stdout=log, stderr=log, env=os.environ | settings, start_new_session=True) as server,
+    ):
+        try:
+            end = monotonic() + START_S
+            while not _answers(uri):
+                assert server.poll() is None, (place / "log").read_text()
+                assert monotonic() < end, f"no answer of {uri} after {START_S:g} s"
+                sleep(0.2)
+            yield uri
+        finally:
+            os.killpg(server.pid, signal.SIGTERM)
 
 
 def _answers(uri: str) -> bool:

@@ -112,15 +112,14 @@ def test_a_flag_that_is_renamed_is_noticed(parse: Callable[[str], Any]) -> None:
 
 def test_the_file_of_settings_is_read(parse: Callable[[str], Any]) -> None:
     (text,) = [text for language, text in BLOCKS if language == "toml"]
-    written, read = tomllib.loads(text), load_config("job.toml")
-    assert {section: read.search[section] for section in written["search"] if section != "space"} == {
-        "trials": written["search"]["trials"]
-    }
+    written = tomllib.loads(text)
+    assert load_config("job.toml").train.epochs == written["train"]["epochs"]
     found = parse("saltray run --config job.toml")
     config, search = found.arguments
     assert (config.data, config.store, config.run) == (written["data"], written["store"], written["run"])
     assert config.train.epochs == written["train"]["epochs"]
     assert config.cluster.workers_per_fold == written["workers_per_fold"]
+    assert search.trials == written["search"]["trials"]
     assert set(search.space) == set(written["search"]["space"])
 
 
