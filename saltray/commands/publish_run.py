@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from saltray.commands.prepare import Prepared
 from saltray.config import Config
@@ -22,6 +23,7 @@ from saltray.runs.history import epochs_of, read_history
 from saltray.runs.layout import OOF, REPORT, fold_folder, run_folder
 from saltray.runs.out_of_fold import OutOfFold, open_out_of_fold
 from saltray.runs.records import FoldResult
+from saltray.runs.tensorboard import held_out_pictures, write_fold_events
 from saltray.storage.base import Store
 from saltray.training.evaluation import Evaluation, Reliability
 from saltray.training.scores import PixelsByProbability
@@ -76,7 +78,9 @@ def publish_run(
     with open_out_of_fold(home, results, tiles, fold_of) as predictions:
         choice, reliability = _score(home, predictions)
         evaluation = evaluate(choice, reliability, tiles.salt, predictions.pixels, fold_of, results, config)
-        examples = _examples(predictions, choice.postprocess)
+        hits, union = _overlaps(predictions, choice.postprocess)
+        examples = _examples(predictions, choice.postprocess, hits, union)
+        pictures = held_out_pictures(predictions, choice.postprocess, hits, union)
     score = float(choice.plain.mean() / 10)
     baseline = float((tiles.salt == 0).mean())
     manifest = publish(
@@ -116,6 +120,8 @@ def publish_run(
     )
     observer(Published(result.ensemble))
     home.put(REPORT, _report(config, home, prepared, examples, result, choice).encode())
+    for row in results:
+        write_fold_events(home, row.fold, pictures[row.fold])
     return result
 
 
@@ -134,15 +140,22 @@ def _score(home: Store, predictions: OutOfFold) -> tuple[Choice, Reliability]:
     return scores.choose(), pixels.reliability()
 
 
-def _examples(predictions: OutOfFold, postprocess: Postprocess) -> bytes:
-    """The picture of the best, median and worst tiles: a pass that finds them, and a look at these few."""
+def _overlaps(predictions: OutOfFold, postprocess: Postprocess) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """For each tile, the pixels of salt in both label and mask, and in either."""
     hits, union = [], []
     for part in predictions.parts():
         truth = part.tiles.masks > 0
         predicted = postprocess.apply(part.probabilities, part.tiles.images)
         hits.append((truth & predicted).sum(axis=(1, 2)))
         union.append((truth | predicted).sum(axis=(1, 2)))
-    examples = pick_examples(np.concatenate(hits), np.concatenate(union))
+    return np.concatenate(hits), np.concatenate(union)
+
+
+def _examples(
+    predictions: OutOfFold, postprocess: Postprocess, hits: NDArray[np.int64], union: NDArray[np.int64]
+) -> bytes:
+    """The picture of the best, median and worst tiles."""
+    examples = pick_examples(hits, union)
     shown = predictions.some([example.tile for example in examples])
     masks = postprocess.apply(shown.probabilities, shown.tiles.images)
     return draw_examples(examples, shown.tiles, masks, shown.folds.tolist(), str(postprocess))
