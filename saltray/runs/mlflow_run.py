@@ -5,6 +5,7 @@ later one, sends what is missing, and nothing twice: after an interruption, or a
 """
 
 import json
+import os
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
@@ -113,11 +114,9 @@ class MLflowRun:
 
     def _experiment(self) -> str:
         """The id of the experiment that MLflow's own variables name."""
-        from mlflow.environment_variables import MLFLOW_EXPERIMENT_ID, MLFLOW_EXPERIMENT_NAME
-
-        if experiment := MLFLOW_EXPERIMENT_ID.get():
-            return str(experiment)
-        if (name := MLFLOW_EXPERIMENT_NAME.get()) is None:
+        if experiment := os.environ.get("MLFLOW_EXPERIMENT_ID"):
+            return experiment
+        if not (name := os.environ.get("MLFLOW_EXPERIMENT_NAME")):
             return "0"
         found = self._client.get_experiment_by_name(name)
         return str(found.experiment_id if found is not None else self._client.create_experiment(name))
@@ -234,5 +233,6 @@ def _scores(manifest: EnsembleManifest) -> dict[str, float]:
         scores["out_of_fold_score"] = found.score
         scores["out_of_fold_score_low"] = found.interval.low
         scores["out_of_fold_score_high"] = found.interval.high
-        scores["spread_over_folds"] = found.spread
+        if found.spread is not None:
+            scores["spread_over_folds"] = found.spread
     return scores

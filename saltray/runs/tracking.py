@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from importlib.util import find_spec
 from types import TracebackType
 
-from saltray.errors import ConfigError, one_line
+from saltray.errors import ConfigError, RunLockedError, one_line
 from saltray.progress import (
     Event,
     FoldEpoch,
@@ -117,7 +117,7 @@ class Tracking:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
-        if kind is not None:
+        if kind is not None and not issubclass(kind, RunLockedError):  # another process runs it then
             status: Status = "FAILED" if issubclass(kind, Exception) else "KILLED"
             self._folds = {fold: status if known == "RUNNING" else known for fold, known in self._folds.items()}
             self._status = status
