@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -23,7 +24,6 @@ from saltray.runs.layout import MLFLOW, fold_folder
 from saltray.runs.records import RunManifest
 from saltray.runs.tensorboard import SCALARS
 from saltray.storage.base import Store
-from saltray.version import __version__
 
 if TYPE_CHECKING:
     from mlflow.entities import Metric
@@ -94,7 +94,11 @@ class MLflowRun:
             ids = replace(known, identity=self._manifest.identity)
         else:
             experiment = self._experiment()
-            tags = {"mlflow.source.name": "saltray", "saltray.run": self._home.uri, "saltray.version": __version__}
+            tags = {
+                "mlflow.source.name": "saltray",
+                "saltray.run": self._home.uri,
+                "saltray.version": version("saltray"),
+            }
             run = self._client.create_run(experiment, run_name=self._manifest.run, tags=tags)
             ids = MLflowIds(identity=self._manifest.identity, experiment=experiment, run=run.info.run_id)
         self._home.put_record(MLFLOW, ids)
@@ -177,7 +181,7 @@ class MLflowRun:
         from mlflow import MlflowException, pyfunc
 
         versions = self._client.search_model_versions(f"name='{manifest.name}'")
-        if any(version.tags.get(ENSEMBLE) == uri for version in versions):
+        if any(found.tags.get(ENSEMBLE) == uri for found in versions):
             return
         folder = f"model-{manifest.version}"
         with tempfile.TemporaryDirectory(prefix="saltray-") as place:
@@ -187,7 +191,7 @@ class MLflowRun:
                 Path(place, folder),
                 loader_module="saltray.ensemble.pyfunc",
                 data_path=pointer,
-                pip_requirements=[f"saltray[mlflow]=={__version__}"],
+                pip_requirements=["saltray[mlflow]==" + version("saltray")],
             )
             self._client.log_artifacts(run, str(Path(place, folder)), folder)
         try:
@@ -196,7 +200,7 @@ class MLflowRun:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise
         source = f"{self._client.get_run(run).info.artifact_uri}/{folder}"
-        tags = {ENSEMBLE: uri, "saltray.version": __version__}
+        tags = {ENSEMBLE: uri, "saltray.version": version("saltray")}
         self._client.create_model_version(manifest.name, source, run_id=run, tags=tags, await_creation_for=0)
 
     def _tell_status(self, run: str, status: Status) -> None:
