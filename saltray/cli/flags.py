@@ -14,6 +14,7 @@ from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, Pri
 from saltray.config import ClusterConfig, Config, PretrainConfig, SearchConfig, Space
 from saltray.errors import ConfigError
 from saltray.recipes import RECIPES, recipe_settings
+from saltray.records import UNSET
 
 RENAMED_IN_SEARCH = {
     "--search": "--search.space",
@@ -41,9 +42,6 @@ ONCE = {
     "--search.space": "give all fields after one, separated by blanks",
 }
 """Flags whose last use would silently replace the others, and what to do instead."""
-UNSET = "unset"
-"""How the help shows None, and how the command line takes it."""
-
 REGISTRY = ConstructorRegistry()
 """How words become values, beside what tyro knows itself."""
 
@@ -160,7 +158,6 @@ def with_file(function: Callable[..., None], words: Sequence[str], **kinds: type
     if not words or words[0].replace("-", "_") != function.__name__:
         return function
     uri, recipe = (_value_of(flag, words) for flag in ("--config", "--recipe"))
-    recipe = "" if recipe == UNSET else recipe  # what is unset has its default, whatever the file says
     if uri is None and recipe is None:
         return function
     from saltray.commands.load_config import SettingsFile
