@@ -18,6 +18,8 @@ from saltray.records import MAX_EPOCHS, MAX_FOLDS, fits, meant_choice, own_field
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 RECIPE = re.compile(r"[a-z]{1,30}-[0-9]{1,9}")
 """Name and version of a recipe."""
+NO_DATA = "-"
+"""The data of settings that are of no run yet, such as a recipe's."""
 MULTIPLES = {"albunet": 64, "ternausnet": 32, "unet": 16}
 """Of how many pixels the input of each network must be a multiple."""
 ENCODERS = {

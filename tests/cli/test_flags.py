@@ -136,7 +136,7 @@ def test_a_renamed_flag_is_refused_by_its_new_name(
     assert len(answer.err.splitlines()) == 1
     assert calls == []
     if new.startswith("--"):
-        assert new in saltray(verb, "--help").out
+        assert new in saltray(verb, "--help-all").out
     else:
         assert saltray(new.rsplit(maxsplit=1)[-1], "--help").code == 0
 
