@@ -49,7 +49,7 @@ def diff(
 
 
 def schema() -> None:
-    """Print the JSON schema of TOML and JSON files, by which editors complete and check settings.
+    """Print the JSON schema of settings files, by which editors complete them.
 
     Examples:
         saltray config schema > saltray.schema.json

@@ -13,7 +13,7 @@ from tyro.extras import SubcommandApp
 
 import saltray
 from saltray.cli.console import console
-from saltray.cli.flags import REGISTRY, SearchFlags, TrainFlags, kinds_of
+from saltray.cli.flags import REGISTRY, SearchFlags, kinds_of
 from saltray.config import (
     AugmentConfig,
     ClusterConfig,
@@ -86,7 +86,7 @@ def show_help(app: SubcommandApp, verb: str, function: Callable[..., None] | Non
         console.print(GENERAL)
     elif function is not None:
         console.print(f"examples:\n{textwrap.indent(examples(function), '  ')}")
-        if not everything and TrainFlags in kinds_of(function).values():
+        if kinds_of(function) and not everything:
             console.print(f"\n`saltray {verb} --help-all` shows all settings.")
 
 

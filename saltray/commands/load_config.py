@@ -165,7 +165,7 @@ class SettingsFile:
         try:
             return from_record(kind, _with_null(record, optional))
         except RecordError as error:
-            raise ConfigError(f"{self.uri}: {section}{error}; `saltray {verb} --help` lists all settings") from None
+            raise ConfigError(f"{self.uri}: {section}{error}; `saltray {verb} --help-all` lists all settings") from None
         except ConfigError as error:
             raise ConfigError(f"{self.uri}: {error}") from None
 
