@@ -27,7 +27,7 @@ def show_config(
 
     Examples:
         saltray config show --recipe best > job.toml
-        saltray config show --config saltray-store/runs/r1 --train.epochs 20 > longer.toml
+        saltray config show --config saltray-store/runs/r1 > r1.toml
     """
     console.file.write(saltray.config_toml(flags.config(), search, pretrain))
 

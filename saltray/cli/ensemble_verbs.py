@@ -35,7 +35,7 @@ def predict(
 
     Examples:
         saltray predict --ensemble saltray-store/ensembles/r1 --data tiles
-        saltray predict --ensemble s3://bucket/salt/ensembles/r1/v2 --data tiles --masks masks --no-tta
+        saltray predict --ensemble s3://b/salt/ensembles/r1/v2 --data tiles --no-tta
     """
     done = saltray.predict(
         ensemble=ensemble,
@@ -63,7 +63,7 @@ def serve(
     token_file: str | None = None,
     tta: bool = True,
 ) -> None:
-    """Answer requests with the masks of tiles, and show a page to drop tiles on, until Ctrl-C.
+    """Answer requests with the masks of tiles, on a page too, until Ctrl-C.
 
     Args:
         ensemble: STORE/ensembles/NAME; a newer version is served once it is published. With /v3 at the end, that one.
@@ -78,7 +78,7 @@ def serve(
 
     Examples:
         saltray serve --ensemble saltray-store/ensembles/r1
-        saltray serve --ensemble saltray-store/ensembles/r1 --host 0.0.0.0 --token-file token
+        saltray serve --ensemble s3://b/salt/ensembles/r1 --port 80 --token-file key
     """
     saltray.serve(
         ensemble=ensemble,

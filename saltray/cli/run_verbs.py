@@ -48,7 +48,7 @@ def pretrain(
     flags: Annotated[TrainFlags, arg(name="")],
     settings: Annotated[PretrainConfig, arg(name="pretrain")] = PRETRAIN_DEFAULTS,
 ) -> None:
-    """Train the network to fill in hidden patches of all images, without masks; run it again to resume.
+    """Pretrain the network on all images, without masks; run it again to resume.
 
     Args:
         flags: Data, store, network and how it is trained; split, run and loss do not count.
@@ -56,7 +56,7 @@ def pretrain(
 
     Examples:
         saltray pretrain --data tiles --train.epochs 100
-        saltray train --data tiles --model.weights saltray-store/pretrained/p1/model.safetensors
+        saltray pretrain --data tiles --pretrain.name p2 --pretrain.hidden 0.5
     """
     tables.print_pretrain(console, saltray.pretrain(flags.config(), settings, observer=observer))
 
@@ -71,7 +71,7 @@ def tune(
         search: The search.
 
     Examples:
-        saltray tune --data tiles --search.space optim.lr=log:1e-5:1e-2 --trials 16
+        saltray tune --data tiles --search.space optim.lr=log:1e-5:1e-2 --trials 9
         saltray train --data tiles --from-search searches/s1
     """
     tables.print_search(console, saltray.tune(flags.config(), search, observer=observer))
@@ -114,7 +114,7 @@ def run(
         search: The search.
 
     Examples:
-        saltray run --data tiles --name r2 --search.space optim.lr=log:1e-4:1e-2 --trials 8
+        saltray run --data tiles --search.space optim.lr=log:1e-4:1e-2 --trials 8
     """
     tables.print_train(console, saltray.run(flags.config(), search, observer=observer))
 
