@@ -237,6 +237,24 @@ def compare(
     tables.print_comparison(console, saltray.compare(first, second, store=store, out=out))
 
 
+def report(
+    uri: Annotated[Positional[str], arg(metavar="URI")],
+    /,
+    *,
+    tile: Annotated[tuple[str, ...], arg(metavar="ID [ID ...]")] = (),
+    out: str | None = None,
+) -> None:
+    """Write the HTML page of a finished run again, of some of its tiles, or of all runs of a store.
+
+    Args:
+        uri: STORE/runs/NAME or STORE/ensembles/NAME; STORE for all its runs.
+        tile: Ids of held-out tiles to show instead: image, label, prediction, errors and probability.
+        out: File to write, a path or s3://bucket/key; run-NAME.html, run-NAME-tiles.html or runs.html unless given.
+    """
+    written = saltray.write_report(uri, out, tiles=tile)
+    console.print(f"wrote {written.out}: {written.shows}")
+
+
 def predict(
     *,
     ensemble: str,
@@ -378,6 +396,7 @@ def make_app(words: Sequence[str]) -> SubcommandApp:
     app.command(name="plan")(with_file(plan, words, flags=TrainFlags))
     app.command(status)
     app.command(compare)
+    app.command(report)
     app.command(predict)
     app.command(serve)
     app.command(export)
