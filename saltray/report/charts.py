@@ -181,7 +181,7 @@ def dot_chart(
         x_ticks = [(float(place), name) for place, name in enumerate(names)]
     elif log_x:
         ends = math.log10(min(xs)), math.log10(max(xs))
-        margin = max(0.05 * (ends[1] - ends[0]), 0.05)
+        margin = max(0.05 * (ends[1] - ends[0]), 0.2)  # so that a round number is within
         x_range = (ends[0] - margin, ends[1] + margin)
         x_ticks = [(math.log10(tick), f"{tick:g}") for tick in _decades(*x_range)]
     else:
