@@ -244,7 +244,7 @@ def report(
     tile: Annotated[tuple[str, ...], arg(metavar="ID [ID ...]")] = (),
     out: str | None = None,
 ) -> None:
-    """Write the HTML page of a finished run again, of some of its tiles, or of all runs of a store.
+    """Write the page of a run, of some of its tiles, or of all runs of a store.
 
     Args:
         uri: STORE/runs/NAME or STORE/ensembles/NAME; STORE for all its runs.

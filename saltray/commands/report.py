@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from saltray.commands.run_page import FinishedRun, RunScores, best_to_worst, run_page, view_tiles
+from saltray.config import Config
 from saltray.data.packing import packed_tiles
 from saltray.distributed.paths import check_kept
 from saltray.ensemble.layout import is_ensemble_uri, store_of_uri, version_prefix
@@ -129,11 +130,10 @@ def _find(uri: str) -> _Published:
         store = store_of_uri(uri)
         assert store is not None
         return _open(open_store(store), manifest.run, manifest)
-    known = [name for name in open_store(".").folders() if open_store(name).exists(f"{RUNS}/{uri}/{MANIFEST}")]
-    meant = f"; did you mean {known[0]}/{RUNS}/{uri}?" if "/" not in uri and known else ""
-    raise NotFoundError(
-        f"there is no run in {uri}{meant or f'; name STORE, STORE/{RUNS}/NAME or STORE/ensembles/NAME'}"
-    )
+    usual = f"{Config.store}/{RUNS}/{uri}"
+    if "/" not in uri and open_store(Config.store).exists(f"{RUNS}/{uri}/{MANIFEST}"):
+        raise NotFoundError(f"there is no run in {uri}; did you mean {usual}?")
+    raise NotFoundError(f"there is no run in {uri}; name STORE/{RUNS}/NAME, STORE/ensembles/NAME or a STORE with runs")
 
 
 def _open(root: Store, run: str, asked: EnsembleManifest | None = None) -> _Published:

@@ -86,6 +86,7 @@ VERBS = (
     "list_runs",
     "list_pretrainings",
     "compare",
+    "write_report",
     "predict",
 )
 
