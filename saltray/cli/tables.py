@@ -7,12 +7,12 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from saltray.progress import FoldShare, TrialState, number_text
+from saltray.runs.layout import TENSORBOARD
 from saltray.search.layout import (
     BEST,
     FIGURE,
     RANGE_TEST_FIGURE,
     RANGE_TEST_NUMBERS,
-    TENSORBOARD,
     TRIALS,
     search_folder,
 )

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 from saltray.commands.prepare import Prepared
-from saltray.commands.run_page import FinishedRun, RunScores, best_to_worst, run_page
+from saltray.commands.run_page import FinishedRun, RunScores, best_to_worst, overlaps, run_page
 from saltray.config import Config
 from saltray.ensemble.choice import Choice
 from saltray.ensemble.layout import version_prefix
@@ -18,6 +18,7 @@ from saltray.runs.evaluation import evaluate
 from saltray.runs.layout import OOF, REPORT, fold_folder, run_folder
 from saltray.runs.out_of_fold import OutOfFold, open_out_of_fold
 from saltray.runs.records import FoldResult
+from saltray.runs.tensorboard import held_out_pictures, write_fold_events
 from saltray.storage.base import Store
 from saltray.training.evaluation import Evaluation, Reliability
 
@@ -78,7 +79,9 @@ def publish_run(
     with open_out_of_fold(run.home, results, run.tiles, run.fold_of) as predictions:
         choice, reliability = _score(run.home, predictions)
         evaluation = evaluate(choice, reliability, salt, predictions.pixels, run.fold_of, results, config)
-        examples = best_to_worst(predictions, choice.postprocess)
+        hits, union = overlaps(predictions, choice.postprocess)
+        examples = best_to_worst(predictions, choice.postprocess, hits, union)
+        pictures = held_out_pictures(predictions, choice.postprocess, hits, union)
     score = float(choice.plain.mean() / 10)
     baseline = float((salt == 0).mean())
     manifest = publish(
@@ -119,6 +122,8 @@ def publish_run(
     observer(Published(result.ensemble))
     page = run_page(run, manifest, result.ensemble, evaluation=evaluation, curve=choice.curve, examples=examples)
     run.home.put(REPORT, page.encode())
+    for row in results:
+        write_fold_events(run.home, row.fold, pictures[row.fold])
     return result
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from saltray.commands.run_page import FinishedRun, RunScores, best_to_worst, run_page, view_tiles
+from saltray.commands.run_page import FinishedRun, RunScores, best_to_worst, overlaps, run_page, view_tiles
 from saltray.config import Config
 from saltray.data.packing import packed_tiles
 from saltray.distributed.paths import check_kept
@@ -229,7 +229,7 @@ def _run_page(data: FinishedRun, run: _Published) -> str:
         evaluation = manifest.evaluation or evaluate(
             choice, reliability, data.tiles.salt, predictions.pixels, data.fold_of, data.results, data.config
         )
-        examples = best_to_worst(predictions, manifest.postprocess)
+        examples = best_to_worst(predictions, manifest.postprocess, *overlaps(predictions, manifest.postprocess))
     return run_page(data, manifest, _uri(run), evaluation=evaluation, curve=choice.curve, examples=examples)
 
 

@@ -70,11 +70,11 @@ class RunScores:
         return self._scores.choose(), self._pixels.reliability()
 
 
-def best_to_worst(predictions: OutOfFold, postprocess: Postprocess) -> list[TileView]:
-    """The best, median and worst tiles: a pass that finds them, and a look at these few.
+def overlaps(predictions: OutOfFold, postprocess: Postprocess) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """For each tile, the pixels of salt in both label and mask, and in either: a pass over all predictions.
 
     Raises:
-        IntegrityError: the predictions are not those of the run's tiles, or are damaged.
+        IntegrityError: they are not those of the run's tiles, or are damaged.
     """
     hits, union = [], []
     for part in predictions.parts():
@@ -82,7 +82,14 @@ def best_to_worst(predictions: OutOfFold, postprocess: Postprocess) -> list[Tile
         predicted = postprocess.apply(part.probabilities, part.tiles.images)
         hits.append((truth & predicted).sum(axis=(1, 2)))
         union.append((truth | predicted).sum(axis=(1, 2)))
-    examples = pick_examples(np.concatenate(hits), np.concatenate(union))
+    return np.concatenate(hits), np.concatenate(union)
+
+
+def best_to_worst(
+    predictions: OutOfFold, postprocess: Postprocess, hits: NDArray[np.int64], union: NDArray[np.int64]
+) -> list[TileView]:
+    """The best, median and worst tiles; `hits` and `union` are their `overlaps`."""
+    examples = pick_examples(hits, union)
     return view_tiles(predictions, postprocess, {example.tile: example.rank for example in examples})
 
 

@@ -1,6 +1,5 @@
 """What a search found: a table of its trials, the best one, and files for TensorBoard."""
 
-import struct
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,7 +10,9 @@ from saltray.ensemble.manifest import SearchProvenance
 from saltray.errors import ConfigError, IntegrityError, NotFoundError
 from saltray.progress import TrialStatus
 from saltray.records import Count, Epoch, Fold, Fraction, RecordError, from_record
-from saltray.search.layout import BEST, MANIFEST, SEARCHES, TRIALS, events_file, search_folder
+from saltray.runs.layout import events_file
+from saltray.runs.tensorboard import epoch_events, to_file
+from saltray.search.layout import BEST, MANIFEST, SEARCHES, TRIALS, search_folder
 from saltray.search.space import apply_values, has_value, parse_space
 from saltray.search.spec import SearchSpec
 from saltray.search.trials import SearchManifest, Trial
@@ -20,8 +21,6 @@ from saltray.storage.uri import open_store
 
 if TYPE_CHECKING:
     import pandas as pd
-
-SCALARS = ("loss", "valid_loss", "score", "iou", "dice", "lr", "images_per_second")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,26 +133,13 @@ def write_events(home: Store, trial: Trial) -> None:
     from tensorboardX.summary import hparams, scalar
 
     now = time.time()
-    events = [Event(wall_time=now, file_version="brain.Event:2")]
-    for epoch in trial.epochs:
-        for name in SCALARS:
-            if (value := getattr(epoch, name)) is not None:
-                at = getattr(epoch, "at", now)
-                events.append(Event(wall_time=at, step=epoch.epoch, summary=scalar(name, value)))
+    events = epoch_events(trial.epochs, now)
     if trial.best is not None:
         values = hparams(dict(trial.values), {"score": trial.best.score})
         events += [Event(wall_time=now, summary=summary) for summary in values]
         best = scalar("best score", trial.best.score)
         events.append(Event(wall_time=now, step=len(trial.epochs), summary=best))
-    home.put(events_file(trial.name), b"".join(_framed(event.SerializeToString()) for event in events))
-
-
-def _framed(event: bytes) -> bytes:
-    """An event as a file has it. tensorboardX's own writer needs a disk, and a thread that dies when it is full."""
-    from tensorboardX.record_writer import masked_crc32c
-
-    length = struct.pack("<Q", len(event))
-    return b"".join((length, struct.pack("<I", masked_crc32c(length)), event, struct.pack("<I", masked_crc32c(event))))
+    home.put(events_file(trial.name), to_file(events, now))
 
 
 def with_best_values(config: Config, source: str) -> tuple[Config, SearchProvenance]:

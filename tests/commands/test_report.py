@@ -110,7 +110,7 @@ def test_a_search_that_is_gone_does_not_matter(copy: Store, tmp_path: Path, gone
 @pytest.mark.parametrize(
     ("name", "error", "told"),
     [
-        ("runs/r2", NotFoundError, "no run r2 in .*; did you mean r1. there are half, r1"),
+        ("runs/r2", NotFoundError, "no run r2 in .*; there are half, r1"),
         ("runs/other", NotFoundError, "no run other in .*; there are half, r1"),
         ("runs/half", ConfigError, "has finished 1 of 3 folds, .* `saltray train` with the same settings finishes it"),
         ("ensembles/r2", EnsembleError, "no complete ensemble at"),

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from saltray.commands.run_page import best_to_worst, view_tiles
+from saltray.commands.run_page import best_to_worst, overlaps, view_tiles
 from saltray.data.packing import packed_tiles
 from saltray.ensemble.manifest import EnsembleManifest
 from saltray.runs.out_of_fold import open_out_of_fold
@@ -24,7 +24,7 @@ def test_tiles_are_those_that_were_asked_for_in_their_order(written_run: Store) 
     results = [result for fold in range(3) if isinstance(result := fold_result(home, fold), FoldResult)]
     with open_out_of_fold(home, results, tiles, fold_of) as predictions:
         views = view_tiles(predictions, manifest.postprocess, {7: None, 2: "best"})
-        examples = best_to_worst(predictions, manifest.postprocess)
+        examples = best_to_worst(predictions, manifest.postprocess, *overlaps(predictions, manifest.postprocess))
         (both,) = [part for part in predictions.parts() if len(part.positions) == 12]
     assert [(view.tile, view.rank, view.fold) for view in views] == [
         (tiles.ids[7], None, fold_of[7]),

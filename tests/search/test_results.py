@@ -6,7 +6,7 @@ from typing import Any
 import pandas as pd
 import pyarrow as pa
 import pytest
-from samples import dataset, metrics
+from samples import dataset, metrics, read_events
 
 from saltray.config import Config, choice
 from saltray.errors import ConfigError, IntegrityError, NotFoundError
@@ -154,20 +154,6 @@ def test_tensorboard_has_the_epochs_and_the_values(home: Store, monkeypatch: pyt
     assert {value.tag for _, value in events} >= {"loss", "valid_loss", "iou", "dice", "lr", "images_per_second"}
     assert [value.simple_value for _, value in events if value.tag == "best_score"] == [0.5]
     assert any(value.tag.startswith("_hparams_") for _, value in events)
-
-
-def read_events(data: bytes) -> Any:
-    """(event, value) of each summary in a TensorBoard file: records of length, checksum, protobuf, checksum."""
-    from tensorboardX.proto.event_pb2 import Event
-    from tensorboardX.record_writer import masked_crc32c
-
-    while data:
-        length = int.from_bytes(data[:8], "little")
-        for part, checksum in ((data[:8], data[8:12]), (data[12 : 12 + length], data[12 + length : 16 + length])):
-            assert masked_crc32c(part) == int.from_bytes(checksum, "little")
-        event = Event.FromString(data[12 : 12 + length])
-        yield from ((event, value) for value in event.summary.value)
-        data = data[16 + length :]
 
 
 def test_a_diverged_trial_has_no_best_score_in_tensorboard(home: Store) -> None:
