@@ -172,6 +172,7 @@ def test_predict_cannot_write(saltray: Saltray, data: Path, ensemble: str, tmp_p
         "status --run r1 --store {uri}",
         "compare {uri} r1",
         "compare r1 r2 --store {uri}",
+        "report {uri}",
         "predict --ensemble {uri} --data data",
         "predict --ensemble {ensemble} --data {uri}",
         "predict --ensemble {ensemble} --data data --out {uri}",

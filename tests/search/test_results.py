@@ -4,14 +4,24 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pyarrow as pa
 import pytest
-from samples import metrics, read_events
+from samples import dataset, metrics, read_events
 
 from saltray.config import Config, choice
-from saltray.errors import ConfigError, IntegrityError
+from saltray.errors import ConfigError, IntegrityError, NotFoundError
 from saltray.runs.history import EpochRecord
-from saltray.search.results import BestTrial, trials_frame, with_best_values, write_best, write_events, write_table
-from saltray.search.trials import Trial
+from saltray.search.results import (
+    BestTrial,
+    TrialRow,
+    read_table,
+    trials_frame,
+    with_best_values,
+    write_best,
+    write_events,
+    write_table,
+)
+from saltray.search.trials import Trial, create_search
 from saltray.storage.base import Store
 
 from .conftest import SpecMaker
@@ -62,6 +72,42 @@ def test_the_table_has_a_row_per_trial(home: Store) -> None:
         assert [None if pd.isna(value) else value for value in frame[name]] == values, name
     write_table(home, [LOST, BEST])
     pd.testing.assert_frame_equal(home.get_table("trials.parquet").to_pandas(), frame, check_dtype=False)
+
+
+def test_the_table_is_read_back_without_writing(home: Store, make_spec: SpecMaker) -> None:
+    space = {"optim.lr": choice([2e-3, 1.0]), "train.batch_size": choice([8, 16])}
+    with pytest.raises(NotFoundError):
+        read_table(home)
+    create_search(home, make_spec(space=space), dataset(), None)
+    write_table(home, [LOST, BEST])
+    before = list(home.list())
+    assert read_table(home) == (
+        space,
+        [
+            TrialRow(trial="trial-000", status="diverged", values=LOST.values, score=None),
+            TrialRow(trial="trial-001", status="finished", values=BEST.values, score=0.5),
+        ],
+    )
+    assert list(home.list()) == before
+
+
+@pytest.mark.parametrize(
+    ("column", "told"),
+    [
+        ("score", "score is 2.0"),
+        ("optim.lr", "optim.lr of trial-000 is not in"),
+        ("status", "status"),
+    ],
+)
+def test_a_table_that_is_damaged(home: Store, make_spec: SpecMaker, column: str, told: str) -> None:
+    space = {"optim.lr": choice([2e-3, 1.0]), "train.batch_size": choice([8, 16])}
+    create_search(home, make_spec(space=space), dataset(), None)
+    write_table(home, [LOST, BEST])
+    table = home.get_table("trials.parquet")
+    wrong = pa.array(["?"] * 2 if column == "status" else [2.0] * 2)
+    home.put_table("trials.parquet", table.set_column(table.schema.get_field_index(column), column, wrong))
+    with pytest.raises(IntegrityError, match=f"trials.parquet: {told}"):
+        read_table(home)
 
 
 def test_the_columns_have_their_types_without_a_score() -> None:
