@@ -22,6 +22,8 @@ from .commands.pretrain import pretrain as pretrain
 from .commands.publish_run import TrainResult as TrainResult
 from .commands.range_test import RangeTestResult as RangeTestResult
 from .commands.range_test import range_test as range_test
+from .commands.report import WrittenReport as WrittenReport
+from .commands.report import write_report as write_report
 from .commands.run import run as run
 from .commands.serve import serve as serve
 from .commands.status import list_pretrainings as list_pretrainings

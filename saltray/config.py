@@ -115,13 +115,13 @@ class ModelConfig:
     """1: a grey tile goes in as one channel. 3: as three equal ones, as published."""
     is_deconv: bool = True
     """Upsample by transposed convolution; otherwise bilinear and a convolution."""
-    decoder_batchnorm: bool = False
-    """BatchNorm in the decoder of albunet or ternausnet; unet always has it."""
+    decoder_batchnorm: bool = True
+    """BatchNorm in the decoder of albunet or ternausnet, which were published without; unet always has it."""
     scse: bool = False
     """Spatial and channel squeeze-and-excitation after each block of the decoder (Roy et al., 2018)."""
     hypercolumn: bool = False
     """All stages of the decoder, upsampled, as input of the last convolution (Hariharan et al., 2015)."""
-    deep_supervision: bool = False
+    deep_supervision: bool = True
     """Train scores of each stage of the decoder too, and whether a tile has any salt."""
 
     def __post_init__(self) -> None:
@@ -131,7 +131,7 @@ class ModelConfig:
         _require(self.in_channels in (1, 3), f"model.in_channels is {self.in_channels}; use 1 (grey) or 3 (RGB)")
 
     def check_fit(self) -> None:
-        """Refuse an encoder or a part that the architecture cannot have.
+        """Refuse an encoder that the architecture cannot have.
 
         Raises:
             ConfigError: there is one.
@@ -142,10 +142,6 @@ class ModelConfig:
             f"model.encoder is {self.encoder}, but {self.architecture} "
             + (f"takes one of {', '.join(known)}" if known else "has an encoder of its own; leave it unset"),
         )
-        _require(
-            not (self.decoder_batchnorm and self.architecture == "unet"),
-            "model.decoder_batchnorm is true, but the decoder of unet has BatchNorm as it is; leave it out",
-        )
 
     @property
     def backbone(self) -> str | None:
@@ -154,9 +150,10 @@ class ModelConfig:
 
     @property
     def title(self) -> str:
-        """The architecture, and in brackets the encoder that is set and the parts: `albunet (resnet18, scse)`."""
-        parts = ("decoder_batchnorm", "scse", "hypercolumn", "deep_supervision")
-        more = [*filter(None, [self.encoder]), *(part for part in parts if getattr(self, part))]
+        """The architecture, and in brackets what is not as by default: `albunet (resnet18, scse)`."""
+        parts = ("decoder_batchnorm", "scse", "hypercolumn", "deep_supervision")[self.architecture == "unet" :]
+        other = [part for part in parts if getattr(self, part) != getattr(ModelConfig, part)]
+        more = [*filter(None, [self.encoder]), *(part if getattr(self, part) else f"no {part}" for part in other)]
         return self.architecture + (f" ({', '.join(more)})" if more else "")
 
     def fitting_size(self, pixels: int) -> int:
@@ -424,7 +421,7 @@ class Config:
     run: str = "r1"
     """Name of the run; the same name again finishes what is missing."""
     recipe: str | None = None
-    """Recipe of the settings that are not given: fast, best or blog. Unset: the defaults."""
+    """Recipe of the settings that are not given: fast, best or blog. Unset: the defaults, which are those of fast."""
     folds: FoldConfig = field(default_factory=FoldConfig)
     """The split."""
     model: ModelConfig = field(default_factory=ModelConfig)

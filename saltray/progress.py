@@ -393,6 +393,17 @@ class Published(Event):
         return f"published {self.uri}"
 
 
+@dataclass(frozen=True)
+class MLflowFailed(Event):
+    """MLflow cannot be reached, or refuses; nothing else depends on it."""
+
+    reason: str
+    warning = True
+
+    def __str__(self) -> str:
+        return f"MLflow lacks a part of this run, which the same command sends later: {self.reason}"
+
+
 # -- pretraining -------------------------------------------------------------------------------------------------------
 
 

@@ -1,6 +1,6 @@
 """Records that tests of several rooms need: metrics of an epoch, and what saltray 0.1 kept in a store."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -113,6 +113,20 @@ def foreign_object(store: Store, key: str) -> None:
         path = Path(store.uri, key)
         path.parent.mkdir(parents=True)
         path.write_bytes(b"1")
+
+
+def read_events(data: bytes) -> Iterator[tuple[Any, Any]]:
+    """(event, value) of each summary in a TensorBoard file: records of length, checksum, protobuf, checksum."""
+    from tensorboardX.proto.event_pb2 import Event
+    from tensorboardX.record_writer import masked_crc32c
+
+    while data:
+        length = int.from_bytes(data[:8], "little")
+        for part, checksum in ((data[:8], data[8:12]), (data[12 : 12 + length], data[12 + length : 16 + length])):
+            assert masked_crc32c(part) == int.from_bytes(checksum, "little")
+        event = Event.FromString(data[12 : 12 + length])
+        yield from ((event, value) for value in event.summary.value)
+        data = data[16 + length :]
 
 
 STORED_CONFIG: dict[str, Any] = {

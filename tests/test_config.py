@@ -65,10 +65,6 @@ def refusal(make: Any) -> str:
             lambda: Config(data="d", model=ModelConfig(architecture="unet", encoder="resnet18")),
             "model.encoder is resnet18, but unet has an encoder of its own; leave it unset",
         ),
-        (
-            lambda: Config(data="d", model=ModelConfig(architecture="unet", decoder_batchnorm=True)),
-            "the decoder of unet has BatchNorm as it is",
-        ),
         (lambda: OptimConfig(lr=0), "optim.lr is 0"),
         (lambda: OptimConfig(lr=math.nan), "optim.lr is nan"),
         (lambda: OptimConfig(weight_decay=-1.0), "optim.weight_decay is -1.0"),
@@ -323,6 +319,8 @@ def test_a_choice_of_too_many_values() -> None:
         (ModelConfig(encoder="resnet50", scse=True), "resnet50", "albunet (resnet50, scse)"),
         (ModelConfig(architecture="ternausnet", hypercolumn=True), "vgg11", "ternausnet (hypercolumn)"),
         (ModelConfig(architecture="unet"), None, "unet"),
+        (ModelConfig(architecture="unet", decoder_batchnorm=False), None, "unet"),
+        (ModelConfig(decoder_batchnorm=False, scse=True), "resnet34", "albunet (no decoder_batchnorm, scse)"),
     ],
 )
 def test_a_network_has_an_encoder_and_a_title(model: ModelConfig, backbone: str | None, title: str) -> None:

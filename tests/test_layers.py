@@ -212,6 +212,7 @@ VERBS = {
     app.train: saltray.train,
     app.plan: saltray.plan,
     app.compare: saltray.compare,
+    app.report: saltray.write_report,
     app.predict: saltray.predict,
     app.serve: saltray.serve,
 }

@@ -18,7 +18,7 @@ from saltray.cli.ensemble_verbs import export, list_ensembles, predict, serve, s
 from saltray.cli.flags import REGISTRY, refuse_misused, with_file
 from saltray.cli.help import asks_for_help, show_help
 from saltray.cli.mistakes import refuse_unknown_shell, refuse_unknown_verb, told_in_one_line
-from saltray.cli.run_verbs import compare, plan, pretrain, range_test, run, status, train, tune
+from saltray.cli.run_verbs import compare, plan, pretrain, range_test, report, run, status, train, tune
 from saltray.cli.signals import Interrupted, Interrupter
 from saltray.errors import DataError, SaltrayError, SearchFailedError
 
@@ -35,6 +35,7 @@ VERBS: dict[str, Callable[..., None]] = {
     "plan": plan,
     "status": status,
     "compare": compare,
+    "report": report,
     "predict": predict,
     "serve": serve,
     "export": export,

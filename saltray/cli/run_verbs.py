@@ -188,3 +188,25 @@ def compare(
         saltray compare r1 s3://bucket/salt/runs/r7 --out r1-r7.png
     """
     tables.print_comparison(console, saltray.compare(first, second, store=store, out=out))
+
+
+def report(
+    uri: Annotated[Positional[str], arg(metavar="URI")],
+    /,
+    *,
+    tile: Annotated[tuple[str, ...], arg(metavar="ID [ID ...]")] = (),
+    out: str | None = None,
+) -> None:
+    """Write the page of a run, of some of its tiles, or of all runs of a store.
+
+    Args:
+        uri: STORE/runs/NAME or STORE/ensembles/NAME; STORE for all its runs.
+        tile: Ids of held-out tiles to show instead: image, label, prediction, errors and probability.
+        out: File to write, a path or s3://bucket/key; run-NAME.html, run-NAME-tiles.html or runs.html unless given.
+
+    Examples:
+        saltray report saltray-store/runs/r1
+        saltray report saltray-store --out runs.html
+    """
+    written = saltray.write_report(uri, out, tiles=tile)
+    console.print(f"wrote {written.out}: {written.shows}")

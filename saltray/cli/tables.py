@@ -9,12 +9,12 @@ from rich.table import Column, Table
 from saltray.config import value_text
 from saltray.progress import FoldShare, TrialState, number_text
 from saltray.records import UNSET
+from saltray.runs.layout import TENSORBOARD
 from saltray.search.layout import (
     BEST,
     FIGURE,
     RANGE_TEST_FIGURE,
     RANGE_TEST_NUMBERS,
-    TENSORBOARD,
     TRIALS,
     search_folder,
 )

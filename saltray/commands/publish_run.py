@@ -3,28 +3,24 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-import numpy as np
 import pyarrow as pa
 
 from saltray.commands.prepare import Prepared
+from saltray.commands.run_page import FinishedRun, RunScores, best_to_worst, overlaps, run_page
 from saltray.config import Config
-from saltray.data.folds import fold_balance
-from saltray.ensemble.choice import Choice, PostprocessScores
+from saltray.ensemble.choice import Choice
 from saltray.ensemble.layout import version_prefix
-from saltray.ensemble.manifest import SearchProvenance, provenance
+from saltray.ensemble.manifest import SearchProvenance
 from saltray.ensemble.postprocess import Postprocess
 from saltray.ensemble.publishing import FoldModel, publish
 from saltray.progress import Observer, Published
-from saltray.report.examples import draw_examples, pick_examples
-from saltray.report.page import FoldRow, RunReport, render_run
 from saltray.runs.evaluation import evaluate
-from saltray.runs.history import epochs_of, read_history
 from saltray.runs.layout import OOF, REPORT, fold_folder, run_folder
 from saltray.runs.out_of_fold import OutOfFold, open_out_of_fold
 from saltray.runs.records import FoldResult
+from saltray.runs.tensorboard import held_out_pictures, write_fold_events
 from saltray.storage.base import Store
 from saltray.training.evaluation import Evaluation, Reliability
-from saltray.training.scores import PixelsByProbability
 
 OOF_SCHEMA = pa.schema([("id", pa.string()), ("fold", pa.int64()), ("probability", pa.binary())])
 """The out-of-fold predictions of all tiles, in the order of the data set."""
@@ -72,13 +68,22 @@ def publish_run(
         IntegrityError: the predictions of a fold are not those of these tiles.
         StorageError: the store cannot be read or written.
     """
-    home, tiles, fold_of = store.sub(run_folder(config.run)), prepared.tiles, prepared.fold_of
-    with open_out_of_fold(home, results, tiles, fold_of) as predictions:
-        choice, reliability = _score(home, predictions)
-        evaluation = evaluate(choice, reliability, tiles.salt, predictions.pixels, fold_of, results, config)
-        examples = _examples(predictions, choice.postprocess)
+    run = FinishedRun(
+        config=config,
+        home=store.sub(run_folder(config.run)),
+        tiles=prepared.tiles,
+        fold_of=prepared.fold_of,
+        results=tuple(results),
+    )
+    salt = prepared.tiles.salt
+    with open_out_of_fold(run.home, results, run.tiles, run.fold_of) as predictions:
+        choice, reliability = _score(run.home, predictions)
+        evaluation = evaluate(choice, reliability, salt, predictions.pixels, run.fold_of, results, config)
+        hits, union = overlaps(predictions, choice.postprocess)
+        examples = best_to_worst(predictions, choice.postprocess, hits, union)
+        pictures = held_out_pictures(predictions, choice.postprocess, hits, union)
     score = float(choice.plain.mean() / 10)
-    baseline = float((tiles.salt == 0).mean())
+    baseline = float((salt == 0).mean())
     manifest = publish(
         store,
         config=config,
@@ -105,84 +110,31 @@ def publish_run(
     )
     result = TrainResult(
         run=config.run,
-        results=tuple(results),
+        results=run.results,
         score=score,
         postprocess=choice.postprocess,
         score_at_threshold=choice.score,
         evaluation=evaluation,
         baseline=baseline,
         ensemble=f"{store.uri}/{version_prefix(manifest.name, manifest.version)}",
-        report=f"{home.uri}/{REPORT}",
+        report=f"{run.home.uri}/{REPORT}",
     )
     observer(Published(result.ensemble))
-    home.put(REPORT, _report(config, home, prepared, examples, result, choice).encode())
+    page = run_page(run, manifest, result.ensemble, evaluation=evaluation, curve=choice.curve, examples=examples)
+    run.home.put(REPORT, page.encode())
+    for row in results:
+        write_fold_events(run.home, row.fold, pictures[row.fold])
     return result
 
 
 def _score(home: Store, predictions: OutOfFold) -> tuple[Choice, Reliability]:
     """One pass over all predictions, which are written together and scored on the way."""
-    scores, pixels = PostprocessScores(predictions.pixels), PixelsByProbability()
+    scores = RunScores(predictions)
 
     def tables() -> Iterator[pa.Table]:
-        for part in predictions.parts():
-            scores.add(part.probabilities, part.tiles.masks, part.tiles.images, part.folds)
-            pixels.add(part.probabilities, part.tiles.masks)
+        for part in scores.parts():
             rows = [row.tobytes() for row in part.probabilities]
             yield pa.table({"id": list(part.tiles.ids), "fold": part.folds, "probability": rows}, schema=OOF_SCHEMA)
 
     home.put_tables(OOF, OOF_SCHEMA, tables())
-    return scores.choose(), pixels.reliability()
-
-
-def _examples(predictions: OutOfFold, postprocess: Postprocess) -> bytes:
-    """The picture of the best, median and worst tiles: a pass that finds them, and a look at these few."""
-    hits, union = [], []
-    for part in predictions.parts():
-        truth = part.tiles.masks > 0
-        predicted = postprocess.apply(part.probabilities, part.tiles.images)
-        hits.append((truth & predicted).sum(axis=(1, 2)))
-        union.append((truth | predicted).sum(axis=(1, 2)))
-    examples = pick_examples(np.concatenate(hits), np.concatenate(union))
-    shown = predictions.some([example.tile for example in examples])
-    masks = postprocess.apply(shown.probabilities, shown.tiles.images)
-    return draw_examples(examples, shown.tiles, masks, shown.folds.tolist(), str(postprocess))
-
-
-def _report(
-    config: Config,
-    home: Store,
-    prepared: Prepared,
-    examples: bytes,
-    result: TrainResult,
-    choice: Choice,
-) -> str:
-    rows = [
-        FoldRow(
-            fold=row.fold,
-            score=row.score,
-            cross_fitted=cross_fitted.score,
-            iou=row.iou,
-            dice=row.dice,
-            epochs=row.epochs,
-            seconds=row.seconds,
-        )
-        for row, cross_fitted in zip(result.results, result.evaluation.folds, strict=True)
-    ]
-    report = RunReport(
-        run=config.run,
-        folds=rows,
-        balance=fold_balance(prepared.tiles.index.coverage, prepared.fold_of, config.folds.count),
-        history={row.fold: epochs_of(read_history(home.sub(fold_folder(row.fold)))) for row in rows},
-        threshold_curve=choice.curve,
-        threshold=result.threshold,
-        postprocess=str(result.postprocess),
-        baseline=result.baseline,
-        score=result.score,
-        score_at_threshold=result.score_at_threshold,
-        evaluation=result.evaluation,
-        examples=examples,
-        ensemble=result.ensemble,
-        config=config,
-        versions=provenance(),
-    )
-    return render_run(report)
+    return scores.results()

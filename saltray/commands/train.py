@@ -1,6 +1,7 @@
 """`saltray train`: tiles in, a published ensemble of cross-validated models out."""
 
 from collections.abc import Collection, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import overload
 
@@ -15,6 +16,9 @@ from saltray.errors import ConfigError, FoldsFailedError, RunLockedError, Storag
 from saltray.progress import (
     CapacityFound,
     DataNote,
+    Event,
+    FoldFailed,
+    FoldFinished,
     FoldsFinishedBefore,
     FoldsMissing,
     LockTakenOver,
@@ -27,6 +31,8 @@ from saltray.runs.initial_weights import origins_before
 from saltray.runs.layout import ERROR, fold_folder, run_folder
 from saltray.runs.records import FoldResult, RunManifest
 from saltray.runs.run import create_run, fold_result
+from saltray.runs.tensorboard import write_fold_events
+from saltray.runs.tracking import check_tracking, tracked
 from saltray.search.results import with_best_values
 from saltray.storage.base import Store
 from saltray.storage.lock import RunLock
@@ -100,11 +106,12 @@ def take_best_values(config: Config, source: str, observer: Observer) -> tuple[C
 
 
 def check_run(config: Config, store: Store, folds: Collection[int]) -> None:
-    """Refuse machines that can never train a fold, unless all of these folds are finished.
+    """Refuse machines that can never train a fold, unless all of these folds are finished, and a lack of MLflow.
 
     Raises:
-        as `preflight`.
+        as `check_tracking` and `preflight`.
     """
+    check_tracking()
     home = store.sub(run_folder(config.run))
     results = [fold_result(home, fold) for fold in folds]
     if any(result is None or result.epochs < config.train.epochs for result in results):
@@ -138,12 +145,13 @@ def train_prepared(
             weights_provenance=prepared.weights_provenance,
             pseudo_labels=prepared.pseudo_provenance,
         )
-        observer(_planned(config, prepared))
-        results = _train_missing(config, home, prepared, asked, lock, observer)
-        if missing := set(range(config.folds.count)) - {result.fold for result in results}:
-            observer(FoldsMissing(config.run, tuple(sorted(missing))))
-            return PartialResult(run=config.run, results=tuple(results), missing=tuple(sorted(missing)))
-        return publish_run(config, store, prepared, results, manifest.search_provenance, observer)
+        with tracked(home, manifest, observer) as tracking:
+            tracking(_planned(config, prepared))
+            results = _train_missing(config, home, prepared, asked, lock, tracking)
+            if missing := set(range(config.folds.count)) - {result.fold for result in results}:
+                tracking(FoldsMissing(config.run, tuple(sorted(missing))))
+                return PartialResult(run=config.run, results=tuple(results), missing=tuple(sorted(missing)))
+            return publish_run(config, store, prepared, results, manifest.search_provenance, tracking)
 
 
 def _asked(config: Config, only_folds: Sequence[int] | None) -> tuple[int, ...]:
@@ -186,6 +194,18 @@ def _planned(config: Config, prepared: Prepared) -> RunPlanned:
     )
 
 
+def _writing_events(home: Store, observer: Observer) -> Observer:
+    """An observer that writes TensorBoard's file of each fold that has ended."""
+
+    def write(event: Event) -> None:
+        observer(event)
+        if isinstance(event, FoldFinished | FoldFailed):
+            with suppress(StorageError, RunLockedError):  # published, it is written again; the other folds train on
+                write_fold_events(home, event.fold)
+
+    return write
+
+
 def _train_missing(
     config: Config, home: Store, prepared: Prepared, asked: Collection[int], lock: RunLock, observer: Observer
 ) -> list[FoldResult]:
@@ -216,7 +236,7 @@ def _train_missing(
         )
         template = share(prepared, config, home)
         jobs = [replace(template, name=fold_folder(fold), folds=(fold,)) for fold in missing]
-        outcomes = train_folds(jobs, capacity, lock.check, observer)
+        outcomes = train_folds(jobs, capacity, lock.check, _writing_events(home, observer))
     for fault in (outcome.fault for outcome in outcomes if outcome.fault is not None):
         if isinstance(fault, RunLockedError):
             raise fault

@@ -2,33 +2,32 @@
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import partial, reduce
+from functools import reduce
 from operator import add
 from typing import Generic, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from saltray.data.decoding import Decoded, Slice, Use, decode_all, decode_slice
+from saltray.data.decoding import Use, decode_all
 from saltray.data.images import decode_image
+from saltray.data.labelled_part import LabelledPart, LabelledReader, MasksById
 from saltray.data.pixel_range import GreyValues, PixelRange, range_of
 from saltray.data.problems import Problem, and_more, raise_problems
 from saltray.data.raw_layout import RawLayout, find_layout
 from saltray.data.source import Source
-from saltray.data.statistics import Statistics, Tally, statistics_of
-from saltray.data.tables import KnownMask, check_masks_table, read_depths, read_table
-from saltray.data.tiles import TileIndex, TileShard, first_of_same, shard_tiles
+from saltray.data.statistics import Statistics, statistics_of
+from saltray.data.tables import check_masks_table, read_depths, read_table
+from saltray.data.tiles import TileIndex, TileShard
 from saltray.data.workers import Mapper, map_here
 from saltray.errors import DataError, NotFoundError
-from saltray.progress import Observer, TilesImported
+from saltray.progress import Observer
 
 T = TypeVar("T")
 NO_MASK = "no mask of the same name; add it, or move the image to test/images, if it is one to predict"
-TOLD = 10_000
-"""Tiles between two events of progress."""
 _EIGHT = range_of(8, 255)
 
 
@@ -102,7 +101,7 @@ def inspect(
     first = _first_image(source, layout)
     # Pixels of 16 bits are scaled by the largest of all images, so these are decoded twice.
     at_once = _EIGHT if first is not None and first.dtype == np.uint8 else None
-    reader = _Reader(source, layout, use, mapper, observer)
+    reader = LabelledReader(source, layout, use, mapper, observer)
     tiles, slices = reader.read(first, at_once, problems)
     rows = np.flatnonzero(tiles.images[:, 2])
     scale = _usual_range(
@@ -135,78 +134,6 @@ def inspect(
         depths=depths,
         notes=tuple(notes),
     )
-
-
-@dataclass(frozen=True, eq=False)
-class _Known:
-    """What is known of all labelled tiles, in the order of their ids; the arrays are those of `Decoded`."""
-
-    layout: RawLayout
-    ids: tuple[str, ...]
-    images: NDArray[np.int64]
-    masks: NDArray[np.int64]
-    mask_digests: NDArray[np.uint64]
-
-    def index(self) -> TileIndex:
-        salt = self.masks[:, 3].copy()
-        return TileIndex(self.ids, salt, first_of_same(self.mask_digests, salt), int(self.images[0, :2].prod()))
-
-    def shapes(self) -> Iterator[tuple[str, tuple[int, ...]]]:
-        """Name and size of each image that could be decoded."""
-        for row in np.flatnonzero(self.images[:, 2]).tolist():
-            yield self.layout.images[self.ids[row]].key, tuple(self.images[row, :2].tolist())
-
-
-@dataclass(frozen=True)
-class _Reader(Generic[T]):
-    """Decodes all labelled tiles, slice by slice."""
-
-    source: Source
-    layout: RawLayout
-    use: Use[T]
-    mapper: Mapper
-    observer: Observer | None
-
-    def read(
-        self, first: GreyValues | None, scale: PixelRange | None, problems: list[Problem]
-    ) -> tuple[_Known, list[tuple[Tally, T]]]:
-        """All tiles, and what was made of their pixels; whatever is wrong with a file is added to `problems`.
-
-        Args:
-            first: an image, whose size is likely that of all.
-            scale: the range of the images; None to look at them alone.
-            problems: receives them.
-        """
-        ids = tuple(sorted(self.layout.images.keys() | self.layout.masks.keys()))
-        decoded: list[Decoded[T]] = []
-        done = 0
-        for found in self.mapper(
-            partial(decode_slice, self.source, self.use), self._slices(ids, first, scale, problems)
-        ):
-            problems += found.problems
-            decoded.append(found)
-            before, done = done, done + len(found.images)
-            if self.observer and done // TOLD != before // TOLD:
-                self.observer(TilesImported(done, len(ids)))
-        images, masks, digests = (
-            np.concatenate([getattr(found, name) for found in decoded] or [np.zeros((0, 4), np.int64)])
-            for name in ("images", "masks", "mask_digests")
-        )
-        used = [found.used for found in decoded if found.used is not None]
-        return _Known(self.layout, ids, images, masks, digests), used
-
-    def _slices(
-        self, ids: tuple[str, ...], first: GreyValues | None, scale: PixelRange | None, problems: list[Problem]
-    ) -> Iterator[Slice]:
-        pixels = 1 if first is None else first.size
-        step = shard_tiles(pixels)
-        for number, start in enumerate(range(0, len(ids), step)):
-            chosen = ids[start : start + step]
-            images, masks = (
-                {tile: of[tile] for tile in chosen if tile in of} for of in (self.layout.images, self.layout.masks)
-            )
-            # After a problem the others are only looked for.
-            yield Slice(number, chosen, images, masks, None if problems else scale)
 
 
 def _first_image(source: Source, layout: RawLayout) -> GreyValues | None:
@@ -265,7 +192,7 @@ def check_sizes(
     ]
 
 
-def _check_all_sizes(tiles: _Known, tests: Mapping[str, ImageSummary], problems: list[Problem]) -> None:
+def _check_all_sizes(tiles: LabelledPart, tests: Mapping[str, ImageSummary], problems: list[Problem]) -> None:
     """`check_sizes` of the labelled part and the test images."""
     shapes = tiles.images[tiles.images[:, 2] > 0, :2]
     if len(shapes) and (shapes == shapes[0]).all() and all(image.shape == tuple(shapes[0]) for image in tests.values()):
@@ -273,7 +200,7 @@ def _check_all_sizes(tiles: _Known, tests: Mapping[str, ImageSummary], problems:
     check_sizes(tiles.shapes(), [(tiles.layout.test[tile].key, image.shape) for tile, image in tests.items()], problems)
 
 
-def _check_pairs(tiles: _Known, problems: list[Problem]) -> None:
+def _check_pairs(tiles: LabelledPart, problems: list[Problem]) -> None:
     """Check that each image has a mask of its name and size, and each mask an image."""
     images, masks = tiles.layout.images, tiles.layout.masks
     problems += [Problem(entry.key, NO_MASK) for tile, entry in images.items() if tile not in masks]
@@ -288,7 +215,7 @@ def _check_pairs(tiles: _Known, problems: list[Problem]) -> None:
     ]
 
 
-def _check_tables(source: Source, tiles: _Known, problems: list[Problem], notes: list[str]) -> dict[str, float]:
+def _check_tables(source: Source, tiles: LabelledPart, problems: list[Problem], notes: list[str]) -> dict[str, float]:
     """Compare train.csv with the masks, and read the depths from depths.csv."""
     depths = {}
     for name, entry in tiles.layout.tables.items():
@@ -298,29 +225,10 @@ def _check_tables(source: Source, tiles: _Known, problems: list[Problem], notes:
             problems.append(Problem(entry.key, str(error)))
             continue
         if name == "train.csv":
-            check_masks_table(data, _KnownMasks(tiles), tiles.layout.images.keys(), problems, notes)
+            check_masks_table(data, MasksById(tiles), tiles.layout.images.keys(), problems, notes)
         else:
             depths = read_depths(data, problems)
     return depths
-
-
-class _KnownMasks(Mapping[str, KnownMask | None]):
-    """The masks by id, without an object for each."""
-
-    def __init__(self, tiles: _Known) -> None:
-        self._tiles = tiles
-        self._row_of = {tile: row for row, tile in enumerate(tiles.ids) if tile in tiles.layout.masks}
-
-    def __getitem__(self, tile: str) -> KnownMask | None:
-        row = self._row_of[tile]
-        height, width, bits, _ = self._tiles.masks[row].tolist()
-        return KnownMask(height, width, tuple(self._tiles.mask_digests[row].tolist())) if bits else None
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._row_of)
-
-    def __len__(self) -> int:
-        return len(self._row_of)
 
 
 def _summarise(data: bytes, scale: PixelRange) -> ImageSummary:

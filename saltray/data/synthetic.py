@@ -33,8 +33,6 @@ from saltray.storage.files import explain_os_error
 
 FILES = 64
 """Tiles whose files are written at a time."""
-TOLD = 10_000
-"""Tiles between two events of progress."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,7 +147,8 @@ def write_files(folder: Path, drawing: Drawing, tiles: int, test_tiles: int, obs
             table.add([(tile, runs) for tile, runs, _ in rows])
             depths.add([(tile, depth) for tile, _, depth in rows])
             done += len(rows)
-            _tell(observer, done, len(rows), tiles + test_tiles)
+            if observer is not None and done < tiles + test_tiles:
+                observer(TilesImported(done, tiles + test_tiles))
 
 
 def write_packed(store: Store, drawing: Drawing, tiles: int, observer: Observer | None = None) -> Store:
@@ -179,7 +178,8 @@ def write_packed(store: Store, drawing: Drawing, tiles: int, observer: Observer 
     for part in map_on_cores(partial(_draw_shard, drawing, ShardWriter(folder)), tasks):
         parts.append(part)
         done += len(part.salt)
-        _tell(observer, done, len(part.salt), tiles)
+        if observer is not None and done < tiles:
+            observer(TilesImported(done, tiles))
     salt = np.concatenate([part.salt for part in parts])
     same_mask = first_of_same(np.concatenate([part.digests for part in parts]), salt)
     index = TileIndex(tuple(sorted(ids)), salt, same_mask, drawing.size**2)
@@ -274,8 +274,3 @@ def _ids(drawing: Drawing, tiles: int, part: Part) -> list[str]:
 def _check_least(name: str, value: float, least: int) -> None:
     if not value >= least:
         raise ConfigError(f"{name} is {value}; use {least} or more")
-
-
-def _tell(observer: Observer | None, done: int, new: int, total: int) -> None:
-    if observer is not None and done // TOLD != (done - new) // TOLD:
-        observer(TilesImported(done, total))

@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from typing import Any, Self, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import ray
@@ -12,105 +12,36 @@ import ray.train
 import ray.train.torch
 import torch
 import torch.distributed
-from numpy.typing import NDArray
 from ray.train import Checkpoint, CheckpointUploadMode
-from torch import Tensor
 
-from saltray.config import Config, PretrainConfig
+from saltray.config import PretrainConfig
 from saltray.distributed import checkpoints
+from saltray.distributed.held_out_predictor import HeldOutPredictor
+from saltray.distributed.job_setup import Fold, JobTiles, initial_state, process_group_of, set_up_fold
 from saltray.distributed.jobs import Job, LoopConfig, PermanentFailure, TrialHistory
 from saltray.distributed.nodes import nodes_present
-from saltray.distributed.pseudo_tiles import pseudo_tiles
 from saltray.errors import ConfigError, DivergedError, ModelError, ResourceError
 from saltray.runs.fold_output import (
-    FoldPredictions,
-    WrittenPredictions,
     snapshot_fault,
     write_fold,
-    write_predictions,
 )
 from saltray.runs.history import EpochRecord, History, Record, epochs_of, read_history
 from saltray.runs.layout import MANIFEST, checkpoint_folder, snapshot_folder
-from saltray.runs.out_of_fold import part_rows
 from saltray.runs.pretraining import write_pretraining
-from saltray.runs.records import FoldResult, PredictionCost, PretrainRecord
+from saltray.runs.records import FoldResult, PretrainRecord
 from saltray.search.objective import OBJECTIVE, best_epoch, objective
 from saltray.storage.base import Store
 from saltray.storage.files import make_scratch_folder
 from saltray.training.device_memory import is_out_of_memory, memory_shortage
 from saltray.training.engine import fit
 from saltray.training.epoch_metrics import EpochMetrics, mean_metrics
-from saltray.training.host_memory import keep_freed_memory
-from saltray.training.inference import predict_both_ways
 from saltray.training.lr_range_test import LRRangeTest, lr_range_test
-from saltray.training.metrics import Counts, TileCounts
 from saltray.training.precision import resolve_precision
 from saltray.training.process_group import ProcessGroup
-from saltray.training.state import FitState, initial_model
+from saltray.training.state import FitState
 from saltray.training.tasks import Inpainting
-from saltray.training.tile_pool import Cache, TilePart, TilePool, choose_cache, ids_of, open_pool
-from saltray.training.tile_tensors import TileTensors
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, eq=False)
-class JobTiles:
-    """All tiles of a job on one rank."""
-
-    parts: Sequence[TilePart]
-    """In the memory that all ranks of a node share."""
-    pool: TilePool
-    note: str | None
-    """Where they are kept, if that was left to the rank."""
-    pseudo: Mapping[int, NDArray[np.int64]]
-    """For each fold of the job, the positions of the test tiles that it alone trains on."""
-
-    @classmethod
-    def open(cls, job: Job, group: ProcessGroup) -> Self:
-        """Copy them to the rank's GPU, or leave them where they are."""
-        parts = ray.get(list(job.tiles))
-        count, pseudo = sum(map(len, parts)), {}
-        for fold in job.folds:
-            if (tiles := pseudo_tiles(job, fold, group)) is not None:
-                parts.append(TilePart.of(tiles))
-                pseudo[fold] = np.arange(count, count + len(tiles))
-                count += len(tiles)
-        cache, note = job.config.cluster.cache, None
-        if cache is None:
-            cache, note = _cache_by_size(job.config, parts, group.device)
-        return cls(parts, open_pool(parts, group.device, cache), note, pseudo)
-
-    def those(self, chosen: NDArray[np.bool_], others: NDArray[np.int64] | None = None) -> TileTensors:
-        """The tiles of which [N] is true, and those at other positions."""
-        positions = np.flatnonzero(chosen) if others is None else np.concatenate([np.flatnonzero(chosen), others])
-        return TileTensors(self.pool, torch.from_numpy(positions).to(self.pool.keys.device))
-
-
-@dataclass(frozen=True, eq=False)
-class Fold:
-    """One fold on one rank."""
-
-    tiles: JobTiles
-    train: TileTensors
-    valid: TileTensors
-    state: FitState
-
-    def fit(self, config: Config, group: ProcessGroup) -> Iterator[EpochMetrics]:
-        """Train it; see `training.engine.fit`."""
-        return fit(self.state, self.train, self.valid, config, group)
-
-
-def process_group_of() -> ProcessGroup:
-    """This rank, as Ray Train started it."""
-    context = ray.train.get_context()
-    device = ray.train.torch.get_device()
-    if device.type == "cpu":
-        # More threads than the rank's own share make ranks on shared cores wait for each other.
-        assigned: Mapping[str, float] = ray.get_runtime_context().get_assigned_resources()  # type: ignore[no-untyped-call]
-        torch.set_num_threads(max(1, int(assigned.get("CPU", 1))))
-        keep_freed_memory()
-    return ProcessGroup(rank=context.get_world_rank(), size=context.get_world_size(), device=device)
 
 
 def train_fold(loop_config: LoopConfig) -> FoldResult | PermanentFailure | None:
@@ -151,7 +82,7 @@ class PretrainLoop:
     def _pretrain(self, job: Job, group: ProcessGroup) -> PretrainRecord | None:
         tiles = JobTiles.open(job, group)
         everything = tiles.those(np.ones(len(tiles.pool.keys), dtype=bool))
-        state = _start(job, 0, group)
+        state = initial_state(job, 0, group)
         task = Inpainting(job.config, self.settings)
         epochs = _train(job, [state], [fit(state, everything, None, job.config, group, task)], group, tiles)
         return write_pretraining(job.home, job.config, state.ema, epochs) if group.rank == 0 else None
@@ -198,32 +129,6 @@ def _train_trial(job: Job, group: ProcessGroup) -> TrialHistory:
     return TrialHistory(
         _train(job, [fold.state for fold in folds], [fold.fit(job.config, group) for fold in folds], group, tiles)
     )
-
-
-def set_up_fold(job: Job, fold: int, group: ProcessGroup, tiles: JobTiles) -> Fold:
-    """The tiles of one fold on this rank, and the state before the first step."""
-    held_out = ray.get(job.fold_of) == fold
-    return Fold(tiles, tiles.those(~held_out, tiles.pseudo.get(fold)), tiles.those(held_out), _start(job, fold, group))
-
-
-def _cache_by_size(config: Config, parts: Sequence[TilePart], device: torch.device) -> tuple[Cache, str | None]:
-    """Where a rank keeps the tiles, and a note of it where there was a choice."""
-    if device.type != "cuda":
-        return "host", None
-    needed = sum(len(part) * part.bytes_per_tile for part in parts)
-    free, total = torch.cuda.mem_get_info(device)
-    cache = choose_cache(needed, free, total, config.cluster.gpus_per_worker or 1)
-    consequence = "on the GPU" if cache == "device" else "on the host: each batch is copied while the last one computes"
-    return cache, f"keeps the tiles ({needed / 2**20:,.0f} MiB, of the GPU {free / 2**20:,.0f} are free) {consequence}"
-
-
-def _start(job: Job, fold: int, group: ProcessGroup) -> FitState:
-    """The state before the first step, from the fold's initial weights where some were given."""
-    model = initial_model(job.config)
-    if job.initial_weights:
-        weights = ray.get(job.initial_weights[fold])
-        model.load_state_dict({name: torch.tensor(array) for name, array in weights.items()})
-    return FitState.create(job.config, group, model)
 
 
 def _train(
@@ -390,75 +295,3 @@ class _Reporter:
         # A slow store delays the next checkpoint: each queued upload would hold a copy of the whole state.
         old = time.monotonic() - self.saved >= config.train.checkpoint_every
         return old and (self.upload is None or self.upload.done.is_set())
-
-
-class HeldOutPredictor:
-    """Predicts the tiles that a fold holds out, a part at a time, of which each rank predicts every size-th tile."""
-
-    def __init__(self, fold: Fold, config: Config, group: ProcessGroup) -> None:
-        self.fold, self.config, self.group = fold, config, group
-        self._seconds, self._tiles, self._without_tta = 0.0, 0, Counts.zero(group.device)
-        self._gains = torch.zeros(21, dtype=torch.int64, device=group.device)
-
-    def write(self, home: Store, cycles: Sequence[int]) -> WrittenPredictions | None:
-        """Predict and write all of them; every rank calls this, and rank 0 writes."""
-        valid = self.fold.valid
-        if self.group.rank == 0:
-            shape = valid.height, valid.width
-            return write_predictions(home, self._parts(), tiles=len(valid), shape=shape, cycles=cycles)
-        for _ in self._parts():
-            pass
-        return None
-
-    def cost(self) -> PredictionCost:
-        """What `write` took; every rank calls this after it."""
-        return PredictionCost(
-            score_without_tta=self._without_tta.all_reduce(self.group).score,
-            seconds=self._seconds / max(1, self._tiles),
-            device=_device_name(self.group.device),
-            gains=tuple(self.group.sum(self._gains).tolist()),
-        )
-
-    def _parts(self) -> Iterator[FoldPredictions]:
-        """Each part, on rank 0; on the others nothing."""
-        valid, group = self.fold.valid, self.group
-        whole = self.config.train.batch_size * group.size  # so that all batches but the last are full
-        rows = whole * max(1, part_rows(valid.height, valid.width) // whole)
-        for index in torch.split(torch.arange(len(valid), device=group.device), rows):
-            own = self._predict(index[group.rank :: group.size])
-            parts: list[Any] | None = [own]
-            if group.size > 1:
-                parts = [None] * group.size if group.rank == 0 else None
-                torch.distributed.gather_object(own, parts)
-            if parts is not None:
-                probabilities = np.empty((len(index), valid.height, valid.width), np.float16)
-                for rank, predicted in enumerate(parts):
-                    probabilities[rank :: group.size] = predicted
-                ids = ids_of(self.fold.tiles.parts, valid.positions[index].cpu().numpy())
-                yield FoldPredictions(ids, valid.batch(index).masks.cpu().numpy(), probabilities)
-
-    def _predict(self, index: Tensor) -> NDArray[np.float16]:
-        """Probabilities of some tiles, [N, H, W]."""
-        valid, settings = self.fold.valid, self.config.train
-        if len(index) == 0:
-            return np.empty((0, valid.height, valid.width), np.float16)
-        started = time.perf_counter()
-        images, masks, _ = valid.batch(index)
-        predicted, without_tta = predict_both_ways(
-            self.fold.state.ema,
-            images,
-            input_size=settings.input_size,
-            resize=settings.resize,
-            batch_size=settings.batch_size,
-            precision=settings.precision,
-        )
-        self._seconds += time.perf_counter() - started
-        self._tiles += len(index)
-        self._without_tta += Counts.of(without_tta.to(self.group.device), masks, 0.5)
-        scores = [TileCounts.of(part, masks, [0.5]).tenths[:, 0] for part in (predicted.half(), without_tta)]
-        self._gains += torch.from_numpy(np.bincount(scores[0] - scores[1] + 10, minlength=21)).to(self.group.device)
-        return predicted.numpy().astype(np.float16)
-
-
-def _device_name(device: torch.device) -> str:
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type.upper()

@@ -35,6 +35,8 @@ from saltray.training.evaluation import Evaluation
 FORMAT = 2
 READABLE = (1, FORMAT)
 """Format 1 has `threshold` in place of `postprocess`."""
+_PLAIN_DECODER = {"decoder_batchnorm": False, "deep_supervision": False}
+"""What a manifest means that is older than these settings, which were no default at first."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,6 +166,9 @@ class EnsembleManifest:
                 "postprocess": {"threshold": record["threshold"], "min_area": 0, "blank_is_empty": False},
                 "format": FORMAT,
             }
+        match record:
+            case {"config": {"model": dict(model), **config}}:
+                record = {**record, "config": {**config, "model": _PLAIN_DECODER | model}}
         try:
             return from_record(cls, record)
         except (RecordError, ConfigError) as error:

@@ -17,7 +17,7 @@ def build_model(config: ModelConfig) -> Network:
     `config.weights` is ignored: see `saltray.models.weights.load_weights`.
 
     Raises:
-        ConfigError: the architecture cannot have the encoder or a part.
+        ConfigError: the architecture cannot have the encoder.
     """
     config.check_fit()
     build: Callable[..., Network] = {"albunet": AlbuNet, "ternausnet": TernausNet, "unet": UNet}[config.architecture]
@@ -29,7 +29,7 @@ def build_model(config: ModelConfig) -> Network:
         in_channels=config.in_channels,
         is_deconv=config.is_deconv,
         parts=DecoderParts(
-            batchnorm=config.decoder_batchnorm,
+            batchnorm=config.decoder_batchnorm and config.architecture != "unet",
             scse=config.scse,
             hypercolumn=config.hypercolumn,
             deep_supervision=config.deep_supervision,

@@ -1,4 +1,4 @@
-"""Line charts as numbers: the position of each line, tick and mark, for a template to write as SVG.
+"""Charts as numbers: the position of each line, bar, dot, tick and mark, for a template to write as SVG.
 
 An SVG takes its colours from the page's style sheet, and so follows the reader's light or dark theme; a PNG could
 not.
@@ -6,7 +6,7 @@ not.
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 WIDTH, HEIGHT = 520, 300
 LEFT, RIGHT, TOP, BOTTOM = 56, 14, 12, 44
@@ -27,6 +27,30 @@ class Line:
 
 
 @dataclass(frozen=True)
+class Dot:
+    """One dot to draw: its text, which a browser shows beside the pointer, its place, and the index of its colour."""
+
+    text: str
+    x: float
+    y: float
+    colour: int = 0
+    cross: bool = False
+    """Whether it is a cross, for what must be told apart without colours too."""
+    large: bool = False
+
+
+@dataclass(frozen=True)
+class Bar:
+    """One bar to draw, of a histogram whose bars have names."""
+
+    name: str
+    share: float
+    """Its height, 0..1."""
+    parts: Sequence[tuple[str, float]] = ()
+    """Text and height of each part of the whole, to compare with it."""
+
+
+@dataclass(frozen=True)
 class Path:
     """A line in the coordinates of the SVG: `d` of its path, and its last point."""
 
@@ -35,6 +59,17 @@ class Path:
     end: tuple[float, float]
     colour: int
     dashed: bool
+
+
+@dataclass(frozen=True)
+class Box:
+    """A rectangle in the coordinates of the SVG."""
+
+    text: str
+    x: float
+    y: float
+    width: float
+    height: float
 
 
 @dataclass(frozen=True)
@@ -55,6 +90,9 @@ class Chart:
     y_ticks: list[Tick]
     marks: list[Tick]
     paths: list[Path]
+    dots: list[Dot] = field(default_factory=list)
+    """In the coordinates of the SVG."""
+    boxes: list[Box] = field(default_factory=list)
     width: int = WIDTH
     height: int = HEIGHT
     left: int = LEFT
@@ -113,6 +151,117 @@ def line_chart(
             for line, points in kept
         ],
     )
+
+
+def dot_chart(
+    dots: Sequence[Dot],
+    *,
+    x_label: str,
+    y_label: str,
+    log_x: bool = False,
+    names: Sequence[str] = (),
+) -> Chart | None:
+    """A chart of dots, or None if there is none.
+
+    Args:
+        dots: what to draw; those beyond MOST are left out.
+        x_label: name of the x axis.
+        y_label: name of the y axis.
+        log_x: the x axis is logarithmic, and all x are positive.
+        names: of the values 0, 1, .. of x, where these are no numbers.
+    """
+    dots = [dot for dot in dots if max(abs(dot.x), abs(dot.y)) <= MOST]
+    if not dots:
+        return None
+    xs, ys = [dot.x for dot in dots], [dot.y for dot in dots]
+    y_steps = _steps(min(ys), max(ys))
+    y_range = (min(*ys, y_steps[0]), max(*ys, y_steps[-1]))
+    if names:
+        x_range = (-0.5, len(names) - 0.5)
+        x_ticks = [(float(place), name) for place, name in enumerate(names)]
+    elif log_x:
+        ends = math.log10(min(xs)), math.log10(max(xs))
+        margin = max(0.05 * (ends[1] - ends[0]), 0.2)  # so that a round number is within
+        x_range = (ends[0] - margin, ends[1] + margin)
+        x_ticks = [(math.log10(tick), f"{tick:g}") for tick in _decades(*x_range)]
+    else:
+        steps = _steps(min(xs), max(xs))
+        x_range = (min(*xs, steps[0]), max(*xs, steps[-1]))
+        x_ticks = [(step, _text(step, steps)) for step in steps]
+
+    def across(x: float) -> float:
+        return round(_scale(x, x_range, LEFT, WIDTH - RIGHT), 1)
+
+    def up(y: float) -> float:
+        return round(_scale(y, y_range, HEIGHT - BOTTOM, TOP), 1)
+
+    return Chart(
+        x_label=x_label,
+        y_label=y_label,
+        x_ticks=[Tick(across(x), text) for x, text in x_ticks],
+        y_ticks=[Tick(up(y), _text(y, y_steps)) for y in y_steps],
+        marks=[],
+        paths=[],
+        dots=[replace(dot, x=across(math.log10(dot.x) if log_x else dot.x), y=up(dot.y)) for dot in dots],
+    )
+
+
+def bar_chart(bars: Sequence[Bar], *, x_label: str, y_label: str, colour: int = 0) -> Chart | None:
+    """A histogram whose bars have names, with a dot for each part of a bar; None if there is no bar.
+
+    Args:
+        bars: from left to right.
+        x_label: name of the x axis.
+        y_label: name of the y axis.
+        colour: index of the colour of the first part; the others have the following ones.
+    """
+    if not bars:
+        return None
+    most = max([0.0, *(bar.share for bar in bars), *(share for bar in bars for _, share in bar.parts)])
+    y_steps = _steps(0.0, most or 1.0)
+    step = (WIDTH - RIGHT - LEFT) / len(bars)
+    inner = 0.8 * step
+
+    def up(share: float) -> float:
+        return round(_scale(share, (0.0, y_steps[-1]), HEIGHT - BOTTOM, TOP), 1)
+
+    boxes, dots = [], []
+    for place, bar in enumerate(bars):
+        left = LEFT + place * step + (step - inner) / 2
+        boxes.append(
+            Box(
+                f"{bar.name}: {bar.share:.1%}",
+                round(left, 1),
+                up(bar.share),
+                round(inner, 1),
+                round(HEIGHT - BOTTOM - up(bar.share), 1),
+            )
+        )
+        for number, (text, share) in enumerate(bar.parts):
+            at = left + inner * (number + 0.5) / len(bar.parts)
+            dots.append(Dot(text, round(at, 1), up(share), (colour + number) % COLOURS))
+    return Chart(
+        x_label=x_label,
+        y_label=y_label,
+        x_ticks=[Tick(round(LEFT + (place + 0.5) * step, 1), bar.name) for place, bar in enumerate(bars)],
+        y_ticks=[Tick(up(share), f"{100 * share:g} %") for share in y_steps],
+        marks=[],
+        paths=[],
+        dots=dots,
+        boxes=boxes,
+    )
+
+
+def _decades(low: float, high: float) -> list[float]:
+    """Round numbers from 10^low to 10^high: powers of ten, and 2 and 5 times these where there are few."""
+    powers = range(math.floor(low), math.ceil(high) + 1)
+    for factors in ((1,), (1, 3), (1, 2, 5), tuple(range(1, 10))):
+        ticks = [factor * 10.0**power for power in powers for factor in factors]
+        ticks = [tick for tick in ticks if low <= math.log10(tick) <= high]
+        if len(ticks) >= 3:
+            break
+    every = -(-len(ticks) // 8)  # more would overlap
+    return ticks[::every]
 
 
 def _scale(value: float, limits: tuple[float, float], start: float, end: float) -> float:

@@ -71,36 +71,6 @@ def draw_demo(
         ) from error
 
 
-def draw_examples(
-    examples: Sequence[Example],
-    tiles: LabelledTiles,
-    predicted: NDArray[np.bool_],
-    folds: Sequence[int],
-    postprocess: str,
-) -> bytes:
-    """A PNG of examples, as `pick_examples` picks them.
-
-    Args:
-        examples: one or more.
-        tiles: those of the examples, of which each has one; in the order of their ids, not of the examples.
-        predicted: [N, H, W], true where salt is predicted in these tiles, out of fold.
-        folds: the fold that held each of these tiles out.
-        postprocess: how probabilities became masks, in words.
-    """
-    places = np.argsort(np.argsort([example.tile for example in examples]))
-    return _draw(
-        tiles.images[places],
-        tiles.masks[places],
-        predicted[places],
-        title="Out-of-fold predictions",
-        captions=[
-            f"{example.rank}\nfold {folds[place]} · IoU {example.iou:.3f}"
-            for example, place in zip(examples, places.tolist(), strict=True)
-        ],
-        postprocess=postprocess,
-    )
-
-
 def pick_examples(hits: NDArray[np.int64], union: NDArray[np.int64], *, each: int = 3) -> list[Example]:
     """The best, the median and the worst tiles by IoU, each once, of those with salt in the label or the prediction.
 

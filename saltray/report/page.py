@@ -1,22 +1,30 @@
 """The page of a run: one HTML file that holds all it shows and loads nothing from the network."""
 
-import base64
 import math
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from statistics import fmean, stdev
+from statistics import fmean, median, stdev
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-
-from saltray.config import Config
+from saltray.config import Config, Space, Values, value_text
 from saltray.data.folds import FoldBalance
-from saltray.report.charts import COLOURS, Chart, Line, line_chart
+from saltray.report.charts import COLOURS
+from saltray.report.run_charts import (
+    SearchedTrial,
+    coverage_chart,
+    loss_chart,
+    reliability_chart,
+    score_chart,
+    search_charts,
+    threshold_chart,
+)
+from saltray.report.templating import template
+from saltray.report.tile_pictures import TileView
 from saltray.training.epoch_metrics import EpochMetrics
-from saltray.training.evaluation import Evaluation, Reliability
+from saltray.training.evaluation import Evaluation
 
-_UNKNOWN = "\N{EN DASH}"
-_AVERAGED = ("cross_fitted", "score", "iou", "dice", "seconds")
+_AVERAGED = ("cross_fitted", "score", "iou", "dice")
 """Columns of the fold table that have a mean and a standard deviation."""
 
 
@@ -34,6 +42,31 @@ class FoldRow:
     epochs: int
     seconds: float
     """Time in the training loop."""
+    started: float
+    """When training began: seconds since 1970."""
+    finished: float
+    """When the fold was done: seconds since 1970."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchReport:
+    """The search that a run took values from."""
+
+    uri: str
+    trial: str
+    """Name of its best trial."""
+    values: Values
+    """The values that the run uses."""
+    score: float
+    """Best validation score of that trial."""
+    count: int
+    """Trials of the search when the values were taken."""
+    trials: Sequence[SearchedTrial]
+    """All of them; none where they cannot be read."""
+    space: Space
+    """Searched field by dotted name -> its possible values."""
+    fault: str | None = None
+    """Why the trials cannot be read."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +79,8 @@ class RunReport:
     """One per fold, in any order."""
     balance: Sequence[FoldBalance]
     """One per fold, in any order."""
+    coverage: Mapping[str, Sequence[int]]
+    """See `run_charts.coverage_bins`."""
     history: Mapping[int, Sequence[EpochMetrics]]
     """Fold -> its epochs, oldest first."""
     threshold_curve: Sequence[tuple[float, float]]
@@ -62,80 +97,87 @@ class RunReport:
     """Out-of-fold score with the post-processing that was chosen on the same predictions."""
     evaluation: Evaluation
     """What the out-of-fold predictions are worth, with the cross-fitted score."""
-    examples: bytes
-    """A PNG; see `examples.draw_examples`."""
+    examples: Sequence[TileView]
+    """The best, median and worst tiles."""
+    search: SearchReport | None
+    """The search that the configuration's values come from, where there was one."""
     ensemble: str
     """URI of the published ensemble."""
+    uri: str
+    """Of the run."""
     config: Config
     versions: Mapping[str, str | None]
     """Library -> version; None if unknown."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Time:
+    """How long a fold took, and how fast it was."""
+
+    fold: int
+    epochs: int
+    seconds: float
+    epoch: float
+    """Median of the seconds of an epoch; NaN where there is no history, as is the next."""
+    speed: float
+    """Median of the images per second, of all ranks together."""
+
+
 def render_run(report: RunReport) -> str:
-    """One self-contained HTML page: headline scores, folds, curves, examples, configuration and versions."""
-    environment = Environment(
-        loader=PackageLoader("saltray.report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters.update(number=_number, percent=_percent, duration=_duration)
-    return environment.get_template("run.html.j2").render(
+    """One self-contained HTML page: headline scores, folds, tiles, curves, cost, configuration and versions."""
+    folds = sorted(report.folds, key=lambda row: row.fold)
+    search = report.search
+    unit, hours = _cost(report)
+    return template("run.html.j2").render(
         report=report,
         honest=report.evaluation,
         pixels=f"{sum(row.pixels for row in report.evaluation.reliability.bins):,}",
-        folds=sorted(report.folds, key=lambda row: row.fold),
-        mean={name: _over(report.folds, name, fmean) for name in _AVERAGED},
-        spread={name: _over(report.folds, name, stdev) for name in _AVERAGED} if len(report.folds) > 1 else None,
+        tiles=f"{sum(row.tiles for row in report.balance):,}",
+        folds=folds,
+        mean={name: _over(folds, name, fmean) for name in _AVERAGED},
+        spread={name: _over(folds, name, stdev) for name in _AVERAGED} if len(folds) > 1 else None,
         balance=sorted(report.balance, key=lambda row: row.fold),
         legend=[(fold, place % COLOURS) for place, fold in enumerate(sorted(report.history))],
-        score_chart=_score_chart(report),
-        loss_chart=_loss_chart(report),
-        threshold_chart=_threshold_chart(report),
-        reliability_chart=_reliability_chart(report.evaluation.reliability),
-        examples=base64.b64encode(report.examples).decode(),
+        coverage_chart=coverage_chart(report.coverage),
+        score_chart=score_chart(report.history),
+        loss_chart=loss_chart(report.history),
+        threshold_chart=threshold_chart(report.threshold_curve, report.threshold),
+        reliability_chart=reliability_chart(report.evaluation.reliability),
+        search_charts=[] if search is None else search_charts(search.trials, search.space, search.trial),
+        searched=[] if search is None else [(name, value_text(value)) for name, value in search.values.items()],
+        times=[_time(row, report.history.get(row.fold, ())) for row in folds],
+        seconds=sum(row.seconds for row in folds),
+        elapsed=max(row.finished for row in folds) - min(row.started for row in folds),
+        unit=unit,
+        hours=hours,
+        command=f"saltray report {shlex.quote(report.uri)} --tile ID",
         sections=_sections(report.config),
         versions=sorted(report.versions.items()),
     )
 
 
-def _score_chart(report: RunReport) -> Chart | None:
-    lines = [
-        Line(f"fold {fold}", [(epoch.epoch, epoch.score) for epoch in report.history[fold]], colour)
-        for colour, fold in enumerate(sorted(report.history))
-    ]
-    return line_chart(lines, x_label="epoch", y_label="score of the held-out fold at 0.5", integer_x=True)
-
-
-def _loss_chart(report: RunReport) -> Chart | None:
-    training, validation = [], []
-    for colour, fold in enumerate(sorted(report.history)):
-        epochs = report.history[fold]
-        training.append(Line(f"fold {fold}", [(epoch.epoch, epoch.loss) for epoch in epochs], colour))
-        losses = [(epoch.epoch, epoch.valid_loss) for epoch in epochs]
-        validation.append(Line(f"fold {fold}", losses, colour, dashed=True))
-    return line_chart(training + validation, x_label="epoch", y_label="loss", integer_x=True)
-
-
-def _threshold_chart(report: RunReport) -> Chart | None:
-    return line_chart(
-        [Line("all folds", report.threshold_curve)],
-        x_label="threshold",
-        y_label="out-of-fold score",
-        marks=[(report.threshold, f"chosen: {report.threshold:g}")],
+def _time(row: FoldRow, epochs: Sequence[EpochMetrics]) -> _Time:
+    return _Time(
+        fold=row.fold,
+        epochs=row.epochs,
+        seconds=row.seconds,
+        epoch=median(epoch.seconds for epoch in epochs) if epochs else math.nan,
+        speed=median(epoch.images_per_second for epoch in epochs) if epochs else math.nan,
     )
 
 
-def _reliability_chart(reliability: Reliability) -> Chart | None:
-    measured = Line("measured", [(row.predicted, row.observed) for row in reliability.bins], 1)
-    # The first line is a scale: without it the axes would end with the probabilities.
-    return line_chart(
-        [Line("as it should be", [(0.0, 0.0), (1.0, 1.0)], dashed=True), measured] if reliability.bins else [],
-        x_label="predicted probability",
-        y_label="share of salt",
-        marks=[(reliability.largest, f"largest: {reliability.largest:.2f}")],
-    )
+def _cost(report: RunReport) -> tuple[str, float]:
+    """What the training of all folds cost: hours of GPUs, of a shared one its share; else of CPUs, or of ranks."""
+    cluster, device = report.config.cluster, report.evaluation.device
+    hours = sum(row.seconds for row in report.folds) * cluster.workers_per_fold / 3600
+    gpus = cluster.gpus_per_worker
+    if gpus is None and device is not None:  # one for each rank where there were any
+        gpus = 0.0 if device == "CPU" else 1.0
+    if gpus:
+        return "GPU hours", gpus * hours
+    if gpus is not None and cluster.cpus_per_worker is not None:
+        return "CPU hours", cluster.cpus_per_worker * hours
+    return "hours of ranks", hours
 
 
 def _over(folds: Sequence[FoldRow], name: str, statistic: Callable[[list[float]], float]) -> float:
@@ -149,21 +191,3 @@ def _sections(config: Config) -> list[tuple[str, list[tuple[str, Any]]]]:
     values = asdict(config)
     plain = [(name, value) for name, value in values.items() if not isinstance(value, dict)]
     return [("", plain), *((name, list(value.items())) for name, value in values.items() if isinstance(value, dict))]
-
-
-def _number(value: float) -> str:
-    return f"{value:.4f}" if math.isfinite(value) else _UNKNOWN
-
-
-def _percent(value: float) -> str:
-    return f"{100 * value:.1f} %" if math.isfinite(value) else _UNKNOWN
-
-
-def _duration(seconds: float) -> str:
-    """Seconds for people: 8.4 s, 4 min 12 s, 2 h 05 min."""
-    if not math.isfinite(seconds):
-        return _UNKNOWN
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"

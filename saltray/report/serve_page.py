@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from saltray.report.templating import template
 
 
 def upload_page(*, needs_token: bool) -> str:
@@ -12,7 +12,7 @@ def upload_page(*, needs_token: bool) -> str:
     Args:
         needs_token: whether `/predict` takes no request without a token.
     """
-    return _environment().get_template("serve.html.j2").render(needs_token=needs_token)
+    return template("serve.html.j2").render(needs_token=needs_token)
 
 
 def docs_page(schema: Mapping[str, Any]) -> str:
@@ -22,14 +22,4 @@ def docs_page(schema: Mapping[str, Any]) -> str:
         for path, methods in schema["paths"].items()
         for method, operation in methods.items()
     ]
-    return _environment().get_template("serve_docs.html.j2").render(info=schema["info"], routes=routes)
-
-
-def _environment() -> Environment:
-    return Environment(
-        loader=PackageLoader("saltray.report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    return template("serve_docs.html.j2").render(info=schema["info"], routes=routes)

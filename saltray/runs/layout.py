@@ -1,6 +1,6 @@
 """The keys of a run and of a pretraining in a store, each written once.
 
-    runs/<run>/{manifest.json, folds.json, fold-k/..., oof.parquet, report.html}
+    runs/<run>/{manifest.json, folds.json, fold-k/..., oof.parquet, report.html, tensorboard/fold-k/..., mlflow.json}
     fold-k/{checkpoints/epoch-00012/{state.pt, manifest.json}, history.jsonl, error.txt,
             snapshot-3/..., model.safetensors, oof.parquet, result.json}
     snapshot-3/{model.safetensors, oof.parquet, result.json}    the same at the end of an earlier cycle
@@ -8,7 +8,7 @@
 
     pretrained/<name>/{manifest.json, checkpoints/..., history.jsonl, error.txt, model.safetensors, result.json}
 
-A trial of a search has the same `history.jsonl`, `checkpoints` and `error.txt` as a fold.
+A trial of a search has the same `history.jsonl`, `checkpoints` and `error.txt` as a fold, and a search `tensorboard`.
 """
 
 import re
@@ -22,6 +22,10 @@ FOLD_PREFIX = "fold-"
 OOF = "oof.parquet"
 """Out-of-fold probabilities: of all tiles below a run, of its held-out tiles below a fold."""
 REPORT = "report.html"
+MLFLOW = "mlflow.json"
+"""Where MLflow has the run."""
+TENSORBOARD = "tensorboard"
+"""Below a run or a search."""
 
 HISTORY = "history.jsonl"
 ERROR = "error.txt"
@@ -56,6 +60,11 @@ def pretrained_folder(name: str) -> str:
 def fold_folder(fold: int) -> str:
     """A fold's part of its run; also the name of its job."""
     return f"{FOLD_PREFIX}{fold}"
+
+
+def events_file(name: str) -> str:
+    """The TensorBoard file of a fold or trial, of a fixed name, below its run or search."""
+    return f"{TENSORBOARD}/{name}/events.out.tfevents.{name}"
 
 
 def snapshot_folder(cycle: int) -> str:

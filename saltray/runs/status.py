@@ -1,7 +1,7 @@
 """How far runs and pretrainings are, read from the store alone, without a cluster."""
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeVar
 
@@ -136,7 +136,7 @@ def run_status(root: Store, run: str) -> RunStatus:
         _fold(home, fold, _below(keys, f"{fold_folder(fold)}/"), epochs, faults, live=live)
         for fold in range(summary.count)
     )
-    published = _published(root, run, [fold.result for fold in folds]) if summary.done == summary.count else None
+    published = published_version(root, run, [fold.result for fold in folds]) if summary.done == summary.count else None
     ensemble = None if published is None else f"{root.uri}/{version_prefix(run, published.version)}"
     known = vars(summary) | {"faults": tuple(faults)}
     return RunStatus(**known, folds=folds, ensemble=ensemble, manifest=published)
@@ -276,7 +276,8 @@ def _last_line(home: Store) -> str:
     return lines[-1] if lines else "no reason was recorded"
 
 
-def _published(root: Store, run: str, results: list[FoldResult | None]) -> EnsembleManifest | None:
+def published_version(root: Store, run: str, results: Sequence[FoldResult | None]) -> EnsembleManifest | None:
+    """The newest published version of the models of a run's folds; None where there is none."""
     models = [model.sha256 for result in results if result is not None for model in result.models]
     for version in reversed(versions_of(root, run)):
         if version.manifest is not None and [member.sha256 for member in version.manifest.members] == models:

@@ -2,7 +2,7 @@
 
 searches/<search>/{manifest.json, trial-007/..., trials.parquet, best.json, search.png, tensorboard/...,
                    range-test.json, range-test.png}
-trial-007/{trial.json, result.json} beside the history, checkpoints and error of `runs.layout`
+trial-007/{trial.json, result.json} beside the history, checkpoints and error of `runs.layout`, as is `tensorboard`
 """
 
 SEARCHES = "searches"
@@ -10,7 +10,6 @@ MANIFEST = "manifest.json"
 TRIALS = "trials.parquet"
 BEST = "best.json"
 FIGURE = "search.png"
-TENSORBOARD = "tensorboard"
 
 TRIAL = "trial.json"
 """What a trial tries; written before it starts."""
@@ -32,8 +31,3 @@ def search_folder(search: str) -> str:
 def trial_folder(index: int) -> str:
     """A trial's part of its search; also the trial's name."""
     return f"{TRIAL_PREFIX}{index:03d}"
-
-
-def events_file(trial: str) -> str:
-    """A trial's TensorBoard file, of a fixed name."""
-    return f"{TENSORBOARD}/{trial}/events.out.tfevents.{trial}"

@@ -1,26 +1,37 @@
 """What a search found: a table of its trials, the best one, and files for TensorBoard."""
 
-import struct
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from saltray.config import Config, Name, Values
+from saltray.config import Config, Name, Space, Values
 from saltray.ensemble.manifest import SearchProvenance
-from saltray.errors import ConfigError, NotFoundError
-from saltray.records import Count, Epoch, Fold, Fraction, there_are
-from saltray.search.layout import BEST, SEARCHES, TRIALS, events_file, search_folder
-from saltray.search.space import apply_values
+from saltray.errors import ConfigError, IntegrityError, NotFoundError
+from saltray.progress import TrialStatus
+from saltray.records import Count, Epoch, Fold, Fraction, RecordError, from_record, there_are
+from saltray.runs.layout import events_file
+from saltray.runs.tensorboard import epoch_events, to_file
+from saltray.search.layout import BEST, MANIFEST, SEARCHES, TRIALS, search_folder
+from saltray.search.space import apply_values, has_value, parse_space
 from saltray.search.spec import SearchSpec
-from saltray.search.trials import Trial
+from saltray.search.trials import SearchManifest, Trial
 from saltray.storage.base import Store
 from saltray.storage.uri import open_store
 
 if TYPE_CHECKING:
     import pandas as pd
 
-SCALARS = ("loss", "valid_loss", "score", "iou", "dice", "lr", "images_per_second")
+
+@dataclass(frozen=True, kw_only=True)
+class TrialRow:
+    """A row of `trials.parquet`, as far as a picture needs it."""
+
+    trial: Name
+    status: TrialStatus
+    values: Values
+    score: Fraction | None
+    """Best validation score; None for a trial that diverged or failed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,6 +85,31 @@ def write_table(home: Store, trials: Sequence[Trial]) -> None:
     home.put_table(TRIALS, pa.Table.from_pandas(trials_frame(trials), preserve_index=False))
 
 
+def read_table(home: Store) -> tuple[Space, list[TrialRow]]:
+    """What a search varies, and its trials as `write_table` wrote them; nothing is written.
+
+    Args:
+        home: the search's part of the store.
+
+    Raises:
+        NotFoundError: there is no such search, or it has not ended.
+        IntegrityError: its manifest or its table is corrupted.
+    """
+    space = parse_space(f"{field}={text}" for field, text in home.get_record(MANIFEST, SearchManifest).space.items())
+    rows = []
+    for row in home.get_table(TRIALS).to_pylist():
+        values = {field: row.get(field) for field in space}
+        record = {name: row.get(name) for name in ("trial", "status", "score")} | {"values": values}
+        try:
+            found = from_record(TrialRow, record)
+        except RecordError as error:
+            raise IntegrityError(f"{home.uri}/{TRIALS}: {error}; run the same search again, which writes it") from error
+        if wrong := [field for field, value in found.values.items() if not has_value(space[field], value)]:
+            raise IntegrityError(f"{home.uri}/{TRIALS}: {wrong[0]} of {found.trial} is not in the search's space")
+        rows.append(found)
+    return space, rows
+
+
 def write_best(home: Store, spec: SearchSpec, best: Trial, trials: int) -> BestTrial:
     """Write `best.json`."""
     assert best.best is not None
@@ -97,26 +133,13 @@ def write_events(home: Store, trial: Trial) -> None:
     from tensorboardX.summary import hparams, scalar
 
     now = time.time()
-    events = [Event(wall_time=now, file_version="brain.Event:2")]
-    for epoch in trial.epochs:
-        for name in SCALARS:
-            if (value := getattr(epoch, name)) is not None:
-                at = getattr(epoch, "at", now)
-                events.append(Event(wall_time=at, step=epoch.epoch, summary=scalar(name, value)))
+    events = epoch_events(trial.epochs, now)
     if trial.best is not None:
         values = hparams(dict(trial.values), {"score": trial.best.score})
         events += [Event(wall_time=now, summary=summary) for summary in values]
         best = scalar("best score", trial.best.score)
         events.append(Event(wall_time=now, step=len(trial.epochs), summary=best))
-    home.put(events_file(trial.name), b"".join(_framed(event.SerializeToString()) for event in events))
-
-
-def _framed(event: bytes) -> bytes:
-    """An event as a file has it. tensorboardX's own writer needs a disk, and a thread that dies when it is full."""
-    from tensorboardX.record_writer import masked_crc32c
-
-    length = struct.pack("<Q", len(event))
-    return b"".join((length, struct.pack("<I", masked_crc32c(length)), event, struct.pack("<I", masked_crc32c(event))))
+    home.put(events_file(trial.name), to_file(events, now))
 
 
 def with_best_values(config: Config, source: str) -> tuple[Config, SearchProvenance]:

@@ -156,14 +156,14 @@ class Rank:
     """A rank of a fold, without Ray Train around it."""
 
     def __init__(self, job: Any) -> None:
-        from saltray.distributed import worker
         from saltray.training.engine import train_step
+        from saltray.training.inference import predict_both_ways
         from saltray.training.process_group import ProcessGroup
         from saltray.training.state import FitState
         from saltray.training.tasks import Segmentation
 
         torch.set_num_threads(1)
-        self.job, self.worker, self.group = job, worker, ProcessGroup.single()
+        self.job, self.group = job, ProcessGroup.single()
         self.task, self.train_step = Segmentation(job.config), train_step
         # A first step, so that what every process allocates once is there before the measurement.
         with measured() as first:
@@ -172,7 +172,7 @@ class Rank:
             images, masks = (torch.zeros(shape, dtype=torch.uint8) for _ in range(2))
             for _ in range(2):
                 self._step(state, images, masks, torch.arange(BATCH))
-            worker.predict_both_ways(state.ema, images, input_size=SIDE, batch_size=BATCH, precision="fp32")
+            predict_both_ways(state.ema, images, input_size=SIDE, batch_size=BATCH, precision="fp32")
         self.first = first["peak"]
 
     def _step(self, state: Any, images: Any, masks: Any, keys: Any) -> None:
@@ -183,6 +183,8 @@ class Rank:
 
     def run(self, steps: int) -> dict[str, float]:
         """Train and predict; MiB at the peak, and seconds of CPU time of both."""
+        from saltray.distributed.held_out_predictor import HeldOutPredictor
+        from saltray.distributed.job_setup import JobTiles, set_up_fold
         from saltray.runs.fold_output import write_fold
         from saltray.runs.history import History
         from saltray.training.epoch_metrics import EpochMetrics
@@ -190,14 +192,14 @@ class Rank:
         job, group = self.job, self.group
         with measured() as whole:
             with measured() as setup:
-                fold = self.worker.set_up_fold(job, job.folds[0], group, self.worker.JobTiles.open(job, group))
+                fold = set_up_fold(job, job.folds[0], group, JobTiles.open(job, group))
                 order = fold.train.epoch_order(0, 0, BATCH)
             with measured() as training:
                 for images, masks, keys in fold.train.batches(order[:steps].flatten(), BATCH):
                     self._step(fold.state, images, masks, keys)
             with measured() as prediction:
                 model, fold.state.ema = fold.state.ema, Identity()
-                predictor = self.worker.HeldOutPredictor(fold, job.config, group)
+                predictor = HeldOutPredictor(fold, job.config, group)
                 written = predictor.write(job.home, (1,))
             with History(job.home) as history:
                 history.append(EpochMetrics(epoch=1, loss=0.5, lr=0.1, seconds=1.0, images_per_second=1.0))

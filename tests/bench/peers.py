@@ -36,7 +36,9 @@ BENCH = Path(__file__).resolve().parent
 ROOT = BENCH.parents[1]
 SCRIPTS = BENCH / "peer_scripts"
 SALTRAY = str(Path(sys.executable).with_name("saltray"))
-THIN = ("--model.num-filters", "4", "--model.encoder-width", "8", "--train.precision", "fp32")
+PLAIN = ("--model.no-decoder-batchnorm", "--model.no-deep-supervision")
+"""AlbuNet as published, as the plain scripts have it."""
+THIN = ("--model.num-filters", "4", "--model.encoder-width", "8", "--train.precision", "fp32", *PLAIN)
 Row = dict[str, float]
 Round = dict[str, Row]
 """Figures of each contender."""
@@ -50,7 +52,7 @@ class Bench:
         self.given = data
         self.seconds = seconds
         self.thin = ("--thin",) if thin else ()
-        self.width = THIN if thin else ()
+        self.width = THIN if thin else PLAIN
         self.stores = 0
 
     def tiles(self, count: int) -> Path:

@@ -15,9 +15,10 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 
-from saltray.config import Config, ModelConfig, TrainConfig
+from saltray.config import Config, TrainConfig
 from saltray.data.tiles import LabelledTiles
 from saltray.models.build import build_model
+from saltray.recipes import PLAIN_DECODER
 from saltray.training.engine import fit
 from saltray.training.precision import resolve_precision
 from saltray.training.process_group import ProcessGroup
@@ -39,7 +40,7 @@ def our_loop(device: torch.device, batch: int, steps: int) -> Iterator[float]:
     """Images per second in each epoch of `fit`."""
     images, masks = noise(batch * steps)
     train = TrainConfig(epochs=FOREVER, eval_every=FOREVER, batch_size=batch, input_size=SIZE)
-    config = Config(data="unused", model=ModelConfig(), train=train)
+    config = Config(data="unused", model=PLAIN_DECODER, train=train)
     group = ProcessGroup.single(device)
     tiles = TileTensors.create(LabelledTiles(tuple(f"{i:06}" for i in range(len(images))), images, masks), device)
     for metrics in fit(FitState.create(config, group), tiles, tiles, config, group):
@@ -49,7 +50,7 @@ def our_loop(device: torch.device, batch: int, steps: int) -> Iterator[float]:
 def plain_loop(device: torch.device, batch: int, steps: int) -> Iterator[float]:
     """Images per second of `steps` steps of the plain loop."""
     images, masks = noise(batch * steps)
-    model = build_model(ModelConfig()).to(device).train()
+    model = build_model(PLAIN_DECODER).to(device).train()
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
     draw = np.random.default_rng(0)
     margins = ((0, 0), (13, 14), (13, 14))

@@ -87,6 +87,7 @@ VERBS = (
     "list_runs",
     "list_pretrainings",
     "compare",
+    "write_report",
     "predict",
 )
 

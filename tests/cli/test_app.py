@@ -172,6 +172,7 @@ def test_predict_cannot_write(saltray: Saltray, data: Path, ensemble: str, tmp_p
         "status --run r1 --store {uri}",
         "compare {uri} r1",
         "compare r1 r2 --store {uri}",
+        "report {uri}",
         "predict --ensemble {uri} --data data",
         "predict --ensemble {ensemble} --data {uri}",
         "predict --ensemble {ensemble} --data data --out {uri}",
@@ -237,6 +238,7 @@ CALLED = {
     "status": "list_runs",
     "status --run r1": "status",
     "compare r1 r2": "compare",
+    "report s": "write_report",
     "predict --ensemble e --data d": "predict",
     "serve --ensemble e": "serve",
     "export e": "export",
@@ -426,3 +428,15 @@ def test_an_interrupted_and_a_killed_search_resume(
     assert values(search) | started == values(search)
     assert all(search.get_json(f"{name}/result.json")["status"] == "finished" for name in now)
     assert search.get_json("best.json")["trial"] in now
+
+
+@pytest.mark.parametrize("verb", ["train", "run"])
+def test_mlflow_that_is_asked_for_and_not_installed_is_refused_before_anything(
+    saltray: Saltray, verb: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    monkeypatch.setattr("saltray.runs.tracking.find_spec", lambda name: None)
+    answer = saltray(verb, "--data", tmp_path / "none", "--store", tmp_path / "store")
+    assert (answer.code, answer.out) == (2, "")
+    assert answer.err.startswith("saltray: MLFLOW_TRACKING_URI is set, but MLflow is not installed; `pip install ")
+    assert not [*(tmp_path / "store").rglob("*.json")]

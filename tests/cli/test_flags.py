@@ -92,6 +92,8 @@ def test_the_verbs_hand_over_their_own_flags(saltray: Saltray, calls: list[Call]
         "status --store s --run r1",
         "status --store s",
         "compare r1 r2 --store s --out x.png",
+        "report s/runs/r1",
+        "report s/runs/r1 --tile a b --out x.html",
         "predict --ensemble e --data d --out o --part train --masks m --probabilities p --no-tta --workers 2",
     ):
         assert saltray(*words.split()).code == 0
@@ -114,6 +116,8 @@ def test_the_verbs_hand_over_their_own_flags(saltray: Saltray, calls: list[Call]
         Call("list_runs", ("s",), {}),
         Call("list_pretrainings", ("s",), {}),
         Call("compare", ("r1", "r2"), {"store": "s", "out": "x.png"}),
+        Call("write_report", ("s/runs/r1", None), {"tiles": ()}),
+        Call("write_report", ("s/runs/r1", "x.html"), {"tiles": ("a", "b")}),
         Call("predict", (), {**predict, "probabilities": "p", "tta": False, "workers": 2}),
     ]
 

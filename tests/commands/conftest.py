@@ -11,19 +11,30 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from ray_session import Recorded
+from samples import metrics
+from tile_samples import write_whole_fold
+from torch import nn
 
 import saltray
-from saltray.config import Config
+from saltray.commands.prepare import Prepared
+from saltray.commands.publish_run import publish_run
+from saltray.config import Config, FoldConfig
+from saltray.data.packing import load_tiles, open_packed
+from saltray.data.synthetic import write_dataset
+from saltray.progress import log_event
 from saltray.records import parse_record
-from saltray.runs.history import EpochRecord, ResumeRecord, epochs_of, read_history
+from saltray.runs.history import EpochRecord, History, ResumeRecord, epochs_of, read_history
 from saltray.runs.layout import CHECKPOINT_MANIFEST, checkpoint_folder
 from saltray.runs.records import CheckpointManifest
+from saltray.runs.run import create_run
 from saltray.storage.base import Store
 from saltray.storage.lock import Owner
 from saltray.storage.uri import open_store
 
+FOLDS = 3
 FIRST_CHECKPOINT = f"{checkpoint_folder(1)}/{CHECKPOINT_MANIFEST}"
 
 
@@ -117,3 +128,38 @@ def check_resumed(home: Store, checkpoint: bytes, epochs: int) -> None:
 def store_of(result: saltray.TrainResult) -> Store:
     """The store that a result was written to."""
     return open_store(result.ensemble.partition("/ensembles/")[0])
+
+
+def write_run(root: Store, data: str, name: str = "r1", *, finished: int = FOLDS, count: int = FOLDS) -> None:
+    """A run some of whose folds are finished, with invented predictions and no training; published if all are."""
+    tiles, _ = load_tiles(data, root)
+    packed = open_packed(data, root)
+    config = Config(data=data, store=root.uri, run=name, folds=FoldConfig(count=count))
+    fold_of = np.arange(len(tiles)) % count
+    settings: dict[str, Any] = {"initial_weights": None, "search_provenance": None}
+    home = root.sub(f"runs/{name}")
+    create_run(home, config, tiles=packed.index, fold_of=fold_of, dataset=packed.manifest, **settings)
+    probabilities = (0.1 + 0.8 * np.roll(tiles.masks, 5, axis=1)).astype(np.float16)
+    results = []
+    for fold in range(finished):
+        index = np.flatnonzero(fold_of == fold)
+        own = home.sub(f"fold-{fold}")
+        epochs = [EpochRecord(**vars(metrics(number)), at=1000.0 + number) for number in (1, 2)]
+        with History(own, epochs):
+            pass
+        results.append(
+            write_whole_fold(own, fold, tiles.select(index), nn.Conv2d(1, 1, 1), probabilities[index], epochs)
+        )
+    if finished == count:
+        publish_run(config, root, Prepared(packed, fold_of, None), results, None, log_event)
+
+
+@pytest.fixture(scope="module")
+def written_run(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    """The store of a published run r1 and an unfinished one, half, of 12 tiles; a test that changes it takes a copy."""
+    folder = tmp_path_factory.mktemp("written")
+    data = str(write_dataset(folder / "tiles", tiles=12, seed=1, test_tiles=0))
+    root = open_store(str(folder / "store"))
+    write_run(root, data)
+    write_run(root, data, "half", finished=1)
+    return root

@@ -7,9 +7,12 @@ import numpy as np
 import pytest
 import torch
 from ray_session import Recorded
+from samples import read_events
 
 import saltray
+from saltray.config import Config
 from saltray.data.raw import read_tiles
+from saltray.storage.uri import open_store
 from saltray.training.metrics import Counts
 
 from .conftest import store_of
@@ -56,3 +59,21 @@ def test_the_ensemble_predicts_the_mean_of_its_members_and_out_of_fold_each_its_
     page = store_of(result).get("runs/r1/report.html").decode()
     assert result.ensemble in page
     assert f"{result.evaluation.score:.4f}" in page
+
+
+def test_tensorboard_has_each_fold_and_some_of_its_held_out_tiles(
+    finished: Recorded[saltray.TrainResult], copied: Config
+) -> None:
+    original = store_of(finished.result)
+    fold_of = original.get_json("runs/r1/folds.json")["fold_of"]
+    key = "runs/r1/tensorboard/fold-{0}/events.out.tfevents.fold-{0}".format
+    for fold in (0, 1):
+        events = list(read_events(original.get(key(fold))))
+        assert [event.step for event, value in events if value.tag == "loss"] == [1, 2]
+        shown = [value.tag for _, value in events if value.HasField("image")]
+        assert {tag.partition("/")[0] for tag in shown} == {"best", "median", "worst"}
+        assert {fold_of[tag.partition("/")[2]] for tag in shown} == {fold}
+    store = open_store(copied.store)
+    store.delete_prefix("runs/r1/tensorboard")
+    saltray.train(copied)
+    assert [store.get(key(fold)) for fold in (0, 1)] == [original.get(key(fold)) for fold in (0, 1)]

@@ -12,9 +12,9 @@ import torch
 from saltray.config import Config, FoldConfig, PseudoLabelConfig
 from saltray.data.random import tile_keys
 from saltray.data.tiles import LabelledTiles, Tiles
+from saltray.distributed.job_setup import JobTiles, set_up_fold
 from saltray.distributed.jobs import Job
 from saltray.distributed.pseudo_tiles import pseudo_tiles
-from saltray.distributed.worker import JobTiles, set_up_fold
 from saltray.errors import ConfigError, IntegrityError
 from saltray.runs.pseudo_labels import find_teacher, label, read_labels
 from saltray.storage.uri import open_store

@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -20,9 +19,9 @@ from safetensors.torch import load
 
 from saltray.config import AugmentConfig, Config, PretrainConfig
 from saltray.data.tiles import LabelledTiles, Tiles
-from saltray.distributed import worker
+from saltray.distributed import held_out_predictor, worker
 from saltray.distributed.jobs import Job, PermanentFailure, TrialHistory
-from saltray.distributed.worker import PretrainLoop, RangeTestLoop, process_group_of, train_fold, train_trial
+from saltray.distributed.worker import PretrainLoop, RangeTestLoop, train_fold, train_trial
 from saltray.errors import ResourceError
 from saltray.recipes import RECIPES
 from saltray.runs.history import EpochRecord, NoteRecord, ResumeRecord, epochs_of, read_history
@@ -30,6 +29,7 @@ from saltray.runs.records import CheckpointManifest, FoldResult, PretrainRecord
 from saltray.storage.base import Store
 from saltray.training.lr_range_test import LRRangeTest
 from saltray.training.process_group import ProcessGroup
+from saltray.training.state import initial_model
 from saltray.training.tile_pool import Cache, TilePart
 
 MakeJob = Callable[..., Job]
@@ -329,7 +329,7 @@ def test_an_upload_in_flight_delays_the_next_checkpoint(
 
 def test_given_weights_are_where_training_starts(fake: FakeTrain, job: Job) -> None:
     plain = run_fold(elsewhere(job))
-    model = worker.initial_model(job.config)
+    model = initial_model(job.config)
     weights = {name: tensor.numpy() for name, tensor in model.state_dict().items()}
     same: Any = replace(job, name="fold-8", initial_weights=(None, weights))
     assert run_fold(same).weights_sha256 == plain.weights_sha256
@@ -343,7 +343,7 @@ def test_where_tiles_are_and_how_many_are_predicted_at_a_time_changes_nothing(
     fake: FakeTrain, job: Job, cache: Cache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     usual = run_fold(elsewhere(job))
-    monkeypatch.setattr(worker, "part_rows", lambda height, width: 1)
+    monkeypatch.setattr(held_out_predictor, "part_rows", lambda height, width: 1)
     cluster = replace(job.config.cluster, cache=cache)
     found = run_fold(replace(job, config=replace(job.config, cluster=cluster)))
     assert (found.weights_sha256, found.score) == (usual.weights_sha256, usual.score)
@@ -358,7 +358,8 @@ def test_a_pretraining_leaves_the_weights_of_a_network_and_is_resumed(
     fake: FakeTrain, job: Job, tiles: LabelledTiles, home: Store
 ) -> None:
     loop, images = PretrainLoop(PretrainConfig(patch=10)), (TilePart.of(Tiles(tiles.ids, tiles.images)),)
-    untrained = worker.initial_model(job.config).state_dict()
+    job = replace(job, config=replace(job.config, model=replace(job.config.model, deep_supervision=False)))
+    untrained = initial_model(job.config).state_dict()
 
     def job_named(name: str) -> Any:
         named = replace(job, parent=home.sub("pretrained"), name=name, folds=(0,), tiles=images)
@@ -370,7 +371,7 @@ def test_a_pretraining_leaves_the_weights_of_a_network_and_is_resumed(
     assert home.get_record("pretrained/p1/result.json", PretrainRecord) == whole
     assert (whole.epochs, [report["score"] for report in fake.reports]) == (3, [None] * 3)
     weights = load(home.get("pretrained/p1/model.safetensors", sha256=whole.weights_sha256))
-    worker.initial_model(job.config).load_state_dict(weights)
+    initial_model(job.config).load_state_dict(weights)
     same = {name for name, tensor in weights.items() if torch.equal(tensor, untrained[name])}
     assert {name for name in same if "running" not in name and "bn" not in name} == {"final.weight", "final.bias"}
 
@@ -490,17 +491,3 @@ def test_a_range_test_trains_at_a_growing_rate(fake: FakeTrain, job: Job) -> Non
     assert found.rates == pytest.approx((1e-5, 1e-4, 1e-3, 1e-2, 1e-1))
     assert all(math.isfinite(loss) for loss in found.losses)
     assert not fake.reports
-
-
-def test_the_process_group_is_the_one_that_ray_train_started(monkeypatch: pytest.MonkeyPatch) -> None:
-    context = SimpleNamespace(get_world_rank=lambda: 1, get_world_size=lambda: 4)
-    monkeypatch.setattr(ray.train, "get_context", lambda: context)
-    monkeypatch.setattr(ray.train.torch, "get_device", lambda: torch.device("cpu"))
-    threads: list[int] = []
-    monkeypatch.setattr(torch, "set_num_threads", threads.append)
-    for cpus in (0.01, 0.5, 3.0, 12.0):
-        assigned = SimpleNamespace(get_assigned_resources=lambda cpus=cpus: {"CPU": cpus})
-        monkeypatch.setattr(ray, "get_runtime_context", lambda assigned=assigned: assigned)
-        group = process_group_of()
-        assert (group.rank, group.size, group.device.type) == (1, 4, "cpu")
-    assert threads == [1, 1, 3, 12]  # no more than the rank's own share of the CPUs

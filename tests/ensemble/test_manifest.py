@@ -57,6 +57,16 @@ def test_a_manifest_of_format_1_has_a_threshold_and_nothing_more(manifest: Ensem
     assert EnsembleManifest.from_json(to_record(plain)) == plain  # as format 2
 
 
+def test_a_manifest_from_before_the_parts_of_the_decoder_is_of_a_network_without_them(
+    manifest: EnsembleManifest,
+) -> None:
+    record = to_record(manifest)
+    for part in ("decoder_batchnorm", "deep_supervision"):
+        del record["config"]["model"][part]
+    plain = replace(manifest.config.model, decoder_batchnorm=False, deep_supervision=False)
+    assert EnsembleManifest.from_json(record) == replace(manifest, config=replace(manifest.config, model=plain))
+
+
 @pytest.mark.parametrize("number", [0, 3, "1", None, "\x1b[2J"])
 def test_another_format_is_refused_first(manifest: EnsembleManifest, number: object) -> None:
     for record in ({"format": number}, to_record(manifest) | {"format": number}):

@@ -18,6 +18,7 @@ from saltray.models.unet import UNet
 Architecture = Literal["albunet", "ternausnet", "unet"]
 ARCHITECTURES = get_args(get_type_hints(ModelConfig)["architecture"])
 KINDS: dict[str, Callable[..., Network]] = {"albunet": AlbuNet, "ternausnet": TernausNet, "unet": UNet}
+PLAIN = {"decoder_batchnorm": False, "deep_supervision": False}
 PARTS: list[tuple[dict[str, bool], DecoderParts]] = [
     ({}, DecoderParts()),
     ({"decoder_batchnorm": True}, DecoderParts(batchnorm=True)),
@@ -56,7 +57,8 @@ def test_network_is_the_one_described(
     widths: dict[str, Any] = {"num_filters": 3, "encoder_width": 4, "is_deconv": is_deconv, "in_channels": in_channels}
     config = ModelConfig(architecture=architecture, encoder=encoder, **widths)  # type: ignore[arg-type]
     named = {"encoder": backbone} if backbone else {}
-    model = assert_equal(config, lambda: KINDS[architecture](**named, **widths))
+    parts = DecoderParts(batchnorm=architecture != "unet", deep_supervision=True)
+    model = assert_equal(config, lambda: KINDS[architecture](**named, **widths, parts=parts))
     assert model.backbone == config.backbone == backbone
 
 
@@ -65,7 +67,7 @@ def test_network_is_the_one_described(
     [(name, *pair) for name in ARCHITECTURES for pair in PARTS if name != "unet" or not pair[1].batchnorm],
 )
 def test_each_part_is_one_setting(architecture: Architecture, settings: dict[str, bool], parts: DecoderParts) -> None:
-    config = ModelConfig(architecture=architecture, num_filters=3, encoder_width=4, **settings)  # type: ignore[arg-type]
+    config = ModelConfig(architecture=architecture, num_filters=3, encoder_width=4, **PLAIN | settings)  # type: ignore[arg-type]
     assert_equal(config, lambda: KINDS[architecture](num_filters=3, encoder_width=4, parts=parts))
 
 
@@ -91,7 +93,7 @@ def test_a_misfit_is_refused() -> None:
             for name, own in ENCODERS.items()
             for encoder in own or (None,)
         ),
-        *(ModelConfig(num_filters=8, encoder_width=8, **part) for part, _ in PARTS[1:]),  # type: ignore[arg-type]
+        *(ModelConfig(num_filters=8, encoder_width=8, **PLAIN | part) for part, _ in PARTS[1:]),  # type: ignore[arg-type]
         ModelConfig(num_filters=8, encoder_width=8, in_channels=1),
         ModelConfig(num_filters=8, encoder_width=8, is_deconv=False),
     ],

@@ -5,7 +5,7 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import pytest
 import safetensors.torch
@@ -41,7 +41,7 @@ def configs(*, together: bool) -> Iterator[tuple[str, ModelConfig]]:
                 encoder_width=3,
                 in_channels=1 if chosen else 3,
                 is_deconv=is_deconv,
-                **dict.fromkeys(chosen, True),  # type: ignore[arg-type]
+                **{part: part in chosen for part in PARTS},  # type: ignore[arg-type]
             )
             kind = "deconv" if is_deconv else "bilinear"
             yield f"{architecture}-{encoder}-{kind}-{'+'.join(chosen) or 'plain'}", config
@@ -195,7 +195,8 @@ def test_ddp_takes_a_second_step(model: Network, process_group: None, static_gra
 def test_each_part_starts_without_effect_and_can_have_one(
     architecture: str, part: str, randomise: Callable[[nn.Module], None]
 ) -> None:
-    config = ModelConfig(architecture=architecture, num_filters=3, encoder_width=4)  # type: ignore[arg-type]
+    widths: dict[str, Any] = {"num_filters": 3, "encoder_width": 4}
+    config = ModelConfig(architecture=architecture, **widths, **dict.fromkeys(PARTS, False))  # type: ignore[arg-type]
     plain, model = build_model(config), build_model(replace(config, **{part: True}))  # type: ignore[arg-type]
     randomise(plain)
     added = set(model.load_state_dict(plain.state_dict(), strict=False).missing_keys)

@@ -2,12 +2,28 @@
 
 import math
 import re
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from saltray.report.charts import BOTTOM, COLOURS, HEIGHT, LEFT, RIGHT, TOP, WIDTH, Chart, Line, line_chart
+from saltray.report.charts import (
+    BOTTOM,
+    COLOURS,
+    HEIGHT,
+    LEFT,
+    RIGHT,
+    TOP,
+    WIDTH,
+    Bar,
+    Chart,
+    Dot,
+    Line,
+    bar_chart,
+    dot_chart,
+    line_chart,
+)
 
 FLOATS = st.floats(-1e6, 1e6, allow_nan=False).map(lambda x: round(x, 6))
 
@@ -110,3 +126,59 @@ def test_any_float_is_drawn_or_left_out(points: list[tuple[float, float]]) -> No
         assert 1 <= len(chart.y_ticks) <= 14
         assert all(len(tick.text) < 40 for tick in chart.y_ticks)
         assert all(TOP - 1 <= y <= HEIGHT - BOTTOM + 1 for _, y in corners(chart.paths[0].d))
+
+
+def dots_of(*places: tuple[float, float], **settings: Any) -> Chart:
+    dots = [Dot(f"{x:g}", x, y) for x, y in places]
+    chart = dot_chart(dots, x_label="x", y_label="y", **settings)
+    assert chart is not None
+    return chart
+
+
+def test_dots_on_a_logarithmic_axis() -> None:
+    chart = dots_of((1e-4, 0.0), (1e-3, 0.5), (1e-2, 1.0), log_x=True)
+    low, middle, high = (dot.x for dot in chart.dots)
+    assert middle - low == pytest.approx(high - middle, abs=0.2)
+    assert LEFT < low < high < WIDTH - RIGHT
+    assert [dot.y for dot in chart.dots] == [HEIGHT - BOTTOM, (TOP + HEIGHT - BOTTOM) / 2, TOP]
+    at = {tick.text: tick.at for tick in chart.x_ticks}
+    assert (at["0.0001"], at["0.001"], at["0.01"]) == (low, middle, high)
+
+
+def test_dots_of_values_that_are_no_numbers() -> None:
+    chart = dots_of((0, 0.5), (1, 0.6), (2, 0.7), names=["a", "b", "c"])
+    assert [(tick.text, tick.at) for tick in chart.x_ticks] == [
+        (name, dot.x) for name, dot in zip("abc", chart.dots, strict=True)
+    ]
+
+
+def test_one_dot_and_none() -> None:
+    for settings in ({}, {"log_x": True}, {"names": ["a", "b"]}):
+        (dot,) = dots_of((1.0, 0.5), **settings).dots
+        assert LEFT <= dot.x <= WIDTH - RIGHT
+        assert TOP <= dot.y <= HEIGHT - BOTTOM
+    assert dot_chart([], x_label="x", y_label="y") is None
+    assert dot_chart([Dot("far", 1e300, 0.0)], x_label="x", y_label="y") is None
+
+
+@given(st.lists(st.floats(-6, 6), min_size=1, max_size=20))
+def test_a_logarithmic_axis_has_few_ticks_within_it(powers: list[float]) -> None:
+    chart = dots_of(*((10.0**power, 0.5) for power in powers), log_x=True)
+    assert 1 <= len(chart.x_ticks) <= 8
+    assert all(LEFT <= tick.at <= WIDTH - RIGHT for tick in chart.x_ticks)
+
+
+def test_bars_and_the_dots_of_their_parts() -> None:
+    chart = bar_chart(
+        [Bar("none", 0.4, [("fold 0", 0.2), ("fold 1", 0.4)]), Bar("some", 0.2)], x_label="x", y_label="y"
+    )
+    assert chart is not None
+    tall, short = chart.boxes
+    assert (tall.y, tall.y + tall.height) == (TOP, HEIGHT - BOTTOM)
+    assert short.height == pytest.approx(tall.height / 2)
+    low, high = chart.dots
+    assert tall.x < low.x < high.x < tall.x + tall.width
+    assert (low.y, high.y) == (short.y, TOP)
+    assert (low.colour, high.colour) == (0, 1)
+    assert [tick.text for tick in chart.y_ticks] == ["0 %", "10 %", "20 %", "30 %", "40 %"]
+    assert bar_chart([], x_label="x", y_label="y") is None

@@ -1,11 +1,9 @@
 """Pictures have the promised size and colours, and examples have the rank that they claim."""
 
-import io
 from pathlib import Path
 
 import numpy as np
 import pytest
-from matplotlib.figure import Figure
 from PIL import Image
 
 from saltray.data.tiles import LabelledTiles
@@ -20,7 +18,6 @@ from saltray.report.examples import (
     TOP,
     Example,
     draw_demo,
-    draw_examples,
     pick_examples,
 )
 
@@ -153,28 +150,3 @@ def test_a_tile_is_shown_once() -> None:
 def test_examples_where_there_is_no_salt() -> None:
     picked = pick(masks_of(0, 0, 0), masks_of(0, 0, 0), each=1)
     assert [tile for _, tile, _ in picked] == [0, 1, 2]
-
-
-def test_examples_are_captioned_by_rank_fold_and_iou(drawn: list[Figure]) -> None:
-    masks = np.repeat(masks_of(10, 10, 10, 0), 2, axis=1).astype(np.uint8)
-    tiles = LabelledTiles(("a", "b", "c", "d"), np.full(masks.shape, 100, np.uint8), masks)
-    predicted = np.repeat(masks_of(4, 9, 7, 0), 2, axis=1)
-    examples = pick(masks > 0, predicted, each=1)
-    shown = np.array(sorted(example.tile for example in examples))
-    assert shown.tolist() == [0, 1, 2]
-    drawing = draw_examples(examples, tiles.select(shown), predicted[shown], [0, 1, 2], "threshold 0.37")
-    picture = Image.open(io.BytesIO(drawing))
-    assert picture.format == "PNG"
-    (figure,) = drawn
-    titles = [axes.get_title() for axes in figure.axes if axes.get_title()]
-    assert titles == ["best\nfold 1 · IoU 0.900", "median\nfold 2 · IoU 0.700", "worst\nfold 0 · IoU 0.400"]
-    assert "predicted salt (threshold 0.37)" in [text.get_text() for text in figure.legends[0].get_texts()]
-
-
-def test_at_most_three_examples_of_each_rank(drawn: list[Figure]) -> None:
-    tiles, predicted = flat_tiles(12), upper_half(12)
-    examples = pick(tiles.masks > 0, predicted, each=3)
-    shown = np.array(sorted(example.tile for example in examples))
-    draw_examples(examples, tiles.select(shown), predicted[shown], (shown % 5).tolist(), "x")
-    (figure,) = drawn
-    assert len(figure.axes) == 3 * 9

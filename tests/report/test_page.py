@@ -1,6 +1,5 @@
 """The page of a run is well-formed, shows the figures that it was given, and loads nothing from outside."""
 
-import base64
 import math
 import re
 import subprocess
@@ -11,9 +10,13 @@ from html.parser import HTMLParser
 import pytest
 from samples import EVALUATION
 
-from saltray.report.page import RunReport, render_run
+from saltray.config import ClusterConfig, choice, loguniform
+from saltray.report.page import RunReport, SearchReport, render_run
+from saltray.report.run_charts import SearchedTrial
 
-VOID = {"meta", "link", "img", "col"}  # and in SVG, what ends in '/>'
+from .conftest import OpenPage, check_layout
+
+VOID = {"meta", "link", "img", "col", "input"}  # and in SVG, what ends in '/>'
 HOSTILE = "<script>alert(1)</script>\"'&amp;{{ 7 * 7 }}"
 
 
@@ -67,12 +70,14 @@ def test_headline(report: RunReport) -> None:
 
 def test_tables_are_in_order_of_the_folds(report: RunReport) -> None:
     rows = Page(render_run(report)).rows
-    first = rows.index(["0", "0.7000", "0.6500", "0.6000", "0.9000", "3", "8.4 s"])
+    first = rows.index(["0", "0.7000", "0.6500", "0.6000", "0.9000"])
     assert rows[first + 1 : first + 4] == [
-        ["1", "0.7600", "0.7500", "0.7000", "0.8000", "3", "1 min 15 s"],
-        ["mean", "0.7300", "0.7000", "0.6500", "0.8500", "", "41.7 s"],
-        ["std", "0.0424", "0.0707", "0.0707", "0.0707", "", ""],  # of 0.65 and 0.75: 0.1 / sqrt(2)
+        ["1", "0.7600", "0.7500", "0.7000", "0.8000"],
+        ["mean", "0.7300", "0.7000", "0.6500", "0.8500"],
+        ["std", "0.0424", "0.0707", "0.0707", "0.0707"],  # of 0.65 and 0.75: 0.1 / sqrt(2)
     ]
+    first = rows.index(["0", "3", "2", "30", "8.4 s"])
+    assert rows[first + 1 : first + 3] == [["1", "3", "2", "30", "1 min 15 s"], ["all folds", "1 min 23 s"]]
     first = rows.index(["0", "31", "38.7 %", "23.4 %"])
     assert rows[first + 1] == ["1", "29", "41.4 %", "24.6 %"]
     assert [row for row in rows if row[0] in ("ray", "torch")] == [["ray", "2.60.0"], ["torch", "2.15.0"]]
@@ -90,8 +95,14 @@ def test_every_setting_is_shown_below_its_section(report: RunReport) -> None:
 def test_one_line_per_fold(report: RunReport) -> None:
     html = render_run(report)
     charts = re.findall(r'<svg.*?aria-label="([^"]*)".*?</svg>', html, re.DOTALL)
-    assert charts == ["Reliability", "Score by epoch", "Loss by epoch", "Score by threshold"]
-    reliability, score, loss, threshold = re.findall("<svg.*?</svg>", html, re.DOTALL)
+    assert charts == [
+        "Coverage of the labels",
+        "Reliability",
+        "Score by epoch",
+        "Loss by epoch",
+        "Score by threshold",
+    ]
+    _, reliability, score, loss, threshold = re.findall("<svg.*?</svg>", html, re.DOTALL)
     assert re.findall('class="line ([^"]*)"><title>([^<]*)', score) == [("c0", "fold 0"), ("c1", "fold 1")]
     assert re.findall('class="line ([^"]*)"><title>([^<]*)', loss) == [
         ("c0", "fold 0"),
@@ -113,6 +124,7 @@ def test_strata_and_prices(report: RunReport) -> None:
     first = rows.index(["no salt", "23", "0.9000", "0.85 to 0.95", ""])
     assert rows[first + 1] == ["0.1 to 9.7 % salt", "37", "0.3000", "0.20 to 0.41", ""]
     assert re.findall(r'<i style="width: ([\d.]+)%"></i><b style="left: ([\d.]+)%; width: ([\d.]+)%">', html) == [
+        ("72.1", "70.1", "3.9"),  # the headline
         ("90.0", "85.0", "10.0"),
         ("30.0", "20.0", "21.0"),
     ]
@@ -128,52 +140,111 @@ def test_strata_and_prices(report: RunReport) -> None:
     assert "Time of one" not in html
 
 
-def test_the_picture_is_inside(report: RunReport) -> None:
+def test_the_tiles_are_inside(report: RunReport) -> None:
     page = Page(render_run(report))
-    (source,) = [value for tag, name, value in page.attributes if (tag, name) == ("img", "src")]
-    head, data = source.split(",")
-    assert head == "data:image/png;base64"
-    assert base64.b64decode(data, validate=True) == report.examples
+    sources = [value for tag, name, value in page.attributes if (tag, name) == ("img", "src")]
+    assert sources == [source for view in report.examples for source in (view.image, *view.layers.values())]
+    text = "".join(page.text)
+    assert "best, fold 1" in text
+    assert "score 0.0, IoU 0.3333" in text
+    assert "missed 25.0 %, not in the label 25.0 %" in text
+    assert "saltray report s3://bucket/runs/r1 --tile ID" in text
 
 
-def test_nothing_is_fetched(report: RunReport) -> None:
+@pytest.mark.parametrize(
+    ("cluster", "device", "told"),
+    [
+        (ClusterConfig(), "NVIDIA H100", "0.0232 GPU hours on NVIDIA H100"),
+        (ClusterConfig(gpus_per_worker=0.2), None, "0.00463 GPU hours in"),
+        (
+            ClusterConfig(workers_per_fold=2),
+            "CPU",
+            "0.0463 hours of ranks on CPU in the training loops, 2 ranks a fold",
+        ),
+        (ClusterConfig(gpus_per_worker=0, cpus_per_worker=4), "CPU", "0.0927 CPU hours on CPU"),
+    ],
+)
+def test_cost(report: RunReport, cluster: ClusterConfig, device: str | None, told: str) -> None:
+    config = replace(report.config, cluster=cluster)
+    html = render_run(replace(report, config=config, evaluation=replace(EVALUATION, device=device)))
+    assert told in html
+    assert "1 min 30 s from the first step to the last result" in html  # from 990 to 1080
+
+
+def test_the_search_that_the_values_come_from(report: RunReport) -> None:
+    search = SearchReport(
+        uri="s3://bucket/searches/s1",
+        trial="trial-001",
+        values={"optim.lr": 0.001, "train.batch_size": 8},
+        score=0.61,
+        count=2,
+        trials=[
+            SearchedTrial(
+                name="trial-000", status="stopped", values={"optim.lr": 0.01, "train.batch_size": 16}, score=0.4
+            ),
+            SearchedTrial(
+                name="trial-001", status="finished", values={"optim.lr": 0.001, "train.batch_size": 8}, score=0.61
+            ),
+        ],
+        space={"optim.lr": loguniform(1e-5, 1e-2), "train.batch_size": choice([8, 16])},
+    )
+    html = render_run(replace(report, search=search))
+    page = Page(html)
+    assert ["optim.lr", "0.001"] in page.rows
+    assert ["best trial", "trial-001, with a validation score of 0.6100, of 2 trials"] in page.rows
+    rate, batch = (
+        re.findall(f'<svg[^>]*aria-label="Score by {field}".*?</svg>', html, re.DOTALL)[0]
+        for field in ("optim.lr", "train.batch_size")
+    )
+    for chart, value in ((rate, "0.01"), (batch, "16")):
+        assert f"<title>trial-000, stopped: {value}, score 0.4000</title>" in chart
+    html = render_run(replace(report, search=replace(search, trials=[], space={}, fault="it is gone <b>")))
+    assert "Its trials cannot be shown: it is gone &lt;b&gt;" in html
+    assert 'aria-label="Score by optim.lr"' not in html
+    assert "Its trials" not in render_run(report)
+
+
+def test_nothing_is_fetched_and_nothing_is_run(report: RunReport) -> None:
     html = render_run(report)
     page = Page(html)
-    assert not {"script", "iframe", "object", "embed", "form", "base", "a"} & set(page.tags)
+    assert not {"script", "iframe", "object", "embed", "form", "base"} & set(page.tags)
     links = {
         value.split(",")[0] for _, name, value in page.attributes if name in ("src", "href", "srcset", "xlink:href")
     }
-    assert links == {"data:image/png;base64", "data:"}
+    assert links == {"data:image/png;base64", "data:", "#tiles", "#tile-1", "#tile-2"}
     assert not re.search(r"https?://|url\(|@import", html)
     policy = [value for tag, name, value in page.attributes if (tag, name) == ("meta", "content")]
-    assert any(value.startswith("default-src 'none'") for value in policy)
+    assert any(value == "default-src 'none'; style-src 'unsafe-inline'; img-src data:" for value in policy)
 
 
-@pytest.mark.parametrize("where", ["run", "ensemble", "setting", "library", "version"])
+@pytest.mark.parametrize("where", ["run", "ensemble", "uri", "setting", "library", "version", "tile"])
 def test_markup_in_text_is_escaped(report: RunReport, where: str) -> None:
     hostile = {
         "run": replace(report, run=HOSTILE),
         "ensemble": replace(report, ensemble=HOSTILE),
+        "uri": replace(report, uri=HOSTILE),
+        "tile": replace(report, examples=[replace(view, tile=HOSTILE) for view in report.examples]),
         "setting": replace(report, config=replace(report.config, data=HOSTILE)),
         "library": replace(report, versions={"torch": "2.15.0", HOSTILE: "1"}),
         "version": replace(report, versions={"torch": "2.15.0", "ray": HOSTILE}),
     }[where]
     page = Page(render_run(hostile))
-    assert any(HOSTILE in text for text in page.text)
+    assert any("<script>alert(1)</script>" in text for text in page.text)
     assert page.tags == Page(render_run(report)).tags
 
 
 def test_a_run_without_history(report: RunReport) -> None:
     html = render_run(replace(report, history={}, threshold_curve=[]))
     assert Page(html).text.count("Nothing was recorded.") == 3
-    assert html.count("<svg") == 1  # reliability
+    assert html.count("<svg") == 2  # coverage and reliability
 
 
 def test_unknown_values_are_dashes(report: RunReport) -> None:
     fold = replace(report.folds[0], iou=math.nan, dice=math.inf, seconds=7265.0)
     changed = replace(report, folds=[fold, *report.folds[1:]], versions={"commit": None})
     rows = Page(render_run(changed)).rows
-    assert ["1", "0.7600", "0.7500", "–", "–", "3", "2 h 01 min"] in rows  # noqa: RUF001
+    assert ["1", "0.7600", "0.7500", "–", "–"] in rows  # noqa: RUF001
+    assert ["1", "3", "2", "30", "2 h 01 min"] in rows
     assert ["commit", "–"] in rows  # noqa: RUF001
     mean, std = (row for row in rows if row[0] in ("mean", "std"))
     assert mean[1:5] == ["0.7300", "0.7000", "–", "–"]  # noqa: RUF001
@@ -188,3 +259,36 @@ def test_a_single_fold_has_no_standard_deviation(report: RunReport) -> None:
 def test_a_page_needs_no_torch() -> None:
     code = "import sys, saltray.report.page\nassert not {'torch', 'matplotlib', 'ray'} & set(sys.modules)\n"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("width", [375, 1280])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_it_fits_and_can_be_read(report: RunReport, open_page: OpenPage, width: int, scheme: str) -> None:
+    page = open_page(render_run(replace(report, run="r" * 80)), width=width, scheme=scheme)
+    check_layout(page)
+    page.emulate_media(media="print")
+    assert page.evaluate("getComputedStyle(document.body).backgroundColor") in (
+        "rgba(0, 0, 0, 0)",
+        "rgb(255, 255, 255)",
+    )
+    assert not page.is_visible(".layers")
+
+
+def test_a_tile_is_enlarged_and_its_layers_are_chosen(report: RunReport, open_page: OpenPage) -> None:
+    page = open_page(render_run(report), width=375)
+    small = page.locator("#tile-1 .stack").bounding_box()
+    assert page.is_visible("#tile-1 .layer.errors")
+    page.click("#tile-1 .open")
+    large = page.locator("#tile-1 .stack").bounding_box()
+    assert small is not None
+    assert large is not None
+    assert large["width"] > 1.8 * small["width"]
+    assert large["x"] + large["width"] <= 375
+    page.click("#tile-1 nav >> text=label")
+    assert page.is_visible("#tile-1 .layer.label")
+    assert not page.is_visible("#tile-1 .layer.errors")
+    page.click("#tile-1 nav >> text=next")
+    assert page.is_visible("#tile-2 nav")
+    assert not page.is_visible("#tile-1 nav")
+    page.click("#tile-2 nav >> text=close")
+    assert not page.is_visible("#tile-2 nav")

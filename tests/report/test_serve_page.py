@@ -9,10 +9,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from command import require
 from numpy.typing import NDArray
 from PIL import Image
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page
 from web_server import web_server
 
 from saltray.data.rle import encode_rle
@@ -21,7 +20,6 @@ from saltray.distributed.web import digest_of, make_web
 from saltray.ensemble.load import Ensemble
 from saltray.ensemble.postprocess import Postprocess
 
-CHROMIUM = Path("/usr/bin/chromium")
 TOKEN = "a-token-of-some-length"
 TILES = np.random.default_rng(0).integers(0, 256, (2, 101, 101), np.uint8)
 DROP = """([drop, files]) => {
@@ -61,15 +59,6 @@ def ensemble(untrained: str) -> Ensemble:
     threshold = float(np.median(loaded.predict(TILES)))
     manifest = replace(loaded.manifest, postprocess=Postprocess(threshold=threshold))
     return Ensemble(manifest, loaded.models, loaded.device)
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    require(None if CHROMIUM.exists() else f"{CHROMIUM} is not installed")
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield browser
-        browser.close()
 
 
 @pytest.fixture

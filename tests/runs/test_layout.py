@@ -6,6 +6,7 @@ from saltray.runs import layout
 from saltray.runs.layout import (
     checkpoint_epoch,
     checkpoint_folder,
+    events_file,
     fold_folder,
     fold_of_uri,
     pretrained_folder,
@@ -17,6 +18,7 @@ def test_keys() -> None:
     assert run_folder("r1") == "runs/r1"
     assert pretrained_folder("p1") == "pretrained/p1"
     assert fold_folder(4) == "fold-4"
+    assert events_file("trial-007") == "tensorboard/trial-007/events.out.tfevents.trial-007"
     assert [checkpoint_folder(epoch) for epoch in (12, 123456)] == [
         "checkpoints/epoch-00012",
         "checkpoints/epoch-123456",
@@ -30,6 +32,8 @@ def test_keys() -> None:
         "SPLIT": "folds.json",
         "OOF": "oof.parquet",
         "REPORT": "report.html",
+        "MLFLOW": "mlflow.json",
+        "TENSORBOARD": "tensorboard",
         "HISTORY": "history.jsonl",
         "ERROR": "error.txt",
         "WEIGHTS": "model.safetensors",

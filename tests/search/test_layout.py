@@ -1,20 +1,18 @@
 """The keys of a search. Searches of earlier versions have them, so none of them may change."""
 
 from saltray.search import layout
-from saltray.search.layout import events_file, search_folder, trial_folder
+from saltray.search.layout import search_folder, trial_folder
 
 
 def test_keys() -> None:
     assert search_folder("s1") == "searches/s1"
     assert [trial_folder(index) for index in (0, 7, 1000)] == ["trial-000", "trial-007", "trial-1000"]
-    assert events_file("trial-007") == "tensorboard/trial-007/events.out.tfevents.trial-007"
     assert {name: value for name, value in vars(layout).items() if name.isupper()} == {
         "SEARCHES": "searches",
         "MANIFEST": "manifest.json",
         "TRIALS": "trials.parquet",
         "BEST": "best.json",
         "FIGURE": "search.png",
-        "TENSORBOARD": "tensorboard",
         "TRIAL": "trial.json",
         "RESULT": "result.json",
         "TRIAL_PREFIX": "trial-",

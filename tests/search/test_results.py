@@ -4,14 +4,24 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pyarrow as pa
 import pytest
-from samples import metrics
+from samples import dataset, metrics, read_events
 
 from saltray.config import Config, choice
-from saltray.errors import ConfigError, IntegrityError
+from saltray.errors import ConfigError, IntegrityError, NotFoundError
 from saltray.runs.history import EpochRecord
-from saltray.search.results import BestTrial, trials_frame, with_best_values, write_best, write_events, write_table
-from saltray.search.trials import Trial
+from saltray.search.results import (
+    BestTrial,
+    TrialRow,
+    read_table,
+    trials_frame,
+    with_best_values,
+    write_best,
+    write_events,
+    write_table,
+)
+from saltray.search.trials import Trial, create_search
 from saltray.storage.base import Store
 
 from .conftest import SpecMaker
@@ -64,6 +74,42 @@ def test_the_table_has_a_row_per_trial(home: Store) -> None:
     pd.testing.assert_frame_equal(home.get_table("trials.parquet").to_pandas(), frame, check_dtype=False)
 
 
+def test_the_table_is_read_back_without_writing(home: Store, make_spec: SpecMaker) -> None:
+    space = {"optim.lr": choice([2e-3, 1.0]), "train.batch_size": choice([8, 16])}
+    with pytest.raises(NotFoundError):
+        read_table(home)
+    create_search(home, make_spec(space=space), dataset(), None)
+    write_table(home, [LOST, BEST])
+    before = list(home.list())
+    assert read_table(home) == (
+        space,
+        [
+            TrialRow(trial="trial-000", status="diverged", values=LOST.values, score=None),
+            TrialRow(trial="trial-001", status="finished", values=BEST.values, score=0.5),
+        ],
+    )
+    assert list(home.list()) == before
+
+
+@pytest.mark.parametrize(
+    ("column", "told"),
+    [
+        ("score", "score is 2.0"),
+        ("optim.lr", "optim.lr of trial-000 is not in"),
+        ("status", "status"),
+    ],
+)
+def test_a_table_that_is_damaged(home: Store, make_spec: SpecMaker, column: str, told: str) -> None:
+    space = {"optim.lr": choice([2e-3, 1.0]), "train.batch_size": choice([8, 16])}
+    create_search(home, make_spec(space=space), dataset(), None)
+    write_table(home, [LOST, BEST])
+    table = home.get_table("trials.parquet")
+    wrong = pa.array(["?"] * 2 if column == "status" else [2.0] * 2)
+    home.put_table("trials.parquet", table.set_column(table.schema.get_field_index(column), column, wrong))
+    with pytest.raises(IntegrityError, match=f"trials.parquet: {told}"):
+        read_table(home)
+
+
 def test_the_columns_have_their_types_without_a_score() -> None:
     frame = trials_frame([LOST])
     types = {name: str(frame[name].dtype) for name in ("score", "valid_loss", "epoch", "epochs", "reason")}
@@ -108,20 +154,6 @@ def test_tensorboard_has_the_epochs_and_the_values(home: Store, monkeypatch: pyt
     assert {value.tag for _, value in events} >= {"loss", "valid_loss", "iou", "dice", "lr", "images_per_second"}
     assert [value.simple_value for _, value in events if value.tag == "best_score"] == [0.5]
     assert any(value.tag.startswith("_hparams_") for _, value in events)
-
-
-def read_events(data: bytes) -> Any:
-    """(event, value) of each summary in a TensorBoard file: records of length, checksum, protobuf, checksum."""
-    from tensorboardX.proto.event_pb2 import Event
-    from tensorboardX.record_writer import masked_crc32c
-
-    while data:
-        length = int.from_bytes(data[:8], "little")
-        for part, checksum in ((data[:8], data[8:12]), (data[12 : 12 + length], data[12 + length : 16 + length])):
-            assert masked_crc32c(part) == int.from_bytes(checksum, "little")
-        event = Event.FromString(data[12 : 12 + length])
-        yield from ((event, value) for value in event.summary.value)
-        data = data[16 + length :]
 
 
 def test_a_diverged_trial_has_no_best_score_in_tensorboard(home: Store) -> None:

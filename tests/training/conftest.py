@@ -48,7 +48,11 @@ def make_config() -> ConfigMaker:
         return Config(
             data="unused",
             model=ModelConfig(
-                architecture=architecture, num_filters=4, encoder_width=8, deep_supervision=deep_supervision
+                architecture=architecture,
+                num_filters=4,
+                encoder_width=8,
+                decoder_batchnorm=False,
+                deep_supervision=deep_supervision,
             ),
             augment=augment or AugmentConfig(),
             optim=optim or OptimConfig(),

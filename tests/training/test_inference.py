@@ -39,12 +39,13 @@ class Ramp(Echo):
 
 
 PARTS: dict[str, Any] = {"scse": True, "hypercolumn": True, "deep_supervision": True, "decoder_batchnorm": True}
+PLAIN: dict[str, Any] = {"deep_supervision": False, "decoder_batchnorm": False}
 NETWORKS = {
-    "albunet": ModelConfig(num_filters=2, encoder_width=4),
-    "bilinear": ModelConfig(num_filters=2, encoder_width=4, is_deconv=False),
+    "albunet": ModelConfig(num_filters=2, encoder_width=4, **PLAIN),
+    "bilinear": ModelConfig(num_filters=2, encoder_width=4, is_deconv=False, **PLAIN),
     "albunet, grey, all parts": ModelConfig(num_filters=2, encoder_width=4, in_channels=1, **PARTS),
-    "resnet50": ModelConfig(num_filters=4, encoder_width=4, encoder="resnet50"),
-    "vgg11": ModelConfig(architecture="ternausnet", num_filters=2, encoder_width=4),
+    "resnet50": ModelConfig(num_filters=4, encoder_width=4, encoder="resnet50", **PLAIN),
+    "vgg11": ModelConfig(architecture="ternausnet", num_filters=2, encoder_width=4, **PLAIN),
     "vgg16_bn, grey, all parts": ModelConfig(
         architecture="ternausnet", encoder="vgg16_bn", num_filters=2, encoder_width=4, in_channels=1, **PARTS
     ),

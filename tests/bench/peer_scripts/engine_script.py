@@ -2,6 +2,7 @@
 
 import argparse
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,8 +10,9 @@ import torch
 import torch.distributed as dist
 from lines import Epochs
 
-from saltray.config import ClusterConfig, Config, ModelConfig, TrainConfig
+from saltray.config import ClusterConfig, Config, TrainConfig
 from saltray.data.raw import read_tiles
+from saltray.recipes import PLAIN_DECODER
 from saltray.training.engine import fit
 from saltray.training.process_group import ProcessGroup
 from saltray.training.state import FitState
@@ -39,7 +41,7 @@ def main() -> None:
     device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))) if gpu else torch.device("cpu")
     config = Config(
         data=str(args.data),
-        model=ModelConfig(num_filters=4, encoder_width=8) if args.thin else ModelConfig(),
+        model=replace(PLAIN_DECODER, num_filters=4, encoder_width=8) if args.thin else PLAIN_DECODER,
         train=TrainConfig(
             epochs=args.epochs,
             batch_size=args.batch,
