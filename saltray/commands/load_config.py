@@ -1,4 +1,4 @@
-"""Settings from a TOML or JSON file, local or in S3, by the names that `saltray train --help` gives them; or of a run.
+"""Settings from a TOML or JSON file, local or in S3, by the names that `saltray train --help-all` gives; or of a run.
 
 A run, a pretraining and an ensemble have all settings in their manifest. Theirs are taken as they are, but for the
 store, which is the one where the manifest is now. The run's name is among them: the same command resumes that very

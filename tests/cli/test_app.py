@@ -238,6 +238,7 @@ CALLED = {
     "status": "list_runs",
     "status --run r1": "status",
     "compare r1 r2": "compare",
+    "report s": "write_report",
     "predict --ensemble e --data d": "predict",
     "serve --ensemble e": "serve",
     "export e": "export",

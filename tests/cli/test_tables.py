@@ -342,10 +342,15 @@ def test_an_ensemble_of_several_snapshots() -> None:
 
 
 def test_an_ensemble_that_does_not_exist(saltray: Saltray, data: Path, ensemble: str) -> None:
-    for uri in ("store/ensembles/none", f"{ensemble}/v2", "nowhere"):
+    elsewhere = "saltray ensemble list"
+    for uri, remedy in (
+        ("store/ensembles/none", elsewhere),
+        (f"{ensemble}/v2", f"did you mean {ensemble}?"),
+        ("nowhere", elsewhere),
+    ):
         for verb in ("show", "verify"):
-            check_refusal(saltray("ensemble", verb, uri), uri, "saltray ensemble list")
-        check_refusal(saltray("predict", "--ensemble", uri, "--data", data), uri, "saltray ensemble list")
+            check_refusal(saltray("ensemble", verb, uri), uri, remedy)
+        check_refusal(saltray("predict", "--ensemble", uri, "--data", data), uri, remedy)
     for verb in ("list", "show", "verify"):
         check_refusal(saltray("ensemble", verb, "gs://bucket/ensembles/e"), "gs://")
 
