@@ -2,6 +2,9 @@ from . import recipes as recipes
 from .commands.check import check as check
 from .commands.compare import Comparison as Comparison
 from .commands.compare import compare as compare
+from .commands.config import config_diff as config_diff
+from .commands.config import config_schema as config_schema
+from .commands.config import config_toml as config_toml
 from .commands.demo import DemoResult as DemoResult
 from .commands.demo import demo as demo
 from .commands.ensemble import list_ensembles as list_ensembles

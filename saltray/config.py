@@ -13,11 +13,13 @@ from typing import Annotated, Any, Literal, cast
 from pydantic import Field
 
 from saltray.errors import ConfigError
-from saltray.records import MAX_EPOCHS, MAX_FOLDS, fits, own_field_types, to_record, type_text
+from saltray.records import MAX_EPOCHS, MAX_FOLDS, fits, meant_choice, own_field_types, to_record, type_text
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 RECIPE = re.compile(r"[a-z]{1,30}-[0-9]{1,9}")
 """Name and version of a recipe."""
+NO_DATA = "-"
+"""The data of settings that are of no run yet, such as a recipe's."""
 MULTIPLES = {"albunet": 64, "ternausnet": 32, "unet": 16}
 """Of how many pixels the input of each network must be a multiple."""
 ENCODERS = {
@@ -59,7 +61,9 @@ def _check_types(settings: Any, section: str) -> None:
     """Refuse values of another type than their field's, which only a script can give."""
     for name, kind in own_field_types(cast("Any", type(settings))).items():
         value = getattr(settings, name)
-        _require(fits(kind, value), f"{section}{name} is {value!r}; it takes {type_text(kind)}")
+        _require(
+            fits(kind, value), f"{section}{name} is {value!r}; it takes {type_text(kind)}{meant_choice(kind, value)}"
+        )
 
 
 def check_name(name: str, what: str) -> str:

@@ -19,6 +19,7 @@ from saltray.config import (
     TrainConfig,
 )
 from saltray.errors import ConfigError
+from saltray.records import there_are
 
 PLAIN_DECODER = ModelConfig(decoder_batchnorm=False, deep_supervision=False)
 """AlbuNet as published."""
@@ -94,7 +95,7 @@ def recipe_settings(name: str) -> Config:
     """
     plain = name.partition("-")[0]
     if plain not in RECIPES:
-        raise ConfigError(f"there is no recipe {name!r}; there are {', '.join(RECIPES)}")
+        raise ConfigError(f"there is no recipe {name!r}; {there_are(name, list(RECIPES), '')}")
     settings = RECIPES[plain](data="-")
     if name not in (plain, settings.recipe):
         raise ConfigError(

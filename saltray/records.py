@@ -11,7 +11,7 @@ import json
 import types
 import typing
 from collections import Counter
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -41,6 +41,12 @@ Rate = Annotated[float, Field(ge=0, le=1e15)]
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 Many = Annotated[tuple[T, ...], FailFast()]
 """A sequence that may be long: after the first fault the others do not count."""
+
+
+SHOWN = 10
+"""Most names that a message lists."""
+UNSET = "unset"
+"""How flags, files and tables show None, and take it; TOML has no word for it."""
 
 
 class RecordError(ValueError):
@@ -114,6 +120,15 @@ def digest(record: Any) -> str:
     return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
 
 
+def flat(table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """The values of nested tables by dotted name."""
+    for name, value in table.items():
+        if isinstance(value, dict):
+            yield from flat(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
+
+
 def field_types(kind: type[Any], prefix: str = "") -> dict[str, Any]:
     """The type of each field by dotted name, those of nested dataclasses included."""
     found: dict[str, Any] = {}
@@ -161,7 +176,7 @@ def parse_word(kind: Any, word: str) -> Any:
             return {"true": True, "false": False}[word.lower()]
         return TypeAdapter(kind).validate_strings(word)
     except (KeyError, ValidationError):
-        raise RecordError(f"{word!r} is not {type_text(kind)}") from None
+        raise RecordError(f"{word!r} is not {type_text(kind)}{meant_choice(kind, word)}") from None
 
 
 def fits(kind: Any, value: Any) -> bool:
@@ -199,9 +214,37 @@ def plain(name: str) -> str:
     return name if name.isprintable() and len(name) <= 80 else excerpt(name)
 
 
-def suggestion(name: str, known: typing.Iterable[str]) -> str | None:
-    """The known name that may have been meant, if one is close."""
-    return next(iter(difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)), None)
+def suggestion(name: str, known: Iterable[str]) -> str | None:
+    """The known name that may have been meant, if one is close; a dotted one may be meant by its last part."""
+    whole = {other: other for other in known}
+    last = {other.rpartition(".")[2]: other for other in reversed(whole)}
+    for names, cutoff in ((whole, 0.75), (last, 0.75), (whole, 0.5)):
+        for near in difflib.get_close_matches(name, names, n=1, cutoff=cutoff):
+            return names[near]
+    return None
+
+
+def did_you_mean(name: str, known: Iterable[str], otherwise: str = "") -> str:
+    """`did you mean NEAR?` where a known name is close, else another remedy."""
+    near = suggestion(name, known)
+    return f"did you mean {near}?" if near else otherwise
+
+
+def meant_choice(kind: Any, value: Any) -> str:
+    """`; did you mean NEAR?` where a value is close to one of a field's few texts; else nothing."""
+    kinds = (kind, *typing.get_args(kind))
+    choices = [text for one in kinds if typing.get_origin(one) is Literal for text in typing.get_args(one)]
+    near = did_you_mean(value, choices) if isinstance(value, str) else ""
+    return near and f"; {near}"
+
+
+def there_are(name: str, known: Sequence[str], otherwise: str) -> str:
+    """The names that are known, and the one that may have been meant; another remedy if there are none."""
+    if not known:
+        return otherwise
+    more = f" and {len(known) - SHOWN} more" if len(known) > SHOWN else ""
+    near = did_you_mean(name, known)
+    return f"there are {', '.join(known[:SHOWN])}{more}" + (f"; {near}" if near else "")
 
 
 def _checked_text(data: bytes | str, limit: int) -> str:
@@ -252,7 +295,10 @@ def _describe(error: ValidationError, kind: type[Any]) -> str:
             return f"not JSON: {fault['msg'].removeprefix('Invalid JSON: ')}"
         case "value_error":
             return f"{name} is {excerpt(fault['input'])}; {fault['ctx']['error']}"
-    return f"{name} is {excerpt(fault['input'])}; {fault['msg'].replace('Input', 'it', 1)}"
+    near = ""
+    if fault["type"] == "literal_error" and dataclasses.is_dataclass(kind):
+        near = meant_choice(field_types(kind).get(name), fault["input"])
+    return f"{name} is {excerpt(fault['input'])}; {fault['msg'].replace('Input', 'it', 1)}{near}"
 
 
 def _meant(name: str, kind: type[Any]) -> str | None:

@@ -25,15 +25,20 @@ from saltray.records import (
     RecordError,
     Seconds,
     Sha256,
+    did_you_mean,
     digest,
     excerpt,
     field_types,
     fits,
+    flat,
     from_record,
+    meant_choice,
     parse_json,
     parse_record,
     parse_word,
     replace_fields,
+    suggestion,
+    there_are,
     to_record,
     type_text,
 )
@@ -381,3 +386,49 @@ def test_a_word_becomes_a_value_of_its_type_or_is_refused(
 def test_fits(kind: Any, good: tuple[Any, ...], bad: tuple[Any, ...]) -> None:
     assert [fits(kind, value) for value in good] == [True] * len(good)
     assert [fits(kind, value) for value in bad] == [False] * len(bad)
+
+
+def test_nested_tables_have_dotted_names() -> None:
+    assert dict(flat({"a": 1, "b": {"c": 2, "d": {"e": [3]}}, "f": {}})) == {"a": 1, "b.c": 2, "b.d.e": [3]}
+
+
+@pytest.mark.parametrize(
+    ("name", "near"),
+    [
+        ("optim.lrr", "optim.lr"),
+        ("lr", "optim.lr"),
+        ("epcohs", "train.epochs"),
+        ("sead", "folds.seed"),  # the first of two
+        ("quite-another", None),
+        ("", None),
+    ],
+)
+def test_the_known_name_that_is_near(name: str, near: str | None) -> None:
+    known = ["optim.lr", "folds.seed", "train.epochs", "train.seed"]
+    assert suggestion(name, known) == near
+    assert did_you_mean(name, known, "look") == (f"did you mean {near}?" if near else "look")
+
+
+def test_a_message_lists_what_there_is_but_not_all_of_many() -> None:
+    assert there_are("x", [], "make one") == "make one"
+    assert there_are("x", ["a7", "b7"], "make one") == "there are a7, b7"
+    assert there_are("ab7", ["a7", "b"], "make one") == "there are a7, b; did you mean a7?"
+    many = [f"n{number:03d}" for number in range(214)]
+    assert there_are("x", many, "") == f"there are {', '.join(many[:10])} and 204 more"
+    assert there_are("n99", many, "").endswith(" more; did you mean n199?")
+
+
+def test_the_choice_that_is_near() -> None:
+    assert meant_choice(Literal["adam", "sgd"], "adma") == "; did you mean adam?"
+    assert meant_choice(Literal["adam", "sgd"] | None, "adma") == "; did you mean adam?"
+    for kind, value in ((Literal["adam", "sgd"], "x"), (Literal["adam"], 3), (str, "adma"), (int | None, "adma")):
+        assert meant_choice(kind, value) == ""
+    with pytest.raises(RecordError, match=r"^kind is \"bb\"; it should be .*'bbb'; did you mean bbb\?$"):
+        from_record(Chosen, {"kind": "bb"})
+    with pytest.raises(RecordError, match=r"'bb' is not one of aaa, bbb; did you mean bbb\?"):
+        parse_word(Literal["aaa", "bbb"], "bb")
+
+
+@dataclass(frozen=True)
+class Chosen:
+    kind: Literal["aaa", "bbb"]

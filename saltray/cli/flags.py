@@ -5,15 +5,16 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from types import NoneType
-from typing import Annotated, Any, get_args
+from typing import Annotated, Any, get_args, get_type_hints
 
 import tyro
 from tyro.conf import arg
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
-from saltray.config import ClusterConfig, Config, PretrainConfig, SearchConfig, Space
+from saltray.config import NO_DATA, ClusterConfig, Config, PretrainConfig, SearchConfig, Space
 from saltray.errors import ConfigError
 from saltray.recipes import RECIPES, recipe_settings
+from saltray.records import UNSET
 
 RENAMED_IN_SEARCH = {
     "--search": "--search.space",
@@ -41,9 +42,6 @@ ONCE = {
     "--search.space": "give all fields after one, separated by blanks",
 }
 """Flags whose last use would silently replace the others, and what to do instead."""
-UNSET = "unset"
-"""How the help shows None, and how the command line takes it."""
-
 REGISTRY = ConstructorRegistry()
 """How words become values, beside what tyro knows itself."""
 
@@ -131,6 +129,14 @@ class TrainFlags(FileSettings):
 
 
 @dataclass(frozen=True, kw_only=True)
+class ShowFlags(TrainFlags):
+    """The same for settings that need no data yet, as in a recipe."""
+
+    data: str = NO_DATA
+    """Tiles; without them the file has none, and leaves them to the command line."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class RunFlags(TrainFlags):
     """The same for `saltray run`, where --run would be said twice."""
 
@@ -144,33 +150,38 @@ class SearchFlags(SearchConfig):
     trials: Annotated[int, arg(aliases=("--trials",))] = SearchConfig.trials
 
 
-def with_file(function: Callable[..., None], words: Sequence[str], **kinds: type[Any]) -> Callable[..., None]:
+def kinds_of(function: Callable[..., None]) -> dict[str, type[Any]]:
+    """Those parameters of a verb that are settings, and their classes."""
+    kinds = (TrainFlags, SearchFlags, PretrainConfig)
+    hints = get_type_hints(function).items()
+    return {name: kind for name, kind in hints if isinstance(kind, type) and issubclass(kind, kinds)}
+
+
+def with_file(function: Callable[..., None], words: Sequence[str]) -> Callable[..., None]:
     """A verb's function with the settings of --config's file and of --recipe as its defaults, where they are given.
 
     Args:
-        function: the verb, which may be another than that of the command line.
-        words: the command line, the verb first.
-        kinds: parameter of the function -> its class, `TrainFlags` or a subclass, `SearchFlags` or `PretrainConfig`.
+        function: the verb; of its parameters, those count whose class is that of settings.
+        words: the command line.
 
     Raises:
         ConfigError: the file cannot be parsed, a setting is unknown, of the wrong type or impossible, or there is no
             such recipe.
         StorageError: it does not exist, or cannot be read.
     """
-    if not words or words[0].replace("-", "_") != function.__name__:
-        return function
     uri, recipe = (_value_of(flag, words) for flag in ("--config", "--recipe"))
-    recipe = "" if recipe == UNSET else recipe  # what is unset has its default, whatever the file says
-    if uri is None and recipe is None:
+    kinds = kinds_of(function)
+    if not kinds or (uri is None and recipe is None):
         return function
     from saltray.commands.load_config import SettingsFile
 
     file = SettingsFile(uri or "--recipe", {}, {}, {}) if uri is None else SettingsFile.read(uri)
     read: dict[type[Any], Callable[[], Any]] = {SearchFlags: file.as_search, PretrainConfig: file.as_pretrain}
-    defaults = {
-        name: kind(**vars(read.get(kind, partial(file.as_config, FileSettings, recipe))()))
-        for name, kind in kinds.items()
-    }
+    defaults: dict[str, Any] = {}
+    for name, kind in kinds.items():
+        found = vars(read.get(kind, partial(file.as_config, FileSettings, recipe))())
+        given = {field: value for field, value in found.items() if value is not tyro.MISSING}
+        defaults[name] = kind(**given)
     return partial(function, **defaults)
 
 

@@ -1,12 +1,14 @@
 """Results as a person reads them."""
 
-from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Column, Table
 
+from saltray.config import value_text
 from saltray.progress import FoldShare, TrialState, number_text
+from saltray.records import UNSET
 from saltray.runs.layout import TENSORBOARD
 from saltray.search.layout import (
     BEST,
@@ -274,3 +276,14 @@ def print_ensembles(console: Console, versions: Sequence["EnsembleVersion"]) -> 
     for row in versions:
         if row.fault is not None:
             console.print(f"corrupted: {row.fault}", style="red")
+
+
+def print_differences(console: Console, first: str, second: str, differences: Mapping[str, tuple[Any, Any]]) -> None:
+    """A row per setting in which two configurations differ."""
+    if not differences:
+        console.print(f"{first} and {second} have the same settings")
+        return
+    table = Table(*(Column(name, overflow="fold") for name in ("setting", first, second)))
+    for name, values in differences.items():
+        table.add_row(name, *(UNSET if value is None else value_text(value) for value in values))
+    console.print(table)

@@ -8,16 +8,17 @@ run, and another name repeats it anew.
 import codecs
 import re
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from types import NoneType
+from typing import Any, TypeVar, get_args
 
 from saltray.config import Choice, ClusterConfig, Config, PretrainConfig, Range, SearchConfig, Space
 from saltray.ensemble.layout import store_of_uri
 from saltray.ensemble.versions import read_manifest, resolve
 from saltray.errors import ConfigError
 from saltray.recipes import recipe_settings
-from saltray.records import RecordError, excerpt, field_types, from_record, parse_json, to_record
+from saltray.records import UNSET, RecordError, excerpt, field_types, flat, from_record, parse_json, to_record
 from saltray.runs.layout import MANIFEST, PRETRAINED, RUNS, pretrained_folder
 from saltray.runs.records import PretrainManifest, RunManifest
 from saltray.runs.run import find_run
@@ -48,7 +49,7 @@ class SettingsFile:
 
     The hardware's settings are in `[cluster]` or at the top, as on the command line; those of a search in `[search]`,
     and what it searches in `[search.space]`: a field, and its values as `--search.space` takes them, or a list of them;
-    those of a pretraining in `[pretrain]`.
+    those of a pretraining in `[pretrain]`. As on the command line, `unset` stands for null.
     """
 
     uri: str
@@ -74,6 +75,7 @@ class SettingsFile:
         if (found := cls._of_manifest(uri)) is not None:
             return found
         config = _parse(uri)
+        config.pop("$schema", None)  # by which editors find the schema of a JSON file
         sections = ("search", "pretrain", "cluster")
         search, pretrain, cluster = (_table(config.pop(name, {}), f"{uri}: {name}") for name in sections)
         for name in field_types(ClusterConfig):
@@ -110,7 +112,7 @@ class SettingsFile:
         Args:
             kind: the class.
             recipe: what the file leaves out has this recipe's value; by default that of the file's own recipe, and
-                none for an empty name.
+                none for `unset`.
 
         Raises:
             ConfigError: a setting is unknown, missing, of the wrong type or impossible, or there is no such recipe.
@@ -120,8 +122,8 @@ class SettingsFile:
                 raise ConfigError(f"{self.uri} gives all settings, so a recipe would change none; leave --recipe out")
             return self._parsed(kind, self.config)
         name = recipe if recipe is not None else self.config.get("recipe")
-        if recipe == "":
-            return self._parsed(kind, {key: value for key, value in self.config.items() if key != "recipe"})
+        if name == UNSET:
+            return self._parsed(kind, {**self.config, "recipe": None})
         if not isinstance(name, str):
             return self._parsed(kind, self.config)
         settings = recipe_settings(name)
@@ -148,7 +150,7 @@ class SettingsFile:
 
     def _space(self, given: Any) -> Space:
         space: dict[str, Range | Choice] = {}
-        for field, values in _flat(_table(given, f"{self.uri}: search.space")):
+        for field, values in flat(_table(given, f"{self.uri}: search.space")):
             if field in space:
                 raise ConfigError(f"{self.uri}: search.space.{field} is given twice; keep one of them")
             try:
@@ -159,10 +161,11 @@ class SettingsFile:
 
     def _parsed(self, kind: type[T], record: Mapping[str, Any], section: str = "") -> T:
         verb = "pretrain" if kind is PretrainConfig else "tune"
+        optional = {name for name, hint in field_types(kind).items() if NoneType in get_args(hint)}
         try:
-            return from_record(kind, record)
+            return from_record(kind, _with_null(record, optional))
         except RecordError as error:
-            raise ConfigError(f"{self.uri}: {section}{error}; `saltray {verb} --help` lists all settings") from None
+            raise ConfigError(f"{self.uri}: {section}{error}; `saltray {verb} --help-all` lists all settings") from None
         except ConfigError as error:
             raise ConfigError(f"{self.uri}: {error}") from None
 
@@ -252,6 +255,17 @@ def _merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     return {**base, **both}
 
 
+def _with_null(table: Mapping[str, Any], optional: Collection[str], prefix: str = "") -> dict[str, Any]:
+    """The same table with null for `unset`, where a field may be null."""
+    values: dict[str, Any] = {}
+    for name, value in table.items():
+        if isinstance(value, dict):
+            values[name] = _with_null(value, optional, f"{prefix}{name}.")
+        else:
+            values[name] = None if value == UNSET and f"{prefix}{name}" in optional else value
+    return values
+
+
 def _with_underscores(table: Mapping[str, Any], uri: str) -> dict[str, Any]:
     """The same table with Python's names: input_size for input-size."""
     renamed: dict[str, Any] = {}
@@ -261,12 +275,3 @@ def _with_underscores(table: Mapping[str, Any], uri: str) -> dict[str, Any]:
             raise ConfigError(f"{uri}: {given} is given twice; keep one of them")
         renamed[name] = _with_underscores(value, uri) if isinstance(value, dict) else value
     return renamed
-
-
-def _flat(table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """The values of nested tables by dotted name."""
-    for name, value in table.items():
-        if isinstance(value, dict):
-            yield from _flat(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", value

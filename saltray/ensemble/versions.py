@@ -5,9 +5,10 @@ A version is complete when its manifest exists: members are written first. `late
 
 from dataclasses import dataclass
 
-from saltray.ensemble.layout import ENSEMBLES, MANIFEST, ensemble_prefix, version_number
+from saltray.ensemble.layout import ENSEMBLES, MANIFEST, ensemble_prefix, store_of_uri, version_number
 from saltray.ensemble.manifest import EnsembleManifest
-from saltray.errors import EnsembleError, IntegrityError, NotFoundError
+from saltray.errors import EnsembleError, IntegrityError, NotFoundError, StorageError
+from saltray.records import suggestion
 from saltray.storage.base import Store
 from saltray.storage.uri import open_store
 
@@ -66,7 +67,9 @@ def resolve(uri: str) -> Store:
         for version in sorted(filter(version_number, root.folders()), key=version_number, reverse=True):
             if root.exists(f"{version}/{MANIFEST}"):
                 return root.sub(version)
-    raise EnsembleError(f"no complete ensemble at {uri}; `saltray ensemble list` shows what a store holds")
+    near = _near(uri.rstrip("/"))
+    remedy = f"did you mean {near}?" if near else "`saltray ensemble list` shows what a store holds"
+    raise EnsembleError(f"no complete ensemble at {uri}; {remedy}")
 
 
 def read_manifest(home: Store) -> EnsembleManifest:
@@ -84,6 +87,25 @@ def read_manifest(home: Store) -> EnsembleManifest:
         return EnsembleManifest.from_json(home.get_json(MANIFEST))
     except EnsembleError as error:
         raise EnsembleError(f"{home.uri}/{MANIFEST}: {error}") from error
+
+
+def _near(uri: str) -> str | None:
+    """The URI of the ensemble that may have been meant by one that is none."""
+    store = store_of_uri(uri)
+    root = open_store(store or uri)
+    try:
+        names = [name for name in root.folders(ENSEMBLES) if _has_complete_version(root.sub(ensemble_prefix(name)))]
+    except StorageError:  # such as that of a key which may read this ensemble alone
+        return None
+    if store is None:  # a store in place of one of its ensembles
+        return f"{uri}/{ensemble_prefix(names[0])}" if names else None
+    name, _, version = uri.rpartition(f"{ENSEMBLES}/")[2].partition("/")
+    near = suggestion(name, names)
+    return None if near is None else f"{uri.removesuffix(f'/{version}').removesuffix(name)}{near}"
+
+
+def _has_complete_version(home: Store) -> bool:
+    return any(version_number(version) and home.exists(f"{version}/{MANIFEST}") for version in home.folders())
 
 
 def _version(home: Store, name: str, version: str) -> EnsembleVersion:

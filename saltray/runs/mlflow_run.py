@@ -5,10 +5,12 @@ later one, sends what is missing, and nothing twice: after an interruption, or a
 """
 
 import json
+import os
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -22,7 +24,6 @@ from saltray.runs.layout import MLFLOW, fold_folder
 from saltray.runs.records import RunManifest
 from saltray.runs.tensorboard import SCALARS
 from saltray.storage.base import Store
-from saltray.version import __version__
 
 if TYPE_CHECKING:
     from mlflow.entities import Metric
@@ -93,7 +94,11 @@ class MLflowRun:
             ids = replace(known, identity=self._manifest.identity)
         else:
             experiment = self._experiment()
-            tags = {"mlflow.source.name": "saltray", "saltray.run": self._home.uri, "saltray.version": __version__}
+            tags = {
+                "mlflow.source.name": "saltray",
+                "saltray.run": self._home.uri,
+                "saltray.version": version("saltray"),
+            }
             run = self._client.create_run(experiment, run_name=self._manifest.run, tags=tags)
             ids = MLflowIds(identity=self._manifest.identity, experiment=experiment, run=run.info.run_id)
         self._home.put_record(MLFLOW, ids)
@@ -113,11 +118,9 @@ class MLflowRun:
 
     def _experiment(self) -> str:
         """The id of the experiment that MLflow's own variables name."""
-        from mlflow.environment_variables import MLFLOW_EXPERIMENT_ID, MLFLOW_EXPERIMENT_NAME
-
-        if experiment := MLFLOW_EXPERIMENT_ID.get():
-            return str(experiment)
-        if (name := MLFLOW_EXPERIMENT_NAME.get()) is None:
+        if experiment := os.environ.get("MLFLOW_EXPERIMENT_ID"):
+            return experiment
+        if not (name := os.environ.get("MLFLOW_EXPERIMENT_NAME")):
             return "0"
         found = self._client.get_experiment_by_name(name)
         return str(found.experiment_id if found is not None else self._client.create_experiment(name))
@@ -178,7 +181,7 @@ class MLflowRun:
         from mlflow import MlflowException, pyfunc
 
         versions = self._client.search_model_versions(f"name='{manifest.name}'")
-        if any(version.tags.get(ENSEMBLE) == uri for version in versions):
+        if any(found.tags.get(ENSEMBLE) == uri for found in versions):
             return
         folder = f"model-{manifest.version}"
         with tempfile.TemporaryDirectory(prefix="saltray-") as place:
@@ -188,7 +191,7 @@ class MLflowRun:
                 Path(place, folder),
                 loader_module="saltray.ensemble.pyfunc",
                 data_path=pointer,
-                pip_requirements=[f"saltray[mlflow]=={__version__}"],
+                pip_requirements=["saltray[mlflow]==" + version("saltray")],
             )
             self._client.log_artifacts(run, str(Path(place, folder)), folder)
         try:
@@ -197,7 +200,7 @@ class MLflowRun:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise
         source = f"{self._client.get_run(run).info.artifact_uri}/{folder}"
-        tags = {ENSEMBLE: uri, "saltray.version": __version__}
+        tags = {ENSEMBLE: uri, "saltray.version": version("saltray")}
         self._client.create_model_version(manifest.name, source, run_id=run, tags=tags, await_creation_for=0)
 
     def _tell_status(self, run: str, status: Status) -> None:
@@ -234,5 +237,6 @@ def _scores(manifest: EnsembleManifest) -> dict[str, float]:
         scores["out_of_fold_score"] = found.score
         scores["out_of_fold_score_low"] = found.interval.low
         scores["out_of_fold_score_high"] = found.interval.high
-        scores["spread_over_folds"] = found.spread
+        if found.spread is not None:
+            scores["spread_over_folds"] = found.spread
     return scores

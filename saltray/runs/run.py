@@ -11,7 +11,7 @@ from saltray.data.folds import fold_balance
 from saltray.data.tiles import TileIndex
 from saltray.ensemble.manifest import PseudoLabelsProvenance, SearchProvenance, WeightsProvenance, provenance
 from saltray.errors import ConfigError, IntegrityError, NotFoundError
-from saltray.records import digest, to_record
+from saltray.records import digest, there_are, to_record
 from saltray.runs.history import epochs_of, read_history
 from saltray.runs.layout import (
     CHECKPOINTS,
@@ -40,8 +40,7 @@ def find_run(root: Store, run: str) -> Store:
     """
     home = root.sub(run_folder(check_name(run, "run")))
     if not home.exists(MANIFEST):
-        names = ", ".join(root.folders(RUNS))
-        remedy = f"there are {names}" if names else "there are none yet; `saltray train` creates one"
+        remedy = there_are(run, root.folders(RUNS), "there are none yet; `saltray train` creates one")
         raise NotFoundError(f"no run {run} in {root.uri}; {remedy}")
     return home
 

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from importlib.util import find_spec
 from types import TracebackType
 
-from saltray.errors import ConfigError, one_line
+from saltray.errors import ConfigError, RunLockedError, one_line
 from saltray.progress import (
     Event,
     FoldEpoch,
@@ -28,8 +28,7 @@ from saltray.storage.base import Store
 URI = "MLFLOW_TRACKING_URI"
 PATIENCE = {
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
-    "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",  # each of its own would be a warning on the terminal
 }
 """MLflow's own settings, unless they are set, for the time of a run: by default it tries for a quarter of an hour."""
 QUIET = {
@@ -38,8 +37,8 @@ QUIET = {
     "MLFLOW_LOGGING_LEVEL": "ERROR",
     "GIT_PYTHON_REFRESH": "quiet",
 }
-RETRY_S = 60.0
-"""Until MLflow is tried again after it has failed."""
+RETRIES_S = (5.0, 60.0)
+"""Until MLflow is tried again after it has failed once, and more often in a row; once is not worth a word."""
 LAST_S = 60.0
 """For what is left to send at the end; after an exception, Ctrl-C for one, a tenth of it."""
 
@@ -118,7 +117,7 @@ class Tracking:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
-        if kind is not None:
+        if kind is not None and not issubclass(kind, RunLockedError):  # another process runs it then
             status: Status = "FAILED" if issubclass(kind, Exception) else "KILLED"
             self._folds = {fold: status if known == "RUNNING" else known for fold, known in self._folds.items()}
             self._status = status
@@ -139,7 +138,7 @@ class Tracking:
     def _keep_sending(self) -> None:
         """Send whenever there is news, until the end; some time after a fault, anew."""
         run: MLflowRun | None = None
-        ended = False
+        ended, faults = False, 0
         try:
             import mlflow.pyfunc  # noqa: F401
         except Exception as error:  # whatever a broken installation raises
@@ -155,11 +154,13 @@ class Tracking:
                 run = run or MLflowRun(self._home, self._manifest)
                 run.send(dict(self._folds), self._ensemble, self._status)
             except Exception as error:  # whatever its clients, proxies and plugins raise: the run must not end by it
-                self._fault = _plain(one_line(error))
-                self._ending.wait(RETRY_S)
+                faults += 1
+                if faults > 1 or ended:
+                    self._fault = _plain(one_line(error))
+                self._ending.wait(RETRIES_S[faults > 1])
                 self._news.set()
             else:
-                self._fault = None
+                self._fault, faults = None, 0
 
 
 def _plain(text: str) -> str:

@@ -9,7 +9,7 @@ from saltray.config import Config, Name, Space, Values
 from saltray.ensemble.manifest import SearchProvenance
 from saltray.errors import ConfigError, IntegrityError, NotFoundError
 from saltray.progress import TrialStatus
-from saltray.records import Count, Epoch, Fold, Fraction, RecordError, from_record
+from saltray.records import Count, Epoch, Fold, Fraction, RecordError, from_record, there_are
 from saltray.runs.layout import events_file
 from saltray.runs.tensorboard import epoch_events, to_file
 from saltray.search.layout import BEST, MANIFEST, SEARCHES, TRIALS, search_folder
@@ -155,10 +155,15 @@ def with_best_values(config: Config, source: str) -> tuple[Config, SearchProvena
     base, found, name = source.rstrip("/").rpartition(f"{SEARCHES}/")
     if not found or not name or "/" in name:
         raise ConfigError(f"{source!r} names no search; use searches/NAME, or STORE/searches/NAME")
-    home = open_store(base.rstrip("/") or config.store).sub(search_folder(name))
+    root = open_store(base.rstrip("/") or config.store)
+    home = root.sub(search_folder(name))
     try:
         best = home.get_record(BEST, BestTrial)
     except NotFoundError:
+        searches = root.folders(SEARCHES)
+        if name not in searches:
+            remedy = there_are(name, searches, f"there are none yet; `saltray tune --search.name {name}` creates it")
+            raise ConfigError(f"no search {name} in {root.uri}; {remedy}") from None
         raise ConfigError(
             f"{home.uri} has no {BEST}; run `saltray tune --search.name {name}` again to finish that search, or name "
             "another"

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from saltray.config import Choice, Config, Range, Space, Values
 from saltray.errors import ConfigError
-from saltray.records import RecordError, excerpt, field_types, fits, parse_word, replace_fields, suggestion, type_text
+from saltray.records import RecordError, did_you_mean, excerpt, field_types, fits, parse_word, replace_fields, type_text
 
 SECTIONS = ("model", "optim", "augment", "loss", "late_loss", "train")
 FIXED = {
@@ -195,7 +195,6 @@ def _field_type(field: str) -> Any:
     """
     known = {name: kind for name, kind in field_types(Config).items() if name.startswith(SECTIONS)}
     if field not in known:
-        near = suggestion(field, known)
-        hint = f"did you mean {near}?" if near else "see `saltray train --help` for the names"
+        hint = did_you_mean(field, known, "see `saltray train --help-all` for the names")
         raise ConfigError(f"there is no field {field[:80]!r} to search; {hint}")
     return known[field]

@@ -17,7 +17,8 @@ from rich.console import Console
 from samples import ensemble_manifest
 
 import saltray as library
-from saltray.cli import app
+from saltray.cli import plan, status, tables
+from saltray.cli.console import observer as terminal
 from saltray.config import ClusterConfig, Config, OptimConfig, SearchConfig, TrainConfig, choice, loguniform
 from saltray.data.synthetic import write_dataset
 from saltray.storage.base import Store
@@ -143,8 +144,8 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[Call]:
     calls: list[Call] = []
 
     def stand_in(verb: str) -> Callable[..., MagicMock]:
-        def call(*args: Any, observer: object = app.observer, **rest: Any) -> MagicMock:
-            assert observer is app.observer
+        def call(*args: Any, observer: object = terminal, **rest: Any) -> MagicMock:
+            assert observer is terminal
             calls.append(Call(verb, args, rest))
             return MagicMock()
 
@@ -152,7 +153,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[Call]:
 
     for verb in VERBS:
         monkeypatch.setattr(library, verb, stand_in(verb), raising=False)
-    for module in (app.tables, app.plan_text, app.status_text):
+    for module in (tables, plan, status):
         for name in [name for name in vars(module) if name.startswith("print_")]:
             monkeypatch.setattr(module, name, lambda *args: None)
     return calls

@@ -14,12 +14,13 @@ from command import COMMAND, Answer, Live, Saltray, check_refusal
 
 import saltray as library
 from saltray.cli import app
+from saltray.cli.signals import Interrupted
 from saltray.data.synthetic import write_dataset
-from saltray.errors import DataError, FoldsFailedError, SearchFailedError
+from saltray.errors import ConfigError, DataError, DivergedError, FoldsFailedError, SearchFailedError, StorageError
 from saltray.runs.history import epochs_of, read_history
 from saltray.storage.uri import open_store
 
-from .conftest import CORRUPTIONS, SMALL, results, values, wait_for_checkpoint
+from .conftest import CORRUPTIONS, SMALL, Call, results, values, wait_for_checkpoint
 
 INTERRUPTED = "saltray: interrupted; run the same command again to resume"
 # They hold no worker and no GPU, and look for a minute or more for the server that was killed before they end too.
@@ -70,7 +71,7 @@ def test_a_data_set_without_faults_is_counted(saltray: Saltray, data: Path) -> N
         ("train --store file/store", ["/file/store"]),
         ("train --from-search s1", ["names no search"]),
         ("train --from-search searches/", ["names no search"]),
-        ("train --from-search searches/s1", ["no best.json", "--search.name s1"]),
+        ("train --from-search searches/s1", ["no search s1", "--search.name s1"]),
         ("tune --search.space optim.lrr=log:1e-5:1e-2", ["optim.lrr", "did you mean optim.lr?"]),
         ("tune --search.space optim.lr=", ["optim.lr", "no values"]),
         ("tune --search.space optim.lr", ["optim.lr", "no '='"]),
@@ -117,9 +118,8 @@ def test_a_command_is_refused_before_it_starts(
 )
 def test_unknown_flags_and_verbs(saltray: Saltray, words: str, named: str) -> None:
     answer = saltray(*words.split())
-    assert answer.code == 2
-    assert "Traceback" not in answer.out + answer.err
-    assert named in answer.err
+    check_refusal(answer, named)
+    assert len(answer.err.splitlines()) == 1
 
 
 def test_no_bucket_of_that_name(saltray: Saltray, data: Path, s3_server: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -223,6 +223,66 @@ def test_an_error_is_one_line_below_its_details(
     last = "saltray: interrupted" if isinstance(error, KeyboardInterrupt) else f"saltray: {error}"
     assert (answer.code, answer.out) == (code, "")
     assert answer.err.splitlines() == [*lines, last]
+
+
+CALLED = {
+    "demo": "demo",
+    "synth x": "synth",
+    "check x": "check",
+    "train --data d": "train",
+    "pretrain --data d": "pretrain",
+    "tune --data d": "tune",
+    "range-test --data d": "range_test",
+    "run --data d": "run",
+    "plan --data d": "plan",
+    "status": "list_runs",
+    "status --run r1": "status",
+    "compare r1 r2": "compare",
+    "predict --ensemble e --data d": "predict",
+    "serve --ensemble e": "serve",
+    "export e": "export",
+    "ensemble list": "list_ensembles",
+    "ensemble show e": "Ensemble.card",
+    "ensemble verify e": "Ensemble.verify",
+    "config show": "config_toml",
+    "config diff a b": "config_diff",
+    "config schema": "config_schema",
+}
+"""What each verb calls of the library."""
+
+
+def test_the_exit_codes_of_no_verb_are_left_out() -> None:
+    assert {app.verb_of(words.split()) for words in CALLED} == set(app.VERBS)
+
+
+@pytest.mark.parametrize(("words", "name"), CALLED.items())
+def test_exit_codes(saltray: Saltray, monkeypatch: pytest.MonkeyPatch, words: str, name: str) -> None:
+    """2: the user can fix it. 1: training went wrong. 130 and 129: a signal."""
+    kind, _, method = name.rpartition(".")
+    owner = getattr(library, kind) if kind else library
+    for error, code in (
+        (ConfigError("x is 1; use 2"), 2),
+        (StorageError("no answer; check the network"), 2),
+        (SearchFailedError("none has a score", {}), 1),
+        (DivergedError("the loss became NaN; lower the rate"), 1),
+        (KeyboardInterrupt(), 130),
+        (Interrupted(129), 129),
+    ):
+        monkeypatch.setattr(owner, method, raises(error), raising=False)
+        answer = saltray(*words.split())
+        assert (answer.code, answer.out) == (code, ""), error
+        resumes = words.split(maxsplit=1)[0] in app.RESUMES and code > 2
+        assert ("run the same command again to resume" in answer.err) == resumes
+        assert answer.err.splitlines()[-1].startswith("saltray: ")
+    assert saltray(*words.split(), "--help").code == 0
+    assert saltray(*words.split(), "--no-such-flag").code == 2
+
+
+@pytest.mark.parametrize("words", list(CALLED)[:13])
+def test_the_exit_code_of_success(saltray: Saltray, calls: list[Call], words: str) -> None:
+    answer = saltray(*words.split())
+    assert (answer.code, answer.err) == (0, "")
+    assert calls
 
 
 def test_of_many_faults_the_first_are_shown(saltray: Saltray, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,7 +1,6 @@
 """Flags: what they mean, those that had another name, the settings of a file below them, and the help."""
 
 import dataclasses
-import itertools
 from pathlib import Path
 from typing import Any
 
@@ -140,7 +139,7 @@ def test_a_renamed_flag_is_refused_by_its_new_name(
     assert len(answer.err.splitlines()) == 1
     assert calls == []
     if new.startswith("--"):
-        assert new in saltray(verb, "--help").out
+        assert new in saltray(verb, "--help-all").out
     else:
         assert saltray(new.rsplit(maxsplit=1)[-1], "--help").code == 0
 
@@ -335,50 +334,3 @@ def test_one_file_at_most(saltray: Saltray, job: Path, calls: list[Call]) -> Non
     assert saltray("train", "--config").code == 2
     assert "--config" in saltray("check", "x", "--config", job).err
     assert calls == []
-
-
-# The help
-
-
-VERBS = [
-    "",
-    "demo",
-    "synth",
-    "check",
-    "plan",
-    "train",
-    "tune",
-    "range-test",
-    "run",
-    "status",
-    "compare",
-    "report",
-    "predict",
-]
-ALL_VERBS = [*VERBS, "ensemble", "ensemble list", "ensemble show", "ensemble verify"]
-
-
-@pytest.mark.parametrize("verb", ALL_VERBS)
-def test_help_fits_a_terminal(saltray: Saltray, monkeypatch: pytest.MonkeyPatch, verb: str) -> None:
-    monkeypatch.setenv("COLUMNS", "80")
-    answer = saltray(*verb.split(), "--help")
-    assert (answer.code, answer.err) == (0, "")
-    usage, *lines = answer.out.splitlines()
-    assert usage.startswith(f"usage: saltray {verb}".rstrip())
-    assert max(map(len, lines)) <= 80
-    assert "None" not in answer.out  # `unset`, which the command line takes
-
-
-@pytest.mark.parametrize("verb", ["train", "run", "predict"])
-def test_help_breaks_a_line_only_where_it_is_full(saltray: Saltray, monkeypatch: pytest.MonkeyPatch, verb: str) -> None:
-    monkeypatch.setenv("COLUMNS", "80")
-    rows = [line.replace("│", " ")[2:].rstrip() for line in saltray(verb, "--help").out.splitlines()[4:]]
-    width = max(map(len, rows))
-    continued = [
-        (row, after)
-        for row, after in itertools.pairwise(rows)
-        if after.startswith(" " * 10) and (row.startswith(" ") or "  " in row)
-    ]
-    assert len(continued) > 3
-    for row, after in continued:
-        assert len(row) + 1 + len(after.split()[0]) > width, row

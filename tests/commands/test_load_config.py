@@ -122,7 +122,9 @@ def test_a_file_may_have_a_pretraining() -> None:
     assert load_both(uri) == (CONFIG, SEARCH)
     assert saltray.load_pretrain_config(uri) == PretrainConfig(name="p7", hidden=0.5)
     assert saltray.load_pretrain_config(write("data = 'd'")) == PretrainConfig()
-    with pytest.raises(ConfigError, match=r"job.toml: pretrain.patches .*`saltray pretrain --help` lists all settings"):
+    with pytest.raises(
+        ConfigError, match=r"job.toml: pretrain.patches .*`saltray pretrain --help-all` lists all settings"
+    ):
         saltray.load_pretrain_config(write("[pretrain]\npatches = 3"))
 
 
@@ -263,7 +265,7 @@ def test_the_search_makes_no_difference_to_the_configuration() -> None:
 
 
 def test_a_configuration_names_its_data() -> None:
-    with pytest.raises(ConfigError, match="^job.toml: data is missing; `saltray tune --help` lists all settings$"):
+    with pytest.raises(ConfigError, match="^job.toml: data is missing; `saltray tune --help-all` lists all settings$"):
         saltray.load_config(write("run = 'r1'"))
 
 

@@ -115,3 +115,28 @@ def test_listing_loads_no_torch(store: Store, put_version: PutVersion) -> None:
         "assert not {'torch', 'ray', 'pandas', 'pyarrow'} & set(sys.modules)\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize(
+    ("given", "near"),
+    [
+        ("ensembles/blgo", "ensembles/blog"),
+        ("ensembles/blgo/latest", "ensembles/blog"),
+        ("ensembles/blog/v9", "ensembles/blog"),
+        ("ensembles/blog/v9/", "ensembles/blog"),
+        ("", "ensembles/blog"),
+        ("ensembles/half/v1", None),
+        ("ensembles/quite-another", None),
+        ("elsewhere", None),
+    ],
+)
+def test_the_ensemble_that_may_have_been_meant_is_named(
+    store: Store, put_version: PutVersion, given: str, near: str | None
+) -> None:
+    put_version("blog", "v2")
+    store.put("ensembles/half/v1/claim.json", b"{}")
+    with pytest.raises(EnsembleError) as caught:
+        resolve(f"{store.uri}/{given}")
+    assert str(caught.value).endswith(
+        f"; did you mean {store.uri}/{near}?" if near else "; `saltray ensemble list` shows what a store holds"
+    )

@@ -185,6 +185,13 @@ def test_what_names_no_search_is_refused(source: str) -> None:
 
 def test_a_search_without_a_result_is_refused(home: Store, tmp_path: Path) -> None:
     config = Config(data="d", store=str(tmp_path))
+    with pytest.raises(ConfigError, match="no search s1 in .*; there are none yet; `saltray tune --search.name s1` cr"):
+        with_best_values(config, "searches/s1")
+    home.put_json("manifest.json", {})
+    with pytest.raises(ConfigError, match=r"no search rates in .*; there are s1$"):
+        with_best_values(config, "searches/rates")
+    with pytest.raises(ConfigError, match=r"no search s2 in .*; there are s1; did you mean s1\?"):
+        with_best_values(config, "searches/s2")
     with pytest.raises(ConfigError, match=f"{home.uri} has no best.json; run `saltray tune --search.name s1` again"):
         with_best_values(config, "searches/s1")
     home.put_json("best.json", STORED_BEST | {"values": [1]})
