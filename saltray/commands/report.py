@@ -32,7 +32,7 @@ from saltray.storage.outputs import full_name, output_file
 from saltray.storage.uri import open_store
 
 MOST_TILES = 100
-"""Tiles of a page: some 3 MB of the competition's."""
+"""Tiles of a page: about 1 MB of the competition's."""
 NEIGHBOURS = 50
 """Ids before and after an unknown one among which the one that was meant is looked for: there may be a million."""
 
