@@ -12,13 +12,13 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from saltray.ensemble.manifest import EnsembleManifest
 from saltray.ensemble.pyfunc import POINTER
 from saltray.ensemble.versions import read_manifest, resolve
 from saltray.errors import NotFoundError
-from saltray.records import Fold, Sha256, to_record
+from saltray.records import Fold, Sha256, flat, to_record
 from saltray.runs.history import EpochRecord, epochs_of, read_history
 from saltray.runs.layout import MLFLOW, fold_folder
 from saltray.runs.records import RunManifest
@@ -130,7 +130,7 @@ class MLflowRun:
         from mlflow.entities import Param
 
         known = self._client.get_run(run).data.params
-        settings = dict(_flat(to_record(self._manifest.config)))
+        settings = dict(flat(to_record(self._manifest.config)))
         params = [Param(name, str(value)) for name, value in settings.items() if name not in known]
         for start in range(0, len(params), BATCH):
             self._client.log_batch(run, params=params[start : start + BATCH])
@@ -211,15 +211,6 @@ class MLflowRun:
         else:
             self._client.set_terminated(run, status)
         self._told[run] = status
-
-
-def _flat(record: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Each setting by its dotted name."""
-    for name, value in record.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", value
 
 
 def _metrics(epoch: EpochRecord) -> "Iterator[Metric]":

@@ -10,7 +10,7 @@ import pytest
 from numpy.typing import NDArray
 from samples import DIGEST, STORED_EPOCH, dataset
 
-from saltray.config import AugmentConfig, ClusterConfig, Config, FoldConfig, OptimConfig, TrainConfig
+from saltray.config import AugmentConfig, ClusterConfig, Config, FoldConfig, ModelConfig, OptimConfig, TrainConfig
 from saltray.data.tiles import LabelledTiles
 from saltray.ensemble.manifest import SearchProvenance, WeightsProvenance, provenance
 from saltray.errors import ConfigError, IntegrityError, NotFoundError
@@ -20,7 +20,9 @@ from saltray.runs.records import FoldResult, RunManifest
 from saltray.runs.run import create_run, find_run, fold_result
 from saltray.storage.base import Store
 
-CONFIG = Config(data="here", store="there", run="r1", folds=FoldConfig(count=2))
+PLAIN = ModelConfig(decoder_batchnorm=False, deep_supervision=False)
+"""The first default, with which the identity below was recorded."""
+CONFIG = Config(data="here", store="there", run="r1", folds=FoldConfig(count=2), model=PLAIN)
 EPOCH = json.dumps(STORED_EPOCH).encode() + b"\n"
 FOLD_OF = np.array([0, 1, 0, 1])
 SEARCH = SearchProvenance(

@@ -1,10 +1,8 @@
 """TensorBoard's files of a run's folds: read back as TensorBoard does."""
 
 import io
-from typing import Any
 
 import numpy as np
-import pytest
 from PIL import Image
 from samples import metrics, read_events
 from tile_samples import pack_tiles
@@ -88,13 +86,3 @@ def test_pictures_are_in_the_file(store: Store) -> None:
     assert (value.tag, event.step, event.wall_time) == ("best/a", 3, 1003.0)
     shown = Image.open(io.BytesIO(value.image.encoded_image_string))
     np.testing.assert_array_equal(np.asarray(shown.convert("L")), picture)
-
-
-def test_tensorboard_itself_reads_it(store: Store, tmp_path: Any) -> None:
-    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
-    put_history(store, 3)
-    write_fold_events(store, 2, {"best/a": np.zeros((4, 15), np.uint8)})
-    (tmp_path / "events.out.tfevents.x").write_bytes(store.get(KEY))
-    found = accumulator.EventAccumulator(str(tmp_path)).Reload()
-    assert [scalar.step for scalar in found.Scalars("loss")] == [1, 2, 3]
-    assert found.Tags()["images"] == ["best/a"]
