@@ -87,7 +87,8 @@ def test_all_commands_are_found() -> None:
 def test_a_command_is_one(command: str, parse: Callable[[str], Any]) -> None:
     found = parse(command)
     assert isinstance(found, ReachedError), found
-    assert found.name == command.split()[1]
+    verb = command.split()[1]
+    assert found.name == {"report": "write_report"}.get(verb, verb)  # a room is called saltray.report
 
 
 @pytest.mark.parametrize("span", SPANS)
