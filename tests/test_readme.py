@@ -67,6 +67,7 @@ def parse(saltray: Saltray, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], 
     def call(line: str) -> ReachedError | str:
         program, *words = shlex.split(line, comments=True)
         assert program == "saltray"
+        words = words[: words.index(">")] if ">" in words else words
         try:
             answer = saltray(*words)
         except ReachedError as found:
@@ -100,6 +101,8 @@ def test_the_flags_of_a_table_are_accepted(span: str, parse: Callable[[str], Any
     if isinstance(found, str) and re.search(r"--[\w.-]+$", span):  # the last flag is named without a value
         assert "has no flag" in parse(f"{span}x")
         assert "has no flag" not in found
+    elif "completion" in span:
+        assert "completion for saltray" in str(found)
     elif not re.fullmatch(r"saltray [a-z-]+", span):  # a verb may be named without the data that it needs
         assert isinstance(found, ReachedError), found
 
