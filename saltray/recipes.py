@@ -19,7 +19,7 @@ from saltray.config import (
     TrainConfig,
 )
 from saltray.errors import ConfigError
-from saltray.records import there_are
+from saltray.wording import there_are
 
 PLAIN_DECODER = ModelConfig(decoder_batchnorm=False, deep_supervision=False)
 """AlbuNet as published."""

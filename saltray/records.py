@@ -5,17 +5,18 @@ is kept in a store follow from their fields; nothing is declared a second time.
 """
 
 import dataclasses
-import difflib
 import hashlib
 import json
 import types
 import typing
 from collections import Counter
-from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping
 from functools import cache
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import ConfigDict, FailFast, Field, TypeAdapter, ValidationError
+
+from saltray.wording import did_you_mean, excerpt, plain, suggestion
 
 T = TypeVar("T")
 
@@ -43,8 +44,6 @@ Many = Annotated[tuple[T, ...], FailFast()]
 """A sequence that may be long: after the first fault the others do not count."""
 
 
-SHOWN = 10
-"""Most names that a message lists."""
 UNSET = "unset"
 """How flags, files and tables show None, and take it; TOML has no word for it."""
 
@@ -200,51 +199,12 @@ def type_text(kind: Any) -> str:
     return words.get(kind, "an object")
 
 
-def excerpt(value: Any) -> str:
-    """A value for a message, as JSON and not too long."""
-    try:
-        text = json.dumps(value, default=str)
-    except (RecursionError, TypeError, ValueError):
-        text = f"a {type(value).__name__} that is nested too deeply, or has impossible keys or numbers"
-    return text if len(text) <= 80 else f"{text[:80]}..."
-
-
-def plain(name: str) -> str:
-    """A name from outside for a message: on one line, and not too long."""
-    return name if name.isprintable() and len(name) <= 80 else excerpt(name)
-
-
-def suggestion(name: str, known: Iterable[str]) -> str | None:
-    """The known name that may have been meant, if one is close; a dotted one may be meant by its last part."""
-    whole = {other: other for other in known}
-    last = {other.rpartition(".")[2]: other for other in reversed(whole)}
-    for names, cutoff in ((whole, 0.75), (last, 0.75), (whole, 0.5)):
-        for near in difflib.get_close_matches(name, names, n=1, cutoff=cutoff):
-            return names[near]
-    return None
-
-
-def did_you_mean(name: str, known: Iterable[str], otherwise: str = "") -> str:
-    """`did you mean NEAR?` where a known name is close, else another remedy."""
-    near = suggestion(name, known)
-    return f"did you mean {near}?" if near else otherwise
-
-
 def meant_choice(kind: Any, value: Any) -> str:
     """`; did you mean NEAR?` where a value is close to one of a field's few texts; else nothing."""
     kinds = (kind, *typing.get_args(kind))
     choices = [text for one in kinds if typing.get_origin(one) is Literal for text in typing.get_args(one)]
     near = did_you_mean(value, choices) if isinstance(value, str) else ""
     return near and f"; {near}"
-
-
-def there_are(name: str, known: Sequence[str], otherwise: str) -> str:
-    """The names that are known, and the one that may have been meant; another remedy if there are none."""
-    if not known:
-        return otherwise
-    more = f" and {len(known) - SHOWN} more" if len(known) > SHOWN else ""
-    near = did_you_mean(name, known)
-    return f"there are {', '.join(known[:SHOWN])}{more}" + (f"; {near}" if near else "")
 
 
 def _checked_text(data: bytes | str, limit: int) -> str:

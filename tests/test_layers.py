@@ -23,7 +23,7 @@ from saltray.storage.uri import open_store
 
 PACKAGE = Path(saltray.__file__).parent
 FLOORS = [
-    {"errors"},
+    {"errors", "wording"},
     {"records", "version"},
     {"config", "progress", "storage"},
     {"data", "models", "recipes"},

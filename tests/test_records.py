@@ -11,7 +11,7 @@ import pytest
 from pydantic import Field
 from samples import STORED_CONFIG, STORED_EPOCH
 
-from saltray.config import Config, OptimConfig, SearchConfig, Values
+from saltray.config import Config, ModelConfig, OptimConfig, SearchConfig, Values
 from saltray.errors import ConfigError
 from saltray.records import (
     MAX_EPOCHS,
@@ -25,9 +25,7 @@ from saltray.records import (
     RecordError,
     Seconds,
     Sha256,
-    did_you_mean,
     digest,
-    excerpt,
     field_types,
     fits,
     flat,
@@ -37,12 +35,11 @@ from saltray.records import (
     parse_record,
     parse_word,
     replace_fields,
-    suggestion,
-    there_are,
     to_record,
     type_text,
 )
 from saltray.runs.history import Record
+from saltray.wording import excerpt
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,7 +119,8 @@ def test_a_whole_number_stands_for_any_number_and_is_written_as_it_is() -> None:
     assert from_record(Whole, {"score": 1}).score == 1
     assert type(from_record(Whole, {"score": 1}).score) is float
     # Digests of configurations depend on it.
-    config = Config(data="d", optim=OptimConfig(clip_norm=1, warmup_epochs=0))
+    plain = ModelConfig(decoder_batchnorm=False, deep_supervision=False)  # the defaults of the first digests
+    config = Config(data="d", model=plain, optim=OptimConfig(clip_norm=1, warmup_epochs=0))
     assert json.dumps(to_record(config.optim)["clip_norm"]) == "1"
     assert digest(config.identity) == "651e79f915a6fd87fb964a553378d0d9bda1962e26a9bbca5be98684bae9c411"
 
@@ -390,32 +388,6 @@ def test_fits(kind: Any, good: tuple[Any, ...], bad: tuple[Any, ...]) -> None:
 
 def test_nested_tables_have_dotted_names() -> None:
     assert dict(flat({"a": 1, "b": {"c": 2, "d": {"e": [3]}}, "f": {}})) == {"a": 1, "b.c": 2, "b.d.e": [3]}
-
-
-@pytest.mark.parametrize(
-    ("name", "near"),
-    [
-        ("optim.lrr", "optim.lr"),
-        ("lr", "optim.lr"),
-        ("epcohs", "train.epochs"),
-        ("sead", "folds.seed"),  # the first of two
-        ("quite-another", None),
-        ("", None),
-    ],
-)
-def test_the_known_name_that_is_near(name: str, near: str | None) -> None:
-    known = ["optim.lr", "folds.seed", "train.epochs", "train.seed"]
-    assert suggestion(name, known) == near
-    assert did_you_mean(name, known, "look") == (f"did you mean {near}?" if near else "look")
-
-
-def test_a_message_lists_what_there_is_but_not_all_of_many() -> None:
-    assert there_are("x", [], "make one") == "make one"
-    assert there_are("x", ["a7", "b7"], "make one") == "there are a7, b7"
-    assert there_are("ab7", ["a7", "b"], "make one") == "there are a7, b; did you mean a7?"
-    many = [f"n{number:03d}" for number in range(214)]
-    assert there_are("x", many, "") == f"there are {', '.join(many[:10])} and 204 more"
-    assert there_are("n99", many, "").endswith(" more; did you mean n199?")
 
 
 def test_the_choice_that_is_near() -> None:

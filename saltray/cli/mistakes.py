@@ -10,7 +10,7 @@ from tyro.extras import SubcommandApp
 
 from saltray.cli.flags import REGISTRY
 from saltray.errors import ConfigError
-from saltray.records import did_you_mean, plain, suggestion
+from saltray.wording import did_you_mean, plain, suggestion
 
 SHELLS = (["bash"], ["zsh"], ["tcsh"], ["fish"])
 

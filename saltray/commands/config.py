@@ -12,8 +12,9 @@ from saltray.commands.load_config import SettingsFile
 from saltray.config import NO_DATA, Config, LossWeights, PretrainConfig, Range, SearchConfig
 from saltray.errors import ConfigError
 from saltray.recipes import RECIPES, recipe_settings
-from saltray.records import UNSET, did_you_mean, field_types, flat, to_record
+from saltray.records import UNSET, field_types, flat, to_record
 from saltray.search.space import FIXED, SECTIONS
+from saltray.wording import did_you_mean
 
 PLACE = ("data", "store", "run")
 """What no recipe has, and a file may leave to the command line."""

@@ -18,12 +18,13 @@ from saltray.ensemble.layout import store_of_uri
 from saltray.ensemble.versions import read_manifest, resolve
 from saltray.errors import ConfigError
 from saltray.recipes import recipe_settings
-from saltray.records import UNSET, RecordError, excerpt, field_types, flat, from_record, parse_json, to_record
+from saltray.records import UNSET, RecordError, field_types, flat, from_record, parse_json, to_record
 from saltray.runs.layout import MANIFEST, PRETRAINED, RUNS, pretrained_folder
 from saltray.runs.records import PretrainManifest, RunManifest
 from saltray.runs.run import find_run
 from saltray.search.space import list_values, parse_values
 from saltray.storage.uri import open_object, open_store
+from saltray.wording import excerpt
 
 T = TypeVar("T")
 

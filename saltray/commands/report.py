@@ -16,7 +16,6 @@ from saltray.ensemble.layout import is_ensemble_uri, store_of_uri, version_prefi
 from saltray.ensemble.manifest import EnsembleManifest, provenance
 from saltray.ensemble.versions import read_manifest, resolve
 from saltray.errors import ConfigError, IntegrityError, NotFoundError
-from saltray.records import plain, suggestion
 from saltray.report.runs_page import render_runs
 from saltray.report.tiles_page import TilesReport, render_tiles
 from saltray.runs.evaluation import evaluate
@@ -30,6 +29,7 @@ from saltray.storage.base import Store
 from saltray.storage.lock import owner_of
 from saltray.storage.outputs import full_name, output_file
 from saltray.storage.uri import open_store
+from saltray.wording import plain, suggestion
 
 MOST_TILES = 100
 """Tiles of a page: about 1 MB of the competition's."""

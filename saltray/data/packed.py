@@ -22,9 +22,10 @@ from saltray.data.pixel_range import PixelRange
 from saltray.data.statistics import Statistics
 from saltray.data.tiles import LabelledTiles, TileIndex, TileShard
 from saltray.errors import DataError, IntegrityError
-from saltray.records import Count, Pixels, Sha256, excerpt, from_record
+from saltray.records import Count, Pixels, Sha256, from_record
 from saltray.storage.base import Store
 from saltray.storage.keys import Key
+from saltray.wording import excerpt
 
 FORMAT = 2
 _SHARD = pa.schema([("id", pa.string()), ("image", pa.binary()), ("mask", pa.binary())])

@@ -10,7 +10,8 @@ from pydantic import Field
 
 from saltray.distributed.capacity import Node
 from saltray.errors import ConfigError, one_line
-from saltray.records import RECORD_BYTES, RecordError, from_record, plain
+from saltray.records import RECORD_BYTES, RecordError, from_record
+from saltray.wording import plain
 
 ON_HEAD = Path("~/ray_bootstrap_config.yaml")
 """Where `ray up` leaves the file on the head node, with the resources that it knows of each node type."""

@@ -16,21 +16,10 @@ from saltray.config import Config, Name, Values
 from saltray.data.pixel_range import PixelRange
 from saltray.ensemble.postprocess import Postprocess
 from saltray.errors import ConfigError, EnsembleError
-from saltray.records import (
-    MAX_EPOCHS,
-    Count,
-    Fold,
-    Fraction,
-    Many,
-    Pixels,
-    RecordError,
-    Sha256,
-    digest,
-    excerpt,
-    from_record,
-)
+from saltray.records import MAX_EPOCHS, Count, Fold, Fraction, Many, Pixels, RecordError, Sha256, digest, from_record
 from saltray.storage.keys import Key
 from saltray.training.evaluation import Evaluation
+from saltray.wording import excerpt
 
 FORMAT = 2
 READABLE = (1, FORMAT)

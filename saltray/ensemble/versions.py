@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from saltray.ensemble.layout import ENSEMBLES, MANIFEST, ensemble_prefix, store_of_uri, version_number
 from saltray.ensemble.manifest import EnsembleManifest
 from saltray.errors import EnsembleError, IntegrityError, NotFoundError, StorageError
-from saltray.records import suggestion
 from saltray.storage.base import Store
 from saltray.storage.uri import open_store
+from saltray.wording import suggestion
 
 
 @dataclass(frozen=True)

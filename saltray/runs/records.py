@@ -8,10 +8,11 @@ from pydantic import Field, PlainValidator
 from saltray.config import Config, Name, PretrainConfig
 from saltray.data.folds import FoldBalance
 from saltray.ensemble.manifest import PseudoLabelsProvenance, SearchProvenance, WeightsProvenance
-from saltray.records import MAX_EPOCHS, MAX_FOLDS, Count, Epoch, Fold, Fraction, Many, Seconds, Sha256, excerpt
+from saltray.records import MAX_EPOCHS, MAX_FOLDS, Count, Epoch, Fold, Fraction, Many, Seconds, Sha256
 from saltray.runs.history import HISTORY_BYTES, Record
 from saltray.runs.layout import WEIGHTS
 from saltray.storage.keys import Key
+from saltray.wording import excerpt
 
 
 def _folds_by_tile(value: Any) -> dict[str, int]:

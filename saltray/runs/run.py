@@ -11,7 +11,7 @@ from saltray.data.folds import fold_balance
 from saltray.data.tiles import TileIndex
 from saltray.ensemble.manifest import PseudoLabelsProvenance, SearchProvenance, WeightsProvenance, provenance
 from saltray.errors import ConfigError, IntegrityError, NotFoundError
-from saltray.records import digest, there_are, to_record
+from saltray.records import digest, to_record
 from saltray.runs.history import epochs_of, read_history
 from saltray.runs.layout import (
     CHECKPOINTS,
@@ -27,6 +27,7 @@ from saltray.runs.layout import (
 )
 from saltray.runs.records import FoldResult, RunManifest, Split
 from saltray.storage.base import Store
+from saltray.wording import there_are
 
 if TYPE_CHECKING:  # `saltray status` loads no pyarrow
     from saltray.data.packed import DatasetManifest

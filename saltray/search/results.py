@@ -9,7 +9,7 @@ from saltray.config import Config, Name, Space, Values
 from saltray.ensemble.manifest import SearchProvenance
 from saltray.errors import ConfigError, IntegrityError, NotFoundError
 from saltray.progress import TrialStatus
-from saltray.records import Count, Epoch, Fold, Fraction, RecordError, from_record, there_are
+from saltray.records import Count, Epoch, Fold, Fraction, RecordError, from_record
 from saltray.runs.layout import events_file
 from saltray.runs.tensorboard import epoch_events, to_file
 from saltray.search.layout import BEST, MANIFEST, SEARCHES, TRIALS, search_folder
@@ -18,6 +18,7 @@ from saltray.search.spec import SearchSpec
 from saltray.search.trials import SearchManifest, Trial
 from saltray.storage.base import Store
 from saltray.storage.uri import open_store
+from saltray.wording import there_are
 
 if TYPE_CHECKING:
     import pandas as pd

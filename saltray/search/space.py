@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from saltray.config import Choice, Config, Range, Space, Values
 from saltray.errors import ConfigError
-from saltray.records import RecordError, did_you_mean, excerpt, field_types, fits, parse_word, replace_fields, type_text
+from saltray.records import RecordError, field_types, fits, parse_word, replace_fields, type_text
+from saltray.wording import did_you_mean, excerpt
 
 SECTIONS = ("model", "optim", "augment", "loss", "late_loss", "train")
 FIXED = {

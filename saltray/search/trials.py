@@ -14,7 +14,7 @@ from saltray.data.packed import DatasetManifest
 from saltray.ensemble.manifest import PseudoLabelsProvenance, WeightsProvenance, provenance
 from saltray.errors import ConfigError, IntegrityError, NotFoundError
 from saltray.progress import TrialState, TrialStatus
-from saltray.records import Count, Fold, Many, Sha256, excerpt, plain
+from saltray.records import Count, Fold, Many, Sha256
 from saltray.runs.history import HISTORY_BYTES, EpochRecord, epochs_of, read_history
 from saltray.runs.layout import CHECKPOINT_MANIFEST, CHECKPOINTS
 from saltray.runs.records import CheckpointManifest
@@ -25,6 +25,7 @@ from saltray.search.space import has_value
 from saltray.search.spec import SearchSpec
 from saltray.storage.base import Store
 from saltray.training.epoch_metrics import EpochMetrics
+from saltray.wording import excerpt, plain
 
 _RERUN = "delete this trial, and it is run again"
 
