@@ -75,7 +75,7 @@ def config_of(folder: Path) -> Config:
         data="datasets/d",
         store=str(folder),
         folds=FoldConfig(count=FOLDS),
-        model=ModelConfig(architecture="unet", encoder_width=1, in_channels=1),
+        model=ModelConfig(architecture="unet", encoder_width=1, in_channels=1, deep_supervision=False),
         train=TrainConfig(input_size=SIDE, batch_size=BATCH, epochs=1, precision="fp32"),
         cluster=ClusterConfig(gpus_per_worker=0),
     )
