@@ -36,8 +36,7 @@ def overview(root: Store) -> RunsReport:
 
 def network_text(model: ModelConfig) -> str:
     """A network in a few words."""
-    encoder = f" {model.encoder}" if model.encoder else ""
-    return f"{model.architecture}{encoder}, {model.num_filters} filters"
+    return f"{model.title}, {model.num_filters} filters"
 
 
 def _row(root: Store, summary: RunSummary) -> RunLine | OpenRun:

@@ -74,7 +74,7 @@ def test_an_empty_store(store: Store) -> None:
     ("model", "text"),
     [
         (ModelConfig(num_filters=7), "albunet, 7 filters"),
-        (ModelConfig(encoder="resnet50"), "albunet resnet50, 32 filters"),
+        (ModelConfig(encoder="resnet50"), "albunet (resnet50), 32 filters"),
     ],
 )
 def test_a_network_in_words(model: ModelConfig, text: str) -> None:
