@@ -124,7 +124,7 @@ def ray_here(s3_server: str, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 
 @pytest.fixture(scope="session")
 def small() -> Callable[..., Config]:
-    """Two epochs of a thin AlbuNet: `small(data, store, run=, folds=, epochs=, cluster=)`."""
+    """Two epochs of a thin AlbuNet as published: `small(data, store, run=, folds=, epochs=, cluster=)`."""
 
     def make(
         data: Path | str,
@@ -140,7 +140,7 @@ def small() -> Callable[..., Config]:
             store=str(store),
             run=run,
             folds=FoldConfig(count=folds),
-            model=ModelConfig(num_filters=4, encoder_width=8),
+            model=ModelConfig(num_filters=4, encoder_width=8, decoder_batchnorm=False, deep_supervision=False),
             optim=OptimConfig(lr=3e-3, ema_decay=0.5, warmup_epochs=0),
             augment=AugmentConfig(rotate=0),
             train=TrainConfig(epochs=epochs, batch_size=4, precision="fp32", checkpoint_every=0),

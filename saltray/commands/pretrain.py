@@ -10,6 +10,7 @@ from saltray.data.all_images import AllImages, load_all_images
 from saltray.data.hiding import PatchHider
 from saltray.distributed.cluster import ray_cluster
 from saltray.distributed.preflight import check_cluster, preflight
+from saltray.ensemble.layout import is_ensemble_uri
 from saltray.errors import ConfigError
 from saltray.progress import (
     CapacityFound,
@@ -20,7 +21,7 @@ from saltray.progress import (
     PretrainPlanned,
     log_event,
 )
-from saltray.runs.initial_weights import InitialWeights, read_initial_weights
+from saltray.runs.initial_weights import InitialWeights, read_initial_weights, source_of
 from saltray.runs.layout import PRETRAINED, WEIGHTS, pretrained_folder
 from saltray.runs.pretraining import create_pretraining, pretraining_result
 from saltray.runs.records import PretrainRecord
@@ -72,6 +73,12 @@ def pretrain(
         StorageError: the store cannot be reached or written.
     """
     settings = settings or PretrainConfig()
+    weights = config.model.weights
+    if weights is not None and (is_ensemble_uri(weights) or source_of(weights) is not None):
+        raise ConfigError(
+            f"model.weights {weights} is of an ensemble or a run, which has learnt from masks: no fold could be scored "
+            "honestly after the pretraining; fine-tune it with `saltray train` instead"
+        )
     config = replace(config, model=replace(config.model, deep_supervision=False))  # its outputs tell salt
     store = open_for_writing(config.store)
     home = store.sub(pretrained_folder(settings.name))
@@ -79,11 +86,6 @@ def pretrain(
     if result is None or result.epochs < config.train.epochs:
         preflight(config.cluster, jobs=1)
     initial = read_initial_weights(config)
-    if initial is not None and initial.provenance.members:
-        raise ConfigError(
-            f"model.weights {config.model.weights} is of an ensemble or a run, which has learnt from masks: no fold "
-            "could be scored honestly after the pretraining; fine-tune it with `saltray train` instead"
-        )
     images = load_all_images(config.data, store)
     planned = _planned(config, settings, images)
     with RunLock(home, f"pretraining {settings.name}") as lock:

@@ -74,12 +74,18 @@ def read_initial_weights(config: Config, before: WeightsProvenance | None = None
     model = initial_model(config)
     sha256 = load_weights(model, weights)
     folds = config.folds.count
-    found = member_of_uri(weights) or fold_of_uri(weights)
-    if found is not None and sha256 is not None and open_store(found[0]).exists(MANIFEST):
+    found = source_of(weights)
+    if found is not None and sha256 is not None:
         provenance = WeightsProvenance(uri=found[0], sha256=(sha256,) * folds, members=(found[1],) * folds)
     else:
         provenance = WeightsProvenance(uri=weights, sha256=() if sha256 is None else (sha256,))
     return InitialWeights((_arrays(model),) * folds, provenance)
+
+
+def source_of(weights: str) -> tuple[str, int] | None:
+    """The version of an ensemble, or the run, that a file of weights is of, and the fold there; None for another."""
+    found = member_of_uri(weights) or fold_of_uri(weights)
+    return found if found is not None and open_store(found[0]).exists(MANIFEST) else None
 
 
 class Started(Protocol):

@@ -85,12 +85,13 @@ def resumed_run(root: Store) -> None:
 def report(root: Store) -> None:
     home = root.sub("runs/r1")
     results = [result for fold in range(FOLDS) if (result := fold_result(home, fold)) is not None]
-    same = ("fold", "score", "iou", "dice", "epochs", "seconds")
+    same = ("fold", "score", "iou", "dice", "epochs", "seconds", "started", "finished")
     rows = [FoldRow(**{name: getattr(row, name) for name in same}, cross_fitted=row.score) for row in results]
     run = RunReport(
         run="r1",
         folds=rows,
         balance=(),
+        coverage={},
         history={fold: epochs_of(read_history(home.sub(f"fold-{fold}"))) for fold in range(FOLDS)},
         threshold_curve=[(0.44, 0.7), (0.5, 0.6)],
         threshold=0.44,
@@ -99,8 +100,10 @@ def report(root: Store) -> None:
         score=0.6,
         score_at_threshold=0.7,
         evaluation=EVALUATION,
-        examples=b"",
+        examples=(),
+        search=None,
         ensemble="e",
+        uri="r",
         config=config_of(root),
         versions=provenance(),
     )

@@ -380,7 +380,7 @@ def test_unsuitable_settings_are_refused(make_config: ConfigMaker, tensors: Tile
         next(fit(state, large, tensors, config, single))
 
 
-@pytest.mark.parametrize("case", ["synchronised", "albunet", "deep"])
+@pytest.mark.parametrize("case", ["synchronised", "albunet", "deep", "defaults"])
 def test_two_ranks_give_the_metrics_of_one(two_ranks: TwoRanks, case: str) -> None:
     alone, first, second = (two_ranks[place][case] for place in ("alone", "0", "1"))
     assert len(alone["metrics"]) == 2
