@@ -166,8 +166,10 @@ def test_the_dockerfile_passes(check: Callable[[Stages], None]) -> None:
         (check_all_versions_are_the_projects, "uv pip install --requirements", "uv pip install torch==2 -r"),
         (
             check_all_versions_are_the_projects,
-            "--requirements pyproject.toml --extra export --extra mlflow --extra serve --extra tpe\n"
-            "\nFROM build AS cpu",
+            (
+                "--requirements pyproject.toml --extra export --extra mlflow --extra serve --extra tpe\n"
+                "\nFROM build AS cpu"
+            ),
             "ray",
         ),
         (check_all_versions_are_the_projects, "--torch-backend cpu ", ""),
