@@ -43,6 +43,8 @@ FOLDS = 5
 WIDTHS = {"thin": (8, 16), "full": (32, 64)}
 """num_filters and encoder_width."""
 PLAIN_BATCH = 32
+FEW = 16
+"""Batches of a prediction below which its rate is not told."""
 THRESHOLD = 0.5
 
 
@@ -146,7 +148,10 @@ def measured(work: Callable[..., object], *arguments: object) -> dict[str, float
 
 
 def whole_command(uri: str, folder: Path, tiles: int, out: Path) -> dict[str, float]:
-    """Seconds of `saltray.predict`; of its tiles after the first batch, extrapolated to all; and its peak memory."""
+    """Seconds of `saltray.predict`; of its tiles after the first batch, extrapolated to all; and its peak memory.
+
+    The batches in flight when the first one ends would count as done in no time, so of few batches there is no rate.
+    """
     seen: list[tuple[int, float, float]] = []
     memory = [0.0]
 
@@ -158,14 +163,15 @@ def whole_command(uri: str, folder: Path, tiles: int, out: Path) -> dict[str, fl
     started, cpu = time.perf_counter(), cpu_seconds()
     saltray.predict(ensemble=uri, data=str(folder), out=out, observer=watch)
     first, last = seen[0], seen[-1]
-    share = tiles / max(last[0] - first[0], 1)
-    return {
+    found = {
         "wall_s": time.perf_counter() - started,
         "cpu_s": last[2] - cpu,
-        "steady_wall_s": (last[1] - first[1]) * share,
-        "steady_cpu_s": (last[2] - first[2]) * share,
         "memory_mb": max(memory),
     }
+    if last[0] >= FEW * first[0]:
+        share = tiles / (last[0] - first[0])
+        found |= {"steady_wall_s": (last[1] - first[1]) * share, "steady_cpu_s": (last[2] - first[2]) * share}
+    return found
 
 
 def main() -> None:
@@ -197,9 +203,8 @@ def main() -> None:
                         "saltray.predict": whole_command(uri, folder.parents[1], count, Path(scratch, "x.csv")),
                     }
                 )
-                rounds[-1]["without its start-up"] = {
-                    kind: rounds[-1]["saltray.predict"][f"steady_{kind}"] for kind in ("wall_s", "cpu_s")
-                }
+                if "steady_wall_s" in (whole := rounds[-1]["saltray.predict"]):
+                    rounds[-1]["without its start-up"] = {kind: whole[f"steady_{kind}"] for kind in ("wall_s", "cpu_s")}
             for way in rounds[0]:
                 cells = []
                 for kind in ("wall_s", "cpu_s"):
