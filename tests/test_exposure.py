@@ -78,7 +78,7 @@ def commands(s3_server: str, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 
 
 def watch(live: Live) -> Seen:
-    """Look at the processes of a command again and again until it has ended."""
+    """Look at the processes of a command repeatedly until it has ended."""
     seen = Seen()
     while live.process.poll() is None:
         titles = {process.pid: process.title() for process in live.family()}

@@ -232,7 +232,7 @@ def _check_installed() -> None:
 
 
 def _check_free(host: str, port: int) -> None:
-    """Refuse an address that cannot be listened on: Serve would try again and again."""
+    """Refuse an address that cannot be listened on: Serve would retry for ever."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         with socket.socket(family) as probe:

@@ -1,6 +1,6 @@
 """How many jobs a cluster holds at once. Plain arithmetic, so that nothing has to be started to know.
 
-Ray Train itself queues by starting a job, timing out and printing a traceback, again and again; so saltray starts a
+Ray Train itself queues by starting a job, timing out and printing a traceback, each time; so saltray starts a
 job only when it fits, and queues the others itself.
 """
 

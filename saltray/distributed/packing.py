@@ -37,7 +37,7 @@ def map_on_nodes(work: Callable[[T], R], tasks: Iterable[T], /) -> Iterator[R]:
 
     Raises:
         ConfigError: there is no such cluster.
-        ResourceError: a task was killed, again and again.
+        ResourceError: a task was killed repeatedly.
         whatever `work` raises.
     """
     from saltray.distributed.cluster import ray_cluster

@@ -79,7 +79,7 @@ def memory(root: int) -> dict[str, float]:
 
 
 class Watch:
-    """Context manager: looks at a process and its descendants again and again.
+    """Context manager: looks at a process and its descendants repeatedly.
 
     Args:
         root: the process.

@@ -2,7 +2,7 @@
 
     python tests/bench/serve.py --url http://127.0.0.1:8000/ --tile tile.png --out serve.json
 
-It sends one tile again and again, from 1, 8 and 64 clients at once, each of which sends the next when it has its
+It sends one tile over and over, from 1, 8 and 64 clients at once, each of which sends the next when it has its
 answer. Start the service before; SALTRAY_SERVE_TOKEN is sent if it is set. Times are of the client, so run it on
 another machine than the service, or give the service its cores.
 """

@@ -44,7 +44,7 @@ class Step:
     Args:
         kind: what happens, such as `SIGKILL rank`.
         after: a condition of the attempt, tried ten times a second.
-        inject: does it; False where there is nothing to do it to, so that it is tried again.
+        inject: does it; False where there is nothing to do it to, so that it is retried.
     """
 
     kind: str
@@ -143,7 +143,7 @@ class Attempt:
 def attempts(
     args: tuple[str, ...], work: Path, steps: list[Step], proxy: SeededProxy | None = None
 ) -> Iterator[Attempt]:
-    """Run a command again and again, with the steps that are still to come, until it is complete."""
+    """Run a command repeatedly, with the steps that are still to come, until it is complete."""
     for _ in range(len(steps) + ATTEMPTS_MORE):
         attempt = Attempt(args, work)
         before = proxy.injected.copy() if proxy is not None else Counter()

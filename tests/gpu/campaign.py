@@ -1,7 +1,7 @@
 """All that only a GPU can show, in one command: `tests/gpu/campaign --data TILES --out OUT [--minutes 25]`.
 
 The parts run in order of worth, each within a time of its own; what does not fit is skipped and said so, what fails is
-recorded and the next goes on. OUT gets campaign.json, tables as campaign.md, a picture campaign.png and all output as
+recorded and the next starts. OUT gets campaign.json, tables as campaign.md, a picture campaign.png and all output as
 campaign.log, and is written after each part. The same command does what is missing: a part that is finished in OUT is
 not repeated, and a run that was cut resumes while --work is kept. TILES are the 4,000 pairs: a folder, or a zip as
 `tests/gpu/carry` makes it.
