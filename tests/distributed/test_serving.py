@@ -2,9 +2,13 @@
 
 import hashlib
 import io
+import os
+import re
 import shutil
+import signal
 import socket
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -16,6 +20,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from ray._private.state import state
 from safetensors.torch import save
 
 from saltray.commands.serve import Follower
@@ -261,3 +266,17 @@ def test_models_that_cannot_be_loaded_are_told_and_another_application_is_left(
     ):
         pytest.fail("it was taken")
     assert predict(TILES[0]).status_code == 200
+
+
+@pytest.mark.ray
+def test_a_replica_that_is_killed_is_replaced(service: Service, predict: Predict) -> None:
+    actors = [actor for actor in state.actor_table(None).values() if actor["State"] == "ALIVE"]
+    (pid,) = (actor["Pid"] for actor in actors if re.fullmatch("ServeReplica:.*:models", actor["ActorClassName"]))
+    os.kill(pid, signal.SIGKILL)
+    answers, end = [], time.monotonic() + 120
+    while (answer := predict(TILES[0])).status_code != 200:
+        answers.append((answer.status_code, answer.text))
+        assert time.monotonic() < end, answers[-1]
+        time.sleep(0.2)
+    assert {code for code, _ in answers} <= {503}, answers
+    assert answer.text == encode_rle(Ensemble.load(service.uri, device="cpu").predict_masks(TILES[:1])[0])
