@@ -11,6 +11,7 @@ from saltray.data.hiding import PatchHider
 from saltray.distributed.cluster import ray_cluster
 from saltray.distributed.preflight import check_cluster, preflight
 from saltray.ensemble.layout import is_ensemble_uri
+from saltray.ensemble.versions import resolve
 from saltray.errors import ConfigError
 from saltray.progress import (
     CapacityFound,
@@ -67,6 +68,7 @@ def pretrain(
         ConfigError: the images do not fit the configuration, or the pretraining has trained with other settings or
             images.
         ModelError: the initial weights cannot be read, or do not fit.
+        EnsembleError: the initial weights are of an ensemble, and there is no such one.
         RunLockedError: another live process works on this pretraining.
         ResourceError: the cluster can never hold it, or has a GPU that torch cannot use.
         TrainingError: the training failed.
@@ -74,7 +76,7 @@ def pretrain(
     """
     settings = settings or PretrainConfig()
     weights = config.model.weights
-    if weights is not None and (is_ensemble_uri(weights) or source_of(weights) is not None):
+    if weights is not None and _has_learnt_from_masks(weights):
         raise ConfigError(
             f"model.weights {weights} is of an ensemble or a run, which has learnt from masks: no fold could be scored "
             "honestly after the pretraining; fine-tune it with `saltray train` instead"
@@ -111,6 +113,18 @@ def pretrain(
         loss=result.loss,
         seconds=result.seconds,
     )
+
+
+def _has_learnt_from_masks(weights: str) -> bool:
+    """Whether these are of an ensemble or a run.
+
+    Raises:
+        EnsembleError: there is no such ensemble.
+    """
+    if is_ensemble_uri(weights):
+        resolve(weights)
+        return True
+    return source_of(weights) is not None
 
 
 def _planned(config: Config, settings: PretrainConfig, images: AllImages) -> PretrainPlanned:
