@@ -49,6 +49,7 @@ SETTINGS: dict[str, tuple[str, ...]] = {
     "batch-16": ("--train.batch-size", "16"),
     "lr-3e-3": ("--optim.lr", "3e-3"),
     "lr-3e-4": ("--optim.lr", "3e-4"),
+    "lr-tuned": ("--from-search", "searches/settings"),
     "pretrained": ("--model.weights", "{store}/pretrained/settings/model.safetensors"),
 }
 """Name of a run -> its flags."""
@@ -79,6 +80,10 @@ def train(name: str, data: str, store: str, epochs: int) -> None:
     if name == "pretrained":
         pretraining = ("--pretrain.name", "settings", "--train.epochs", str(epochs))
         saltray_command("pretrain", "--data", data, "--store", store, *pretraining, *THIN, *PLAIN)
+    if name == "lr-tuned":
+        search = ("--search.name", "settings", "--search.trials", "8", "--search.epochs", str(max(epochs // 2, 1)))
+        length = ("--train.epochs", str(epochs))
+        saltray_command("tune", "--data", data, "--store", store, *search, *length, *THIN, *PLAIN)
     flags = [word.format(half=epochs // 2, store=store) for word in SETTINGS[name]]
     run = ("--run", name, "--only-folds", "0", "--train.epochs", str(epochs))
     saltray_command("train", "--data", data, "--store", store, *run, *THIN, *PLAIN, *flags)
