@@ -91,7 +91,8 @@ def serve(
     if not (joins_cluster() or is_connected()):
         _check_free(host, port)
     with ray_cluster() as where:
-        from saltray.distributed.serving import ServeOptions, place_replicas, serving
+        from saltray.distributed.replica_placement import place_replicas
+        from saltray.distributed.serving import ServeOptions, serving
         from saltray.distributed.web import digest_of
 
         check_seen(home.uri, partial(home.get, MANIFEST))

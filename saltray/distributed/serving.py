@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from http import HTTPStatus
 from importlib.metadata import version
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import ray
 from ray import serve
@@ -23,7 +23,6 @@ from ray.serve.schema import ApplicationStatus, LoggingConfig
 
 from saltray.distributed.causes import cause_in_a_line
 from saltray.distributed.model_replica import BATCH, Models
-from saltray.distributed.nodes import nodes_possible, nodes_present
 from saltray.distributed.ray_internals import keep_replica_on_loopback, serve_http_options, with_code_version
 from saltray.distributed.served_masks import Masked, Refused
 from saltray.distributed.web import RETRY_AFTER_S, make_web
@@ -44,36 +43,6 @@ REQUEST_S = 120.0
 MODELS, WEB = "models", "web"
 """The deployments of an application."""
 READY_POLL_S = 0.2
-
-
-class Placement(NamedTuple):
-    """What each replica with the models gets."""
-
-    device: Literal["GPU", "CPU"]
-    cpus: int
-
-
-def place_replicas(count: int) -> Placement:
-    """A GPU for each of `count` replicas where there are any, else as many CPUs as there are for each.
-
-    Raises:
-        ConfigError: the cluster cannot have so many.
-    """
-    clusters = [nodes_present(), nodes_possible()]  # as it is, and as it can be
-    device: Literal["GPU", "CPU"] = "GPU" if any(node.get("GPU", 0) for nodes in clusters for node in nodes) else "CPU"
-    largest = int(max(node.get(device, 0) for nodes in clusters for node in nodes))
-    # How many replicas of 1, 2, 3, ... CPUs or GPUs there can be.
-    shares = [
-        max(int(sum(node.get(device, 0) // share for node in nodes)) for nodes in clusters)
-        for share in range(1, 1 + largest)
-    ]
-    if not shares or shares[0] < count:
-        most = shares[0] if shares else 0
-        raise ConfigError(
-            f"{count} replicas need a {device} each, but the cluster has at most {most}; lower --replicas or "
-            "--max-replicas"
-        )
-    return Placement(device, 1 if device == "GPU" else sum(fit >= count for fit in shares))
 
 
 class _Replicas:

@@ -7,6 +7,7 @@ not.
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 WIDTH, HEIGHT = 520, 300
 LEFT, RIGHT, TOP, BOTTOM = 56, 14, 12, 44
@@ -127,13 +128,7 @@ def line_chart(
     ys = [y for _, points in kept for _, y in points]
     x_steps, y_steps = _steps(min(xs), max(xs), least=1.0 if integer_x else LEAST), _steps(min(ys), max(ys))
     x_range, y_range = (min(xs), max(xs)), (min(*ys, y_steps[0]), max(*ys, y_steps[-1]))
-
-    def across(x: float) -> float:
-        return round(_scale(x, x_range, LEFT, WIDTH - RIGHT), 1)
-
-    def up(y: float) -> float:
-        return round(_scale(y, y_range, HEIGHT - BOTTOM, TOP), 1)
-
+    across, up = partial(_across, limits=x_range), partial(_up, limits=y_range)
     return Chart(
         x_label=x_label,
         y_label=y_label,
@@ -188,13 +183,7 @@ def dot_chart(
         steps = _steps(min(xs), max(xs))
         x_range = (min(*xs, steps[0]), max(*xs, steps[-1]))
         x_ticks = [(step, _text(step, steps)) for step in steps]
-
-    def across(x: float) -> float:
-        return round(_scale(x, x_range, LEFT, WIDTH - RIGHT), 1)
-
-    def up(y: float) -> float:
-        return round(_scale(y, y_range, HEIGHT - BOTTOM, TOP), 1)
-
+    across, up = partial(_across, limits=x_range), partial(_up, limits=y_range)
     return Chart(
         x_label=x_label,
         y_label=y_label,
@@ -221,10 +210,7 @@ def bar_chart(bars: Sequence[Bar], *, x_label: str, y_label: str, colour: int = 
     y_steps = _steps(0.0, most or 1.0)
     step = (WIDTH - RIGHT - LEFT) / len(bars)
     inner = 0.8 * step
-
-    def up(share: float) -> float:
-        return round(_scale(share, (0.0, y_steps[-1]), HEIGHT - BOTTOM, TOP), 1)
-
+    up = partial(_up, limits=(0.0, y_steps[-1]))
     boxes, dots = [], []
     for place, bar in enumerate(bars):
         left = LEFT + place * step + (step - inner) / 2
@@ -262,6 +248,16 @@ def _decades(low: float, high: float) -> list[float]:
             break
     every = -(-len(ticks) // 8)  # more would overlap
     return ticks[::every]
+
+
+def _across(x: float, limits: tuple[float, float]) -> float:
+    """The horizontal position of a value, of which `limits` fill the width."""
+    return round(_scale(x, limits, LEFT, WIDTH - RIGHT), 1)
+
+
+def _up(y: float, limits: tuple[float, float]) -> float:
+    """The vertical position."""
+    return round(_scale(y, limits, HEIGHT - BOTTOM, TOP), 1)
 
 
 def _scale(value: float, limits: tuple[float, float], start: float, end: float) -> float:

@@ -38,7 +38,7 @@ QUIET = {
     "GIT_PYTHON_REFRESH": "quiet",
 }
 RETRIES_S = (5.0, 60.0)
-"""Until MLflow is tried again after it has failed once, and more often in a row; once is not worth a word."""
+"""Delay before a retry: after the first failure, of which nobody is told, and after each further one in a row."""
 LAST_S = 60.0
 """For what is left to send at the end; after an exception, Ctrl-C for one, a tenth of it."""
 
