@@ -89,8 +89,7 @@ def best_to_worst(
     predictions: OutOfFold, postprocess: Postprocess, hits: NDArray[np.int64], union: NDArray[np.int64]
 ) -> list[TileView]:
     """The best, median and worst tiles; `hits` and `union` are their `overlaps`."""
-    examples = pick_examples(hits, union)
-    return view_tiles(predictions, postprocess, {example.tile: example.rank for example in examples})
+    return view_tiles(predictions, postprocess, pick_examples(hits, union))
 
 
 def view_tiles(predictions: OutOfFold, postprocess: Postprocess, ranks: Mapping[int, str | None]) -> list[TileView]:

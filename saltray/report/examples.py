@@ -6,7 +6,6 @@ apart). The outline of the label is drawn over the prediction too, so that an er
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -19,8 +18,9 @@ from numpy.typing import NDArray
 from saltray.data.tiles import LabelledTiles
 from saltray.errors import ConfigError
 from saltray.report.figures import DPI, INK, to_png
+from saltray.report.tile_pictures import LABEL, PREDICTION, shown_range
 
-LABEL, PREDICTION = "#0072b2", "#e69f00"
+LABEL_COLOUR, PREDICTION_COLOUR = (f"#{bytes(colour).hex()}" for colour in (LABEL, PREDICTION))
 ROWS = ("seismic", "label", "prediction")
 CELL, GAP = 202, 10
 """Pixels of a tile's side in the picture, and between two tiles."""
@@ -30,14 +30,6 @@ MIN_COLUMNS = 5
 """The picture is at least this many tiles wide, so that title and legend fit."""
 _TINT = 0.35
 """Opacity of a mask over the image."""
-
-
-class Example(NamedTuple):
-    """A tile to show: what it is an example of (best, median or worst), its index, and its IoU."""
-
-    rank: str
-    tile: int
-    iou: float
 
 
 def draw_demo(
@@ -71,10 +63,13 @@ def draw_demo(
         ) from error
 
 
-def pick_examples(hits: NDArray[np.int64], union: NDArray[np.int64], *, each: int = 3) -> list[Example]:
-    """The best, the median and the worst tiles by IoU, each once, of those with salt in the label or the prediction.
+def pick_examples(hits: NDArray[np.int64], union: NDArray[np.int64], *, each: int = 3) -> dict[int, str]:
+    """The best, the median and the worst tiles by IoU, of those with salt in the label or the prediction.
 
     If no tile has any, all tiles count, with an IoU of 0.
+
+    Returns:
+        in this order, index of a tile -> what it is an example of: best, median or worst.
 
     Args:
         hits: [N], pixels of salt in both masks.
@@ -87,11 +82,11 @@ def pick_examples(hits: NDArray[np.int64], union: NDArray[np.int64], *, each: in
         order = order[union[order] > 0]
     middle = max(0, (len(order) - each) // 2)
     ranks = {"best": order[:each], "median": order[middle : middle + each], "worst": order[-each:]}
-    examples: dict[int, Example] = {}
+    examples: dict[int, str] = {}
     for rank, chosen in ranks.items():
         for tile in chosen.tolist():
-            examples.setdefault(tile, Example(rank, tile, float(iou[tile])))
-    return list(examples.values())
+            examples.setdefault(tile, rank)
+    return examples
 
 
 def _draw(
@@ -116,9 +111,9 @@ def _draw(
             axes = figure.add_axes((left / width, bottom / height, CELL / width, CELL / height))
             _show_image(axes, image)
             if name == "prediction":
-                _show_mask(axes, predicted[column], PREDICTION)
+                _show_mask(axes, predicted[column], PREDICTION_COLOUR)
             if name != "seismic":
-                _show_mask(axes, truth, LABEL, filled=name == "label")
+                _show_mask(axes, truth, LABEL_COLOUR, filled=name == "label")
             if row == 0:
                 axes.set_title(captions[column], fontsize=8, color=INK, pad=5, parse_math=False)
             if column == 0:
@@ -133,13 +128,13 @@ def _annotate(figure: Figure, title: str, postprocess: str) -> None:
     place = {"x": LEFT / width, "y": 1 - 28 / height}
     figure.text(**place, s=title, fontsize=12, fontweight="bold", color=INK, va="top", parse_math=False)
     legend: list[Patch | Line2D] = [
-        Patch(facecolor=to_rgba(LABEL, _TINT), edgecolor=LABEL, label="labelled salt"),
+        Patch(facecolor=to_rgba(LABEL_COLOUR, _TINT), edgecolor=LABEL_COLOUR, label="labelled salt"),
         Patch(
-            facecolor=to_rgba(PREDICTION, _TINT),
-            edgecolor=PREDICTION,
+            facecolor=to_rgba(PREDICTION_COLOUR, _TINT),
+            edgecolor=PREDICTION_COLOUR,
             label=f"predicted salt ({postprocess})",
         ),
-        Line2D([], [], color=LABEL, linewidth=1.4, label="edge of the label, over the prediction"),
+        Line2D([], [], color=LABEL_COLOUR, linewidth=1.4, label="edge of the label, over the prediction"),
     ]
     figure.legend(
         handles=legend,
@@ -155,9 +150,8 @@ def _annotate(figure: Figure, title: str, postprocess: str) -> None:
 
 
 def _show_image(axes: Axes, image: NDArray[np.uint8]) -> None:
-    """Grey, with the contrast stretched about the tile's mean as in seismic displays; an all-black tile stays black."""
-    centre, reach = float(image.mean()), max(32.0, 3 * float(image.std()))
-    axes.imshow(image, cmap="gray", vmin=max(0, centre - reach), vmax=centre + reach, interpolation="bilinear")
+    low, high = shown_range(image)
+    axes.imshow(image, cmap="gray", vmin=low, vmax=high, interpolation="bilinear")
     axes.set_xticks([])
     axes.set_yticks([])
     axes.spines[:].set_visible(False)

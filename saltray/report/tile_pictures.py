@@ -17,7 +17,8 @@ from PIL import Image
 
 MOST = 512
 """Pixels of a picture's longer side; of a larger tile, every second pixel is shown, every third, and so on."""
-_LABEL, _PREDICTION, _BOTH = (0, 114, 178), (230, 159, 0), (0, 158, 115)
+LABEL, PREDICTION, _BOTH = (0, 114, 178), (230, 159, 0), (0, 158, 115)
+"""Red, green and blue."""
 _FILL, _SOLID, _FAINT = 90, 255, 60
 """Opacity, of 255, of a mask, of its edge or of an error, and of salt that is labelled and predicted."""
 _ERROR = 190
@@ -82,15 +83,15 @@ def view_tile(
     label, prediction = truth[shown], predicted[shown]
     edge = _edge(label)
     layers = {
-        "label": _layer([(label, _LABEL, _FILL), (edge, _LABEL, _SOLID)]),
+        "label": _layer([(label, LABEL, _FILL), (edge, LABEL, _SOLID)]),
         "prediction": _layer(
-            [(prediction, _PREDICTION, _FILL), (_edge(prediction), _PREDICTION, _SOLID), (edge, _LABEL, _SOLID)]
+            [(prediction, PREDICTION, _FILL), (_edge(prediction), PREDICTION, _SOLID), (edge, LABEL, _SOLID)]
         ),
         "errors": _layer(
             [
                 (label & prediction, _BOTH, _FAINT),
-                (prediction & ~label, _PREDICTION, _ERROR),
-                (label & ~prediction, _LABEL, _ERROR),
+                (prediction & ~label, PREDICTION, _ERROR),
+                (label & ~prediction, LABEL, _ERROR),
             ]
         ),
         "probability": _probability(probabilities[shown]),
@@ -110,10 +111,17 @@ def view_tile(
     )
 
 
-def _stretched(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Contrast stretched about the tile's mean as in seismic displays; an all-black tile stays black."""
+def shown_range(image: NDArray[np.uint8]) -> tuple[float, float]:
+    """The values that are shown as black and as white: about the tile's mean, as in seismic displays.
+
+    An all-black tile stays black.
+    """
     centre, reach = float(image.mean()), max(32.0, 3 * float(image.std()))
-    low, high = max(0.0, centre - reach), centre + reach
+    return max(0.0, centre - reach), centre + reach
+
+
+def _stretched(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    low, high = shown_range(image)
     stretched: NDArray[np.uint8] = np.clip((image - low) / (high - low) * 255, 0, 255).astype(np.uint8)
     return stretched
 
@@ -141,7 +149,7 @@ def _probability(probabilities: NDArray[np.floating]) -> str:
     """The prediction's colour, the more of it the more probable salt is."""
     index = np.rint(probabilities.astype(np.float32) * (_LEVELS - 1)).astype(np.uint8)
     opacities = [round(235 * level / (_LEVELS - 1)) for level in range(_LEVELS)]
-    return _palette(index, [_PREDICTION] * _LEVELS, opacities)
+    return _palette(index, [PREDICTION] * _LEVELS, opacities)
 
 
 def _palette(index: NDArray[np.uint8], colours: list[tuple[int, int, int]], opacities: list[int]) -> str:

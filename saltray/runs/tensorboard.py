@@ -68,8 +68,8 @@ def held_out_pictures(
     names: dict[int, str] = {}
     for fold in np.unique(predictions.fold_of):
         here = np.flatnonzero(predictions.fold_of == fold)
-        for example in pick_examples(hits[here], union[here], each=PICTURES):
-            names[int(here[example.tile])] = example.rank
+        for tile, rank in pick_examples(hits[here], union[here], each=PICTURES).items():
+            names[int(here[tile])] = rank
     shown = predictions.some(list(names))
     masks = postprocess.apply(shown.probabilities, shown.tiles.images)
     pictures: dict[int, Pictures] = {}
