@@ -348,23 +348,23 @@ def shut_down() -> None:
     handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, WATCH_SIGNAL)}
     in_main_thread = threading.current_thread() is threading.main_thread()
 
-    def restore() -> None:
-        for number, handler in handlers.items():
-            if handler is not None and in_main_thread:
-                signal.signal(number, handler)
+    def restore(number: signal.Signals) -> None:
+        if handlers[number] is not None and in_main_thread:
+            signal.signal(number, handlers[number])
 
-    def restore_first() -> None:  # Ray calls this next
-        restore()
+    def restore_and_disconnect() -> None:  # Ray calls this just before it ends its processes
+        restore(signal.SIGTERM)
         disconnect()
 
-    untyped.disconnect = restore_first
+    untyped.disconnect = restore_and_disconnect
     if in_main_thread:
         signal.signal(WATCH_SIGNAL, signal.SIG_IGN)
     try:
         ray.shutdown()
     finally:
         untyped.disconnect = disconnect
-        restore()
+        restore(signal.SIGTERM)
+        restore(WATCH_SIGNAL)
 
 
 @contextmanager
