@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Annotated, Any, Literal, cast
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from saltray.errors import ConfigError
 from saltray.records import MAX_EPOCHS, MAX_FOLDS, fits, meant_choice, own_field_types, to_record, type_text
@@ -493,6 +493,30 @@ class Config:
         if self.pseudo_labels.ensemble is None:  # the identity of runs from before there were pseudo-labels
             del record["pseudo_labels"]
         return record
+
+
+_UNTIL_OTHER_DEFAULTS = {"decoder_batchnorm": False, "deep_supervision": False}
+"""What a record means that is older than these settings, which were no default at first."""
+
+
+def _as_today(record: Any) -> Any:
+    """Settings of any earlier version as this one stores them."""
+    if not isinstance(record, dict):
+        return record
+    model, train = record.get("model"), record.get("train")
+    if isinstance(model, dict):
+        old = model.get("architecture")
+        if "encoder" not in model and old in ("ternausnet11", "ternausnet16"):
+            model = model | {"architecture": "ternausnet", "encoder": old.replace("ternausnet", "vgg")}
+        record = record | {"model": _UNTIL_OTHER_DEFAULTS | model}
+    if isinstance(train, dict) and "loss" not in record and {"bce", "dice"} <= train.keys():
+        loss = {name: train[name] for name in ("bce", "dice")}
+        record = record | {"loss": loss, "train": {name: train[name] for name in train if name not in loss}}
+    return record
+
+
+StoredConfig = Annotated[Config, BeforeValidator(_as_today)]
+"""Settings in a stored record, of this version or an earlier one."""
 
 
 @dataclass(frozen=True)

@@ -200,6 +200,43 @@ STORED_CONFIG: dict[str, Any] = {
         "sync_batchnorm": True,
     },
 }
+FIRST_CONFIG: dict[str, Any] = {
+    "augment": {"brightness": 0.1, "contrast": 0.1, "flip": 0.5, "rotate": 5.0, "scale": 0.1, "shift": 0.1},
+    "cluster": {"cpus_per_worker": None, "gpus_per_worker": None, "max_failures": 2, "workers_per_fold": 1},
+    "data": "tiles",
+    "folds": {"count": 2, "scheme": "coverage", "seed": 0},
+    "model": {
+        "architecture": "ternausnet16",
+        "encoder_width": 64,
+        "is_deconv": True,
+        "num_filters": 32,
+        "weights": None,
+    },
+    "optim": {
+        "clip_norm": 1.0,
+        "ema_decay": 0.998,
+        "lr": 0.001,
+        "optimizer": "adamw",
+        "schedule": "cosine",
+        "warmup_epochs": 1.0,
+        "weight_decay": 0.0001,
+    },
+    "run": "r1",
+    "store": "store",
+    "train": {
+        "batch_size": 32,
+        "bce": 0.5,
+        "checkpoint_every": 60.0,
+        "dice": 1.0,
+        "epochs": 60,
+        "eval_every": 1,
+        "input_size": 128,
+        "precision": "bf16",
+        "seed": 0,
+        "sync_batchnorm": True,
+    },
+}
+"""As saltray stored it before there were weights of the loss, encoders by name, and parts of the decoder."""
 STORED_EPOCH: dict[str, Any] = {
     "at": 1795712816.0320535,
     "dice": 0.0,

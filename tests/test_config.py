@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from samples import STORED_CONFIG
+from samples import FIRST_CONFIG, STORED_CONFIG
 
 from saltray.config import (
     AugmentConfig,
@@ -24,6 +24,7 @@ from saltray.config import (
     PseudoLabelConfig,
     Range,
     SearchConfig,
+    StoredConfig,
     TrainConfig,
     check_name,
     choice,
@@ -32,7 +33,7 @@ from saltray.config import (
     value_text,
 )
 from saltray.errors import ConfigError
-from saltray.records import digest, from_record, to_record
+from saltray.records import RecordError, digest, from_record, to_record
 
 CYCLES = OptimConfig(schedule="cycles", cycles=3)
 
@@ -169,6 +170,24 @@ def test_a_configuration_of_saltray_0_1_is_read_and_written_as_it_was() -> None:
     config = from_record(Config, STORED_CONFIG)
     assert to_record(config) == STORED_CONFIG
     assert (config.run, config.folds.count, config.optim.lr) == ("r2", 2, 0.002973)
+
+
+def test_a_configuration_of_the_first_versions_is_what_it_was() -> None:
+    config = from_record(StoredConfig, FIRST_CONFIG)  # type: ignore[arg-type]
+    model = ModelConfig(architecture="ternausnet", encoder="vgg16", decoder_batchnorm=False, deep_supervision=False)
+    assert config == Config(
+        data="tiles", store="store", folds=FoldConfig(count=2), model=model, loss=LossConfig(bce=0.5, dice=1.0)
+    )
+    assert from_record(StoredConfig, STORED_CONFIG) == from_record(Config, STORED_CONFIG)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "changes", [{"train": {"bce": 0.5}}, {"train": None}, {"model": None}, {"model": {"architecture": "vgg"}}, {"a": 1}]
+)
+def test_a_configuration_of_no_version_is_refused(changes: dict[str, Any]) -> None:
+    for record in (FIRST_CONFIG | changes, STORED_CONFIG | changes, changes, [changes], None):
+        with pytest.raises(RecordError):
+            from_record(StoredConfig, record)  # type: ignore[arg-type]
 
 
 def test_hardware_and_places_are_no_part_of_the_identity() -> None:

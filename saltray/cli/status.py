@@ -20,6 +20,7 @@ STYLES = {
     "finished": "green",
     "done": "green",
     "failed": "red",
+    "other version": "yellow",
     "stale": "red",
     "corrupted": "red",
     "queued": "dim",
@@ -54,7 +55,7 @@ def print_runs(console: Console, runs: Sequence["RunSummary"]) -> None:
         owner = ["", ""] if run.owner is None else [_ago(run.owner.at), str(run.owner)]
         table.add_row(run.run, run.state, f"{run.done}/{run.count}", *owner, style=STYLES.get(run.state))
     console.print(table)
-    _print_faults(console, [fault for run in runs for fault in run.faults])
+    _print_all_faults(console, runs)
 
 
 def print_pretrainings(console: Console, pretrainings: Sequence["PretrainStatus"]) -> None:
@@ -71,7 +72,16 @@ def print_pretrainings(console: Console, pretrainings: Sequence["PretrainStatus"
             console.print(f"pretraining {one.name} failed: {one.error} (full text: {one.uri}/{ERROR})", style="red")
         if one.state == "finished":
             console.print(f"weights of {one.name}: {one.weights}")
-    _print_faults(console, [fault for one in pretrainings for fault in one.faults])
+    _print_all_faults(console, pretrainings)
+
+
+def _print_all_faults(console: Console, rows: Sequence["RunSummary | PretrainStatus"]) -> None:
+    for row in rows:
+        if row.state == "other version":
+            for fault in row.faults:
+                console.print(fault, style=STYLES[row.state])
+        else:
+            _print_faults(console, row.faults)
 
 
 def _print_faults(console: Console, faults: Iterable[str]) -> None:

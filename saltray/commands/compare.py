@@ -13,7 +13,8 @@ from saltray.ensemble.choice import Choice, PostprocessScores
 from saltray.errors import ConfigError
 from saltray.records import digest
 from saltray.report.comparison import draw_comparison
-from saltray.runs.layout import MANIFEST, RUNS, SPLIT
+from saltray.runs.layout import RUNS, SPLIT
+from saltray.runs.manifests import manifest_of
 from saltray.runs.out_of_fold import open_out_of_fold
 from saltray.runs.records import FoldResult, RunManifest, Split
 from saltray.runs.run import find_run, fold_result
@@ -106,7 +107,7 @@ def _open(name: str, store: str) -> _Run:
         raise ConfigError(f"{name!r} is neither a run's name nor its URI; write NAME, or STORE/{RUNS}/NAME")
     root = open_store(where or store)
     home = find_run(root, run)
-    manifest = home.get_record(MANIFEST, RunManifest)
+    manifest = manifest_of(home, RunManifest)
     finished = ((fold, fold_result(home, fold)) for fold in range(manifest.config.folds.count))
     results = {fold: result for fold, result in finished if result is not None}
     return _Run(name, root, home, manifest, home.get_record(SPLIT, Split).fold_of, results)

@@ -20,6 +20,7 @@ from saltray.errors import ConfigError
 from saltray.recipes import recipe_settings
 from saltray.records import UNSET, RecordError, field_types, flat, from_record, parse_json, to_record
 from saltray.runs.layout import MANIFEST, PRETRAINED, RUNS, pretrained_folder
+from saltray.runs.manifests import manifest_of
 from saltray.runs.records import PretrainManifest, RunManifest
 from saltray.runs.run import find_run
 from saltray.search.space import list_values, parse_values
@@ -99,9 +100,9 @@ class SettingsFile:
             store, kind, name = trained[1] or ("/" if place[0] == "/" else "."), trained[2], trained[3]
             root = open_store(store)
             if kind == RUNS:
-                config = find_run(root, name).get_record(MANIFEST, RunManifest).config
+                config = manifest_of(find_run(root, name), RunManifest).config
             else:
-                manifest = root.sub(pretrained_folder(name)).get_record(MANIFEST, PretrainManifest)
+                manifest = manifest_of(root.sub(pretrained_folder(name)), PretrainManifest)
                 config, pretrain = manifest.config, to_record(manifest.pretrain)
         else:
             return None

@@ -17,7 +17,8 @@ from saltray.distributed.preflight import preflight
 from saltray.errors import ConfigError, NotFoundError
 from saltray.runs.history import epochs_of, read_history
 from saltray.runs.initial_weights import read_initial_weights
-from saltray.runs.layout import MANIFEST, SPLIT, fold_folder
+from saltray.runs.layout import SPLIT, fold_folder
+from saltray.runs.manifests import manifest_of
 from saltray.runs.pseudo_labels import find_teacher
 from saltray.runs.records import RunManifest, Split
 from saltray.runs.run import find_run
@@ -160,7 +161,7 @@ def plan(
 def _speed_of(store: Store, run: str) -> float:
     """Images a second of one rank of a run, validation included."""
     home = find_run(store, run)
-    config = home.get_record(MANIFEST, RunManifest).config
+    config = manifest_of(home, RunManifest).config
     count = config.folds.count
     epochs = [epoch for fold in range(count) for epoch in epochs_of(read_history(home.sub(fold_folder(fold))))]
     if not epochs:

@@ -13,13 +13,14 @@ from saltray.config import Config
 from saltray.data.packing import packed_tiles
 from saltray.distributed.paths import check_kept
 from saltray.ensemble.layout import is_ensemble_uri, store_of_uri, version_prefix
-from saltray.ensemble.manifest import EnsembleManifest, provenance
+from saltray.ensemble.manifest import EnsembleManifest
 from saltray.ensemble.versions import read_manifest, resolve
 from saltray.errors import ConfigError, IntegrityError, NotFoundError
 from saltray.report.runs_page import render_runs
 from saltray.report.tiles_page import TilesReport, render_tiles
 from saltray.runs.evaluation import evaluate
 from saltray.runs.layout import MANIFEST, REPORT, RUNS, SPLIT
+from saltray.runs.manifests import manifest_of
 from saltray.runs.out_of_fold import open_out_of_fold
 from saltray.runs.overview import overview
 from saltray.runs.records import FoldResult, RunManifest, Split
@@ -139,7 +140,7 @@ def _find(uri: str) -> _Published:
 def _open(root: Store, run: str, asked: EnsembleManifest | None = None) -> _Published:
     """A run by its name; `asked` is the version of the ensemble whose run it is."""
     home = find_run(root, run)
-    record = _manifest(home, run)
+    record = manifest_of(home, RunManifest)
     count = record.config.folds.count
     results = [result for fold in range(count) if (result := fold_result(home, fold)) is not None]
     if len(results) < count:
@@ -167,30 +168,6 @@ def _open(root: Store, run: str, asked: EnsembleManifest | None = None) -> _Publ
             f"{root.uri}/{version_prefix(published.name, published.version)}, the version of its present ones"
         )
     return _Published(root=root, home=home, record=record, results=tuple(results), manifest=asked or published)
-
-
-def _manifest(home: Store, run: str) -> RunManifest:
-    """What a run is.
-
-    Raises:
-        ConfigError: another version of saltray wrote it.
-        IntegrityError: it is corrupted.
-    """
-    try:
-        return home.get_record(MANIFEST, RunManifest)
-    except IntegrityError as error:
-        record = home.get_json(MANIFEST)
-        made = record.get("provenance") if isinstance(record, dict) else None
-        own = provenance()
-        if not isinstance(made, dict) or all(made.get(name) == own[name] for name in ("saltray", "commit")):
-            raise
-        version = plain(str(made.get("saltray")))
-        commit = f" (commit {plain(str(made['commit']))[:12]})" if made.get("commit") else ""
-        page = f"; its own page is {home.uri}/{REPORT}" if home.exists(REPORT) else ""
-        raise ConfigError(
-            f"run {run} was made by another version of saltray, {version}{commit}, whose records this one cannot read "
-            f"({error}); make the page with that version{page}"
-        ) from error
 
 
 def _finished(run: _Published) -> FinishedRun:

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Self
 
 from pydantic import AfterValidator, Field
 
-from saltray.config import Config, Name, Values
+from saltray.config import Name, StoredConfig, Values
 from saltray.data.pixel_range import PixelRange
 from saltray.ensemble.postprocess import Postprocess
 from saltray.errors import ConfigError, EnsembleError
@@ -24,8 +24,6 @@ from saltray.wording import excerpt
 FORMAT = 2
 READABLE = (1, FORMAT)
 """Format 1 has `threshold` in place of `postprocess`."""
-_PLAIN_DECODER = {"decoder_batchnorm": False, "deep_supervision": False}
-"""What a manifest means that is older than these settings, which were no default at first."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,7 +124,7 @@ class EnsembleManifest:
     """Content digest of the training tiles."""
     pixel_range: PixelRange | None = None
     """Of the training images' files, by which tiles to predict are scaled; None if published before there was it."""
-    config: Config
+    config: StoredConfig
     """The run's configuration; architecture and preprocessing are in `model` and `train.input_size`."""
     provenance: dict[str, str | None]
     """Versions of the libraries and the git commit; see `provenance`."""
@@ -155,9 +153,6 @@ class EnsembleManifest:
                 "postprocess": {"threshold": record["threshold"], "min_area": 0, "blank_is_empty": False},
                 "format": FORMAT,
             }
-        match record:
-            case {"config": {"model": dict(model), **config}}:
-                record = {**record, "config": {**config, "model": _PLAIN_DECODER | model}}
         try:
             return from_record(cls, record)
         except (RecordError, ConfigError) as error:

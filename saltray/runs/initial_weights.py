@@ -20,6 +20,7 @@ from saltray.ensemble.versions import read_manifest, resolve
 from saltray.errors import ConfigError, ModelError, NotFoundError
 from saltray.records import to_record
 from saltray.runs.layout import MANIFEST, SPLIT, fold_of_uri, run_folder
+from saltray.runs.manifests import manifest_of
 from saltray.runs.records import RunManifest, Split
 from saltray.storage.base import Store
 from saltray.storage.uri import open_store
@@ -116,7 +117,7 @@ def origins_before(home: Store, kind: type[Started], config: Config) -> Origins:
         config: that of this command.
     """
     try:
-        before = home.get_record(MANIFEST, kind)
+        before = manifest_of(home, kind)
     except NotFoundError:
         return Origins()
     was = before.config
@@ -236,13 +237,13 @@ def _trained_with(
     """The manifest of an ensemble's version or of a run, and the fold of each tile that it was trained with."""
     if not is_ensemble_uri(uri):
         run = open_store(uri)
-        return run.get_record(MANIFEST, RunManifest), run.get_record(SPLIT, Split).fold_of
+        return manifest_of(run, RunManifest), run.get_record(SPLIT, Split).fold_of
     home = resolve(uri)
     manifest = read_manifest(home)
     store = open_store(home.uri.removesuffix(f"/{version_prefix(manifest.name, manifest.version)}"))
     run = store.sub(run_folder(manifest.run))
     try:
-        before, split = run.get_record(MANIFEST, RunManifest), run.get_record(SPLIT, Split)
+        before, split = manifest_of(run, RunManifest), run.get_record(SPLIT, Split)
         if (before.dataset, before.config.folds) == (manifest.dataset, manifest.config.folds):
             return manifest, split.fold_of
         reason = f"{run.uri} is another run of the same name"

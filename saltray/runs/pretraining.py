@@ -11,6 +11,7 @@ from saltray.errors import ConfigError, NotFoundError
 from saltray.records import digest
 from saltray.runs.history import EpochRecord
 from saltray.runs.layout import CHECKPOINTS, MANIFEST, RESULT, WEIGHTS, checkpoint_epoch
+from saltray.runs.manifests import manifest_of
 from saltray.runs.records import PretrainManifest, PretrainRecord
 from saltray.runs.run import changed_settings, has_epochs
 from saltray.storage.base import Store
@@ -54,7 +55,7 @@ def create_pretraining(
     )
     if home.put_new_record(MANIFEST, manifest):
         return
-    before = home.get_record(MANIFEST, PretrainManifest)
+    before = manifest_of(home, PretrainManifest)
     if before.name != settings.name:
         raise ConfigError(
             f"pretraining {settings.name} and pretraining {before.name} are the same folder on this file system, which "

@@ -5,7 +5,7 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import Field, PlainValidator
 
-from saltray.config import Config, Name, PretrainConfig
+from saltray.config import Name, PretrainConfig, StoredConfig
 from saltray.data.folds import FoldBalance
 from saltray.ensemble.manifest import PseudoLabelsProvenance, SearchProvenance, WeightsProvenance
 from saltray.records import MAX_EPOCHS, MAX_FOLDS, Count, Epoch, Fold, Fraction, Many, Seconds, Sha256
@@ -32,7 +32,7 @@ class RunManifest:
     run: Name
     identity: Sha256
     """Digest of all that decides the results: settings, tiles and initial weights."""
-    config: Config
+    config: StoredConfig
     dataset: Sha256
     """Content digest of the tiles."""
     search_provenance: Annotated[SearchProvenance | None, Field(alias="origin")] = None
@@ -52,7 +52,7 @@ class PretrainManifest:
     name: Name
     identity: Sha256
     """Digest of all that decides the result: settings, images and initial weights."""
-    config: Config
+    config: StoredConfig
     """Of this, model, optim, augment and train decide the result."""
     pretrain: PretrainConfig
     dataset: Sha256

@@ -25,6 +25,7 @@ from saltray.runs.layout import (
     fold_folder,
     run_folder,
 )
+from saltray.runs.manifests import manifest_of
 from saltray.runs.records import FoldResult, RunManifest, Split
 from saltray.storage.base import Store
 from saltray.wording import there_are
@@ -91,7 +92,7 @@ def create_run(
         provenance=provenance(),
     )
     created = home.put_new_record(MANIFEST, manifest)
-    before = manifest if created else home.get_record(MANIFEST, RunManifest)
+    before = manifest if created else manifest_of(home, RunManifest)
     if before.run != config.run:
         raise ConfigError(
             f"run {config.run} and run {before.run} are the same folder on this file system, which does not tell "

@@ -8,12 +8,11 @@ from typing import Literal, TypeVar
 from saltray.ensemble.layout import version_prefix
 from saltray.ensemble.manifest import EnsembleManifest
 from saltray.ensemble.versions import versions_of
-from saltray.errors import IntegrityError, NotFoundError
+from saltray.errors import ConfigError, IntegrityError, NotFoundError
 from saltray.runs.history import EpochRecord, epochs_of, read_history
 from saltray.runs.layout import (
     ERROR,
     HISTORY,
-    MANIFEST,
     PRETRAINED,
     REPORT,
     RESULT,
@@ -24,6 +23,7 @@ from saltray.runs.layout import (
     pretrained_folder,
     run_folder,
 )
+from saltray.runs.manifests import manifest_of
 from saltray.runs.records import FoldResult, PretrainManifest, RunManifest
 from saltray.runs.run import find_run, fold_result
 from saltray.storage.base import Store
@@ -37,7 +37,7 @@ PACE_EPOCHS = 5
 QUIET_EPOCHS, QUIET_S = 3, 60.0
 """A fold without a new record for so many epochs, and so many seconds, does not count as training."""
 
-RunState = Literal["running", "finished", "stopped", "stale", "corrupted"]
+RunState = Literal["running", "finished", "stopped", "stale", "other version", "corrupted"]
 FoldState = Literal["done", "training", "queued", "failed", "unfinished", "not started", "corrupted"]
 
 
@@ -73,8 +73,8 @@ class RunSummary:
     uri: str
     state: RunState
     """running: its owner is alive. finished: the ensemble is published and the report written. stopped: the owner
-    released it before that. stale: the owner shows no sign of life, and has not released it. corrupted: its manifest
-    cannot be read."""
+    released it before that. stale: the owner shows no sign of life, and has not released it. other version: another
+    version of saltray made it, whose manifest this one cannot read. corrupted: its manifest cannot be read."""
     owner: Owner | None
     """The process that works on it, or did last."""
     done: int
@@ -102,7 +102,7 @@ class PretrainStatus:
 
     name: str
     uri: str
-    state: Literal["running", "finished", "failed", "stopped", "stale", "corrupted"]
+    state: Literal["running", "finished", "failed", "stopped", "stale", "other version", "corrupted"]
     """As of a run. finished: its weights are there. failed: its last attempt left an error, and nobody retries it."""
     owner: Owner | None
     """The process that works on it, or did last."""
@@ -126,6 +126,7 @@ def run_status(root: Store, run: str) -> RunStatus:
 
     Raises:
         NotFoundError: there is no such run.
+        ConfigError: another version of saltray made it, whose manifest this one cannot read.
         IntegrityError: its manifest is corrupted.
     """
     home = find_run(root, run)
@@ -150,9 +151,10 @@ def run_summaries(root: Store) -> list[RunSummary]:
             found.append(_summary(root.sub(run_folder(name)), name)[0])
         except NotFoundError:  # its first process is about to write the manifest, or died before
             continue
-        except IntegrityError as error:
+        except (ConfigError, IntegrityError) as error:
             uri, faults = f"{root.uri}/{run_folder(name)}", (str(error),)
-            found.append(RunSummary(run=name, uri=uri, state="corrupted", owner=None, done=0, count=0, faults=faults))
+            state = _unreadable(error)
+            found.append(RunSummary(run=name, uri=uri, state=state, owner=None, done=0, count=0, faults=faults))
     return found
 
 
@@ -165,16 +167,21 @@ def pretrain_statuses(root: Store) -> list[PretrainStatus]:
             found.append(_pretraining(home, name))
         except NotFoundError:  # as of a run
             continue
-        except IntegrityError as error:
-            faults = (str(error),)
+        except (ConfigError, IntegrityError) as error:
+            state, faults = _unreadable(error), (str(error),)
             found.append(
-                PretrainStatus(name=name, uri=home.uri, state="corrupted", owner=None, epochs=(), of=0, faults=faults)
+                PretrainStatus(name=name, uri=home.uri, state=state, owner=None, epochs=(), of=0, faults=faults)
             )
     return found
 
 
+def _unreadable(error: ConfigError | IntegrityError) -> Literal["other version", "corrupted"]:
+    """The state of what has a manifest that cannot be read; see `manifest_of`."""
+    return "other version" if isinstance(error, ConfigError) else "corrupted"
+
+
 def _pretraining(home: Store, name: str) -> PretrainStatus:
-    of = home.get_record(MANIFEST, PretrainManifest).config.train.epochs
+    of = manifest_of(home, PretrainManifest).config.train.epochs
     keys = {entry.key for entry in home.list()}
     owner, faults = _owner(home, keys, "the pretraining")
     records = (_read(lambda: read_history(home), faults) if HISTORY in keys else None) or ()
@@ -194,7 +201,7 @@ def _pretraining(home: Store, name: str) -> PretrainStatus:
 
 def _summary(home: Store, run: str) -> tuple[RunSummary, int, set[str]]:
     """The run in short, the epochs of a fold, and the keys of all that the run has in the store."""
-    config = home.get_record(MANIFEST, RunManifest).config
+    config = manifest_of(home, RunManifest).config
     count = config.folds.count
     keys = {entry.key for entry in home.list()}
     owner, faults = _owner(home, keys, "the run")

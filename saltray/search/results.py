@@ -11,8 +11,9 @@ from saltray.errors import ConfigError, IntegrityError, NotFoundError
 from saltray.progress import TrialStatus
 from saltray.records import Count, Epoch, Fold, Fraction, RecordError, from_record
 from saltray.runs.layout import events_file
+from saltray.runs.manifests import manifest_of
 from saltray.runs.tensorboard import epoch_events, to_file
-from saltray.search.layout import BEST, MANIFEST, SEARCHES, TRIALS, search_folder
+from saltray.search.layout import BEST, SEARCHES, TRIALS, search_folder
 from saltray.search.space import apply_values, has_value, parse_space
 from saltray.search.spec import SearchSpec
 from saltray.search.trials import SearchManifest, Trial
@@ -96,7 +97,7 @@ def read_table(home: Store) -> tuple[Space, list[TrialRow]]:
         NotFoundError: there is no such search, or it has not ended.
         IntegrityError: its manifest or its table is corrupted.
     """
-    space = parse_space(f"{field}={text}" for field, text in home.get_record(MANIFEST, SearchManifest).space.items())
+    space = parse_space(f"{field}={text}" for field, text in manifest_of(home, SearchManifest).space.items())
     rows = []
     for row in home.get_table(TRIALS).to_pylist():
         values = {field: row.get(field) for field in space}

@@ -9,7 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
-from saltray.config import Config, Name, Space, Values
+from saltray.config import Name, Space, StoredConfig, Values
 from saltray.data.packed import DatasetManifest
 from saltray.ensemble.manifest import PseudoLabelsProvenance, WeightsProvenance, provenance
 from saltray.errors import ConfigError, IntegrityError, NotFoundError
@@ -17,6 +17,7 @@ from saltray.progress import TrialState, TrialStatus
 from saltray.records import Count, Fold, Many, Sha256
 from saltray.runs.history import HISTORY_BYTES, EpochRecord, epochs_of, read_history
 from saltray.runs.layout import CHECKPOINT_MANIFEST, CHECKPOINTS
+from saltray.runs.manifests import manifest_of
 from saltray.runs.records import CheckpointManifest
 from saltray.runs.run import changed_labels, changed_settings, has_epochs, identity_of
 from saltray.search.layout import MANIFEST, RESULT, TRIAL, TRIAL_PREFIX, trial_folder
@@ -37,7 +38,7 @@ class SearchManifest:
     search: Name
     identity: Sha256
     """Digest of all that decides which trials there are and what they score."""
-    config: Config
+    config: StoredConfig
     space: dict[str, str]
     folds: tuple[Fold, ...]
     sampler: Literal["quasirandom", "tpe"]
@@ -169,7 +170,7 @@ def create_search(
     )
     before = manifest
     if not home.put_new_record(MANIFEST, manifest):
-        before = home.get_record(MANIFEST, SearchManifest)
+        before = manifest_of(home, SearchManifest)
     names = _trial_folders(home)
     if before.identity != manifest.identity and not any(_has_progress(home, name) for name in names):
         # The manifest comes last: an interrupted replacement is one still.

@@ -149,11 +149,19 @@ def test_runs() -> None:
     console = make_console(terminal=True)
     running = RunSummary(run="r1", uri="s/runs/r1", state="running", owner=owner(), done=1, count=5)
     corrupted = replace(running, run="r2", state="corrupted", owner=None, done=0, count=0)
-    print_runs(console, [running, corrupted])
+    other = replace(corrupted, run="r3", state="other version", faults=("s/runs/r3 was made by another version",))
+    print_runs(console, [running, replace(corrupted, faults=("s/r2: no JSON",)), other])
     names, _, *rows = console.export_text(clear=False).splitlines()
     assert names.split() == ["run", "state", "folds", "done", "last", "sign", "of", "life", "owner"]
-    assert [" ".join(row.split()) for row in rows] == ["r1 running 1/5 3 s ago process 7 on h", "r2 corrupted 0/0"]
-    assert [RED in line for line in console.export_text(styles=True).splitlines()[2:]] == [False, True]
+    assert [" ".join(row.split()) for row in rows] == [
+        "r1 running 1/5 3 s ago process 7 on h",
+        "r2 corrupted 0/0",
+        "r3 other version 0/0",
+        "corrupted: s/r2: no JSON",
+        "s/runs/r3 was made by another version",
+    ]
+    red = [RED in line for line in console.export_text(styles=True).splitlines()[2:]]
+    assert red == [False, True, False, True, False]
 
 
 def test_pretrainings() -> None:

@@ -49,6 +49,7 @@ def test_finished_runs_and_others(store: Store, tiles: LabelledTiles) -> None:
     write_run(store, tiles, "torn")
     store.put("runs/torn/fold-1/result.json", b"{")
     store.put("runs/bad/manifest.json", b"{")
+    store.put_json("runs/new/manifest.json", {"provenance": {"saltray": "9.9.9"}})
     found = overview(store)
     assert found.store == store.uri
     a, b, c = found.finished
@@ -58,11 +59,13 @@ def test_finished_runs_and_others(store: Store, tiles: LabelledTiles) -> None:
     assert (b.run, b.score, b.interval, b.spread) == ("b", None, None, None)  # published by an older version
     assert a.comparable == b.comparable != c.comparable
     by_name = {row.run: row for row in found.others}
-    assert list(by_name) == ["bad", "half", "lost", "torn"]
+    assert list(by_name) == ["bad", "half", "lost", "new", "torn"]
     assert by_name["half"] == OpenRun(run="half", state="stopped", done=1, count=2, told="")
     assert (by_name["lost"].done, by_name["lost"].told) == (2, "")
     assert "runs/torn/fold-1/result.json: not JSON" in by_name["torn"].told
     assert "runs/bad/manifest.json: not JSON" in by_name["bad"].told
+    assert "was made by another version of saltray, 9.9.9" in by_name["new"].told
+    assert [by_name[name].state for name in ("bad", "new")] == ["corrupted", "other version"]
 
 
 def test_an_empty_store(store: Store) -> None:

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import re
 import socket
 import subprocess
 import time
@@ -10,7 +11,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from samples import dataset, ensemble_manifest, foreign_object, metrics
+from samples import (
+    DIGEST,
+    FIRST_CONFIG,
+    STORED_PROVENANCE,
+    dataset,
+    ensemble_manifest,
+    foreign_object,
+    metrics,
+)
 
 from saltray.config import Config, FoldConfig, PretrainConfig, TrainConfig
 from saltray.data.all_images import AllImages
@@ -214,6 +223,32 @@ def test_a_corrupted_manifest_is_named(store: Store, record: object) -> None:
         run_status(store, "r1")
     (row,) = run_summaries(store)
     assert (row.run, row.uri, row.state, row.owner) == ("r1", f"{store.uri}/runs/r1", "corrupted", None)
+
+
+def test_a_run_of_the_first_versions_is_one_like_others(store: Store) -> None:
+    run = store.sub("runs/r1")
+    record = {"config": FIRST_CONFIG, "dataset": DIGEST, "identity": "1" * 64, "run": "r1"}
+    run.put_json("manifest.json", record | {"origin": None, "provenance": STORED_PROVENANCE})
+    finish(run, 1)
+    status = run_status(store, "r1")
+    assert (status.state, status.done, status.count, status.faults) == ("stopped", 1, 2, ())
+    assert [fold.of for fold in status.folds] == [60, 60]
+    (row,) = run_summaries(store)
+    assert vars(row).items() <= vars(status).items()
+
+
+def test_what_another_version_made_is_not_told_as_corrupted(store: Store) -> None:
+    for home in (create(store), pretrain(store)):
+        record = home.get_json("manifest.json")
+        made = record["provenance"] | {"saltray": "9.9.9", "commit": None}
+        home.put_json("manifest.json", record | {"new": 1, "provenance": made})
+    (run,), (pretraining,) = run_summaries(store), pretrain_statuses(store)
+    told = "was made by another version of saltray, 9.9.9, .*new is unknown"
+    for found in (run, pretraining):
+        assert (found.state, found.owner) == ("other version", None)
+        assert re.search(told, found.faults[0])
+    with pytest.raises(ConfigError, match=told):
+        run_status(store, "r1")
 
 
 def test_runs_are_listed_by_name(store: Store) -> None:
