@@ -11,6 +11,7 @@ from saltray.errors import ConfigError, SearchFailedError
 from saltray.progress import CapacityFound, DataNote, LockTakenOver, Observer, RangeTestPlanned, log_event
 from saltray.report.search_figures import draw_range_test
 from saltray.search.layout import MANIFEST, RANGE_TEST, RANGE_TEST_FIGURE, RANGE_TEST_NUMBERS, search_folder
+from saltray.search.results import RangeTestRecord
 from saltray.search.spec import DEFAULT_NAME
 from saltray.storage.base import Store
 from saltray.storage.lock import RunLock
@@ -27,17 +28,6 @@ class RangeTestManifest:
 
     config: Config
     fold: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class RangeTestRecord:
-    """`range-test.json`."""
-
-    rates: tuple[float, ...]
-    losses: tuple[float, ...]
-    smooth: tuple[float, ...]
-    suggestion: float | None
-    config: Config
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,8 @@
 """What the pages of a run show, from its records, its tiles and their out-of-fold predictions."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,13 +16,15 @@ from saltray.ensemble.postprocess import Postprocess
 from saltray.errors import SaltrayError
 from saltray.report.examples import pick_examples
 from saltray.report.page import FoldRow, RunReport, SearchReport, render_run
-from saltray.report.run_charts import SearchedTrial, coverage_bins
+from saltray.report.run_charts import coverage_bins
+from saltray.report.search_charts import MOST_CURVES, RangeTestCurve, SearchedTrial, best_first
 from saltray.report.tile_pictures import TileView, view_tile
 from saltray.runs.history import epochs_of, read_history
 from saltray.runs.layout import fold_folder
 from saltray.runs.out_of_fold import OutOfFold, PredictedTiles
 from saltray.runs.records import FoldResult
-from saltray.search.results import read_table
+from saltray.search.results import RangeTestRecord, read_range_test, read_table
+from saltray.search.trials import read_epochs
 from saltray.storage.base import Store
 from saltray.storage.uri import open_store
 from saltray.training.evaluation import Evaluation, Reliability
@@ -186,15 +189,20 @@ def run_page(
 
 
 def _search(found: SearchProvenance) -> SearchReport:
-    """A search, whose trials are left out where they cannot be read any more: the run does not depend on them."""
-    fault: str | None = None
+    """A search, of which is left out what cannot be read any more: the run does not depend on it."""
+    faults: list[str] = []
     space: Space = {}
     trials: list[SearchedTrial] = []
-    try:
+    test: RangeTestRecord | None = None
+    with _telling("Its trials cannot be shown", faults):
         space, rows = read_table(open_store(found.uri))
         trials = [SearchedTrial(name=row.trial, status=row.status, values=row.values, score=row.score) for row in rows]
-    except SaltrayError as error:
-        fault = str(error)
+    if trials:
+        home = open_store(found.uri)
+        with _telling("Its trials cannot be shown by epoch", faults):
+            trials = _with_epochs(home, trials)
+        with _telling("The range test beside it cannot be shown", faults):
+            test = read_range_test(home)
     return SearchReport(
         uri=found.uri,
         trial=found.trial,
@@ -203,5 +211,22 @@ def _search(found: SearchProvenance) -> SearchReport:
         count=found.trials,
         trials=trials,
         space=space,
-        fault=fault,
+        faults=faults,
+        range_test=None if test is None else RangeTestCurve(test.rates, test.losses, test.smooth, test.suggestion),
     )
+
+
+@contextmanager
+def _telling(what: str, faults: list[str]) -> Iterator[None]:
+    """Add what cannot be read in the block to the faults."""
+    try:
+        yield
+    except SaltrayError as error:
+        faults.append(f"{what}: {error}")
+
+
+def _with_epochs(home: Store, trials: Sequence[SearchedTrial]) -> list[SearchedTrial]:
+    """The trials, and of those that are drawn by epoch, their epochs."""
+    names = [trial.name for trial in best_first(trials)[:MOST_CURVES]]
+    epochs = dict(zip(names, read_epochs(home, names), strict=True))
+    return [replace(trial, epochs=epochs.get(trial.name, ())) for trial in trials]

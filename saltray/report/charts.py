@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 
 WIDTH, HEIGHT = 520, 300
-LEFT, RIGHT, TOP, BOTTOM = 56, 14, 12, 44
+LEFT, RIGHT, TOP, BOTTOM = 62, 14, 12, 44
 LEAST, MOST = 1e-12, 1e15
 """Steps between ticks are no smaller, and points no further from zero: floats beyond leave no round numbers."""
 COLOURS = 6
@@ -25,6 +25,10 @@ class Line:
     points: Sequence[tuple[float, float | None]]
     colour: int = 0
     dashed: bool = False
+    cross: bool = False
+    """Whether it ends in a cross instead of a dot."""
+    strong: bool = False
+    """Whether it stands out from the others."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +64,8 @@ class Path:
     end: tuple[float, float]
     colour: int
     dashed: bool
+    cross: bool
+    strong: bool
 
 
 @dataclass(frozen=True)
@@ -108,6 +114,7 @@ def line_chart(
     x_label: str,
     y_label: str,
     integer_x: bool = False,
+    log_x: bool = False,
     marks: Sequence[tuple[float, str]] = (),
 ) -> Chart | None:
     """A chart of lines, or None if there is no finite point.
@@ -118,6 +125,7 @@ def line_chart(
         x_label: name of the x axis.
         y_label: name of the y axis.
         integer_x: ticks are whole numbers, as x is a count.
+        log_x: the x axis is logarithmic, and all x are positive.
         marks: x and text of each vertical line.
     """
     kept = [(line, [(x, y) for x, y in line.points if y is not None and abs(y) <= MOST]) for line in lines]
@@ -126,22 +134,31 @@ def line_chart(
         return None
     xs = [x for _, points in kept for x, _ in points] + [x for x, _ in marks]
     ys = [y for _, points in kept for _, y in points]
-    x_steps, y_steps = _steps(min(xs), max(xs), least=1.0 if integer_x else LEAST), _steps(min(ys), max(ys))
-    x_range, y_range = (min(xs), max(xs)), (min(*ys, y_steps[0]), max(*ys, y_steps[-1]))
+    place = math.log10 if log_x else float
+    x_range = (place(min(xs)), place(max(xs)))
+    if log_x:
+        x_ticks = [(place(tick), f"{tick:g}") for tick in _decades(*x_range)]
+    else:
+        x_steps = _steps(*x_range, least=1.0 if integer_x else LEAST)
+        x_ticks = [(x, _text(x, x_steps)) for x in x_steps if _within(x, x_range)]
+    y_steps = _steps(min(ys), max(ys))
+    y_range = (min(*ys, y_steps[0]), max(*ys, y_steps[-1]))
     across, up = partial(_across, limits=x_range), partial(_up, limits=y_range)
     return Chart(
         x_label=x_label,
         y_label=y_label,
-        x_ticks=[Tick(across(x), _text(x, x_steps)) for x in x_steps if _within(x, x_range)],
+        x_ticks=[Tick(across(x), text) for x, text in x_ticks],
         y_ticks=[Tick(up(y), _text(y, y_steps)) for y in y_steps],
-        marks=[Tick(across(x), text) for x, text in marks],
+        marks=[Tick(across(place(x)), text) for x, text in marks],
         paths=[
             Path(
                 name=line.name,
-                d="M" + "L".join(f"{across(x)} {up(y)}" for x, y in points),
-                end=(across(points[-1][0]), up(points[-1][1])),
+                d="M" + "L".join(f"{across(place(x))} {up(y)}" for x, y in points),
+                end=(across(place(points[-1][0])), up(points[-1][1])),
                 colour=line.colour % COLOURS,
                 dashed=line.dashed,
+                cross=line.cross,
+                strong=line.strong,
             )
             for line, points in kept
         ],
@@ -243,7 +260,7 @@ def _decades(low: float, high: float) -> list[float]:
     powers = range(math.floor(low), math.ceil(high) + 1)
     for factors in ((1,), (1, 3), (1, 2, 5), tuple(range(1, 10))):
         ticks = [factor * 10.0**power for power in powers for factor in factors]
-        ticks = [tick for tick in ticks if low <= math.log10(tick) <= high]
+        ticks = [tick for tick in ticks if _within(math.log10(tick), (low, high))]
         if len(ticks) >= 3:
             break
     every = -(-len(ticks) // 8)  # more would overlap

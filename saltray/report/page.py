@@ -11,15 +11,22 @@ from saltray.config import Config, Space, Values, value_text
 from saltray.data.folds import FoldBalance
 from saltray.report.charts import COLOURS
 from saltray.report.run_charts import (
-    SearchedTrial,
     coverage_chart,
     loss_chart,
     reliability_chart,
     score_chart,
-    search_charts,
     threshold_chart,
 )
-from saltray.report.templating import template
+from saltray.report.search_charts import (
+    MOST_CURVES,
+    MOST_DOTS,
+    RangeTestCurve,
+    SearchedTrial,
+    range_test_chart,
+    search_charts,
+    trial_curves,
+)
+from saltray.report.templating import script_source, template
 from saltray.report.tile_pictures import TileView
 from saltray.training.epoch_metrics import EpochMetrics
 from saltray.training.evaluation import Evaluation
@@ -62,11 +69,13 @@ class SearchReport:
     count: int
     """Trials of the search when the values were taken."""
     trials: Sequence[SearchedTrial]
-    """All of them; none where they cannot be read."""
+    """All of them; none where they cannot be read. Of more than `MOST_CURVES`, the best have their epochs."""
     space: Space
     """Searched field by dotted name -> its possible values."""
-    fault: str | None = None
-    """Why the trials cannot be read."""
+    faults: Sequence[str] = ()
+    """What of it cannot be shown, and why."""
+    range_test: RangeTestCurve | None = None
+    """The one beside the search, if there is one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,6 +137,7 @@ def render_run(report: RunReport) -> str:
     folds = sorted(report.folds, key=lambda row: row.fold)
     search = report.search
     unit, hours = _cost(report)
+    script, source = script_source("near.js")
     return template("run.html.j2").render(
         report=report,
         honest=report.evaluation,
@@ -144,7 +154,13 @@ def render_run(report: RunReport) -> str:
         threshold_chart=threshold_chart(report.threshold_curve, report.threshold),
         reliability_chart=reliability_chart(report.evaluation.reliability),
         search_charts=[] if search is None else search_charts(search.trials, search.space, search.trial),
+        trial_curves=None if search is None else trial_curves(search.trials, search.trial),
+        range_test=None if search is None or search.range_test is None else range_test_chart(search.range_test),
+        most_dots=MOST_DOTS,
+        most_curves=MOST_CURVES,
         searched=[] if search is None else [(name, value_text(value)) for name, value in search.values.items()],
+        script=script,
+        source=source,
         times=[_time(row, report.history.get(row.fold, ())) for row in folds],
         seconds=sum(row.seconds for row in folds),
         elapsed=max(row.finished for row in folds) - min(row.started for row in folds),

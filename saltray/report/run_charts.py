@@ -1,14 +1,11 @@
-"""The charts of a run's page: its epochs, its split, its masks' settings, its probabilities and its search."""
+"""The charts of a run's page: its epochs, its split, its masks' settings and its probabilities."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from saltray.config import Choice, Space, Values, value_text
-from saltray.progress import TrialStatus
-from saltray.report.charts import Bar, Chart, Dot, Line, bar_chart, dot_chart, line_chart
+from saltray.report.charts import Bar, Chart, Line, bar_chart, line_chart
 from saltray.training.epoch_metrics import EpochMetrics
 from saltray.training.evaluation import Reliability
 
@@ -18,22 +15,8 @@ BINS = 10
 """Bars of the tiles with salt, of equal width."""
 MOST_DOTS = 12
 """Folds whose dots are drawn beside each other in a bar; of more, the least and the greatest are."""
-BEST, FINISHED, OTHER = 1, 0, 3
-"""Indices of the colours of a search's trials."""
 
 History = Mapping[int, Sequence[EpochMetrics]]
-
-
-@dataclass(frozen=True, kw_only=True)
-class SearchedTrial:
-    """A trial of the search that a run took its values from."""
-
-    name: str
-    status: TrialStatus
-    values: Values
-    """Searched field by dotted name -> value."""
-    score: float | None
-    """Best validation score; None for a trial without one."""
 
 
 def coverage_bins(coverage: NDArray[np.float64], fold_of: NDArray[np.int64], count: int) -> dict[str, list[int]]:
@@ -105,38 +88,3 @@ def reliability_chart(reliability: Reliability) -> Chart | None:
         y_label="share of salt",
         marks=[(reliability.largest, f"largest: {reliability.largest:.2f}")],
     )
-
-
-def search_charts(trials: Sequence[SearchedTrial], space: Space, best: str) -> list[tuple[str, Chart]]:
-    """For each searched field its name, and a dot for each trial: its best score by its value of the field.
-
-    Trials without a score are crosses at the lowest one.
-
-    Args:
-        trials: all of the search.
-        space: searched field by dotted name -> its possible values.
-        best: name of the best trial.
-    """
-    lowest = min((trial.score for trial in trials if trial.score is not None), default=0.0)
-    charts = []
-    for field, values in space.items():
-        names = [value_text(value) for value in values.values] if isinstance(values, Choice) else []
-        dots = []
-        for trial in sorted(trials, key=lambda trial: trial.name == best):  # the best one over the others
-            text = value_text(trial.values[field])
-            score = "no score" if trial.score is None else f"score {trial.score:.4f}"
-            dots.append(
-                Dot(
-                    f"{trial.name}, {trial.status}: {text}, {score}",
-                    float(names.index(text) if names else trial.values[field]),
-                    lowest if trial.score is None else trial.score,
-                    BEST if trial.name == best else FINISHED if trial.status == "finished" else OTHER,
-                    cross=trial.status != "finished",
-                    large=trial.name == best,
-                )
-            )
-        log = not isinstance(values, Choice) and values.log
-        chart = dot_chart(dots, x_label=field, y_label="best validation score", log_x=log, names=names)
-        if chart is not None:
-            charts.append((field, chart))
-    return charts

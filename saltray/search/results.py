@@ -5,15 +5,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from saltray.config import Config, Name, Space, Values
+from saltray.config import Config, Name, Space, StoredConfig, Values
 from saltray.ensemble.manifest import SearchProvenance
 from saltray.errors import ConfigError, IntegrityError, NotFoundError
 from saltray.progress import TrialStatus
-from saltray.records import Count, Epoch, Fold, Fraction, RecordError, from_record
+from saltray.records import Count, Epoch, Fold, Fraction, Many, Rate, RecordError, from_record
 from saltray.runs.layout import events_file
 from saltray.runs.manifests import manifest_of
 from saltray.runs.tensorboard import epoch_events, to_file
-from saltray.search.layout import BEST, SEARCHES, TRIALS, search_folder
+from saltray.search.layout import BEST, RANGE_TEST_NUMBERS, SEARCHES, TRIALS, search_folder
 from saltray.search.space import apply_values, has_value, parse_space
 from saltray.search.spec import SearchSpec
 from saltray.search.trials import SearchManifest, Trial
@@ -50,6 +50,20 @@ class BestTrial:
     folds: tuple[Fold, ...]
     trials: Count
     """Trials of the search."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RangeTestRecord:
+    """`searches/<search>/range-test.json`: what a learning-rate range test gave."""
+
+    rates: Many[Rate]
+    """Learning rate of each step, rising."""
+    losses: Many[float]
+    """Training loss of each step."""
+    smooth: Many[float]
+    """Moving average of the losses."""
+    suggestion: Rate | None
+    config: StoredConfig
 
 
 def trials_frame(trials: Sequence[Trial]) -> "pd.DataFrame":
@@ -110,6 +124,21 @@ def read_table(home: Store) -> tuple[Space, list[TrialRow]]:
             raise IntegrityError(f"{home.uri}/{TRIALS}: {wrong[0]} of {found.trial} is not in the search's space")
         rows.append(found)
     return space, rows
+
+
+def read_range_test(home: Store) -> RangeTestRecord | None:
+    """The range test beside a search; None where there is none.
+
+    Raises:
+        IntegrityError: it is corrupted.
+    """
+    try:
+        found = home.get_record(RANGE_TEST_NUMBERS, RangeTestRecord)
+    except NotFoundError:
+        return None
+    if not len(found.rates) == len(found.losses) == len(found.smooth):
+        raise IntegrityError(f"{home.uri}/{RANGE_TEST_NUMBERS}: its rates and losses are not equally many; delete it")
+    return found
 
 
 def write_best(home: Store, spec: SearchSpec, best: Trial, trials: int) -> BestTrial:

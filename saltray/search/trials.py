@@ -4,7 +4,8 @@
 Ray Tune keeps is needed to resume, so no pickle crosses the store.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
@@ -28,6 +29,8 @@ from saltray.storage.base import Store
 from saltray.training.epoch_metrics import EpochMetrics
 from saltray.wording import excerpt, plain
 
+READERS = 16
+"""Trials that are read at once: of a bucket, most of the time is waiting."""
 _RERUN = "delete this trial, and it is run again"
 
 
@@ -222,6 +225,21 @@ def load_trials(home: Store, epochs: int) -> list[Trial]:
     """
     trials = (_load_trial(home, name, epochs) for name in _trial_folders(home))
     return sorted(trials, key=lambda trial: trial.index)
+
+
+def read_epochs(home: Store, names: Sequence[str]) -> list[tuple[EpochMetrics, ...]]:
+    """The epochs of some trials that have ended, in the order of the names; nothing is written.
+
+    Raises:
+        NotFoundError: one of them has not ended.
+        IntegrityError: the result of one is corrupted.
+    """
+
+    def read(name: str) -> tuple[EpochMetrics, ...]:
+        return home.get_record(f"{name}/{RESULT}", TrialResult).epochs
+
+    with ThreadPoolExecutor(READERS) as pool:
+        return list(pool.map(read, names))
 
 
 def _trial_folders(home: Store) -> list[str]:

@@ -2,17 +2,23 @@
 
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from samples import dataset, metrics
 
 import saltray
 from saltray.commands.report import MOST_TILES
+from saltray.config import Config, SearchConfig, TrainConfig, loguniform
 from saltray.data.packing import packed_tiles
 from saltray.ensemble.manifest import SearchProvenance
 from saltray.errors import ConfigError, EnsembleError, IntegrityError, NotFoundError, SaltrayError
 from saltray.records import to_record
 from saltray.runs.records import RunManifest
+from saltray.search.results import RangeTestRecord, write_best, write_table
+from saltray.search.spec import SearchSpec
+from saltray.search.trials import create_search, create_trial, finish_trial
 from saltray.storage.base import Store
 from saltray.storage.uri import open_store
 
@@ -87,6 +93,51 @@ def test_a_store_has_a_page_of_all_runs(copy: Store, tmp_path: Path) -> None:
     assert '<td data-label="run"><b>r1</b></td>' in html
     assert "<td><b>half</b></td><td>stopped</td><td>1 of 3</td>" in html
     assert "<td><b>bad</b></td><td>corrupted</td>" in html
+
+
+def write_search(root: Store) -> None:
+    """A search of two trials beside the run, whose values came from it, and a range test."""
+    config = Config(data="d", train=TrainConfig(epochs=2))
+    spec = SearchSpec.create(config, SearchConfig(space={"optim.lr": loguniform(1e-5, 1e-2)}, trials=2))
+    home = root.sub("searches/s1")
+    create_search(home, spec, dataset(), None)
+    trials = []
+    for index, status in enumerate(("stopped", "finished")):
+        epochs = tuple(metrics(number, 0.2 * number + 0.1 * index) for number in range(1, index + 2))
+        trial = create_trial(home, index, {"optim.lr": 10.0 ** -(index + 2)})
+        trials.append(replace(trial, status=status, epochs=epochs))  # type: ignore[arg-type]
+        finish_trial(home, trials[-1])
+    write_table(home, trials)
+    found = write_best(home, spec, trials[1], 2)
+    test = RangeTestRecord(rates=(1e-4, 1e-2), losses=(1.0, 0.5), smooth=(1.0, 0.6), suggestion=1e-3, config=config)
+    home.put_record("range-test.json", test)
+    source = SearchProvenance(
+        uri=home.uri, search="s1", trial=found.trial, values=found.values, score=found.score, trials=2
+    )
+    key = "ensembles/r1/v1/manifest.json"
+    root.put_json(key, root.get_json(key) | {"origin": to_record(source)})
+
+
+def test_a_search_is_shown_with_its_trials_and_its_range_test(copy: Store, tmp_path: Path) -> None:
+    write_search(copy)
+
+    def page() -> str:
+        saltray.write_report(f"{copy.uri}/runs/r1", tmp_path / "x.html")
+        return (tmp_path / "x.html").read_text(encoding="utf-8")
+
+    whole = page()
+    assert "<title>trial-000, stopped after epoch 1: optim.lr 0.01; best score 0.2000</title>" in whole
+    assert "<title>trial-001, finished after epoch 2: optim.lr 0.001; best score 0.5000</title>" in whole
+    assert "suggested: 0.001" in whole
+    copy.put("searches/s1/trial-000/result.json", b"{")
+    copy.put("searches/s1/range-test.json", b"{")
+    damaged = page()
+    for what, key in (
+        ("Its trials cannot be shown by epoch", "trial-000/result.json"),
+        ("The range test beside it cannot be shown", "range-test.json"),
+    ):
+        assert f"{what}: {copy.uri}/searches/s1/{key}: not JSON" in damaged
+    assert "trial-000, stopped: 0.01, score 0.2000" in damaged
 
 
 @pytest.mark.parametrize("gone", [True, False])

@@ -1,18 +1,23 @@
 """The page of a run is well-formed, shows the figures that it was given, and loads nothing from outside."""
 
+import base64
+import hashlib
 import math
 import re
 import subprocess
 import sys
 from dataclasses import replace
+from html import unescape
 from html.parser import HTMLParser
+from pathlib import Path
 
 import pytest
-from samples import EVALUATION
+from playwright.sync_api import Browser
+from samples import EVALUATION, metrics
 
 from saltray.config import ClusterConfig, choice, loguniform
 from saltray.report.page import RunReport, SearchReport, render_run
-from saltray.report.run_charts import SearchedTrial
+from saltray.report.search_charts import MOST_CURVES, RangeTestCurve, SearchedTrial
 
 from .conftest import OpenPage, check_layout
 
@@ -171,37 +176,125 @@ def test_cost(report: RunReport, cluster: ClusterConfig, device: str | None, tol
     assert "1 min 30 s from the first step to the last result" in html  # from 990 to 1080
 
 
+SEARCH = SearchReport(
+    uri="s3://bucket/searches/s1",
+    trial="trial-001",
+    values={"optim.lr": 0.001, "train.batch_size": 8},
+    score=0.61,
+    count=2,
+    trials=[
+        SearchedTrial(
+            name="trial-000",
+            status="stopped",
+            values={"optim.lr": 0.01, "train.batch_size": 16},
+            score=0.4,
+            epochs=[metrics(1, 0.4), metrics(2, 0.2)],
+        ),
+        SearchedTrial(
+            name="trial-001",
+            status="finished",
+            values={"optim.lr": 0.001, "train.batch_size": 8},
+            score=0.61,
+            epochs=[metrics(1, 0.3), metrics(2, 0.5), metrics(3, 0.61)],
+        ),
+    ],
+    space={"optim.lr": loguniform(1e-5, 1e-2), "train.batch_size": choice([8, 16])},
+    range_test=RangeTestCurve((1e-4, 1e-3, 1e-2), (1.1, 0.8, 0.9), (1.0, 0.9, 0.95), 1e-3),
+)
+
+
+def chart_of(html: str, name: str) -> str:
+    return str(re.findall(f'<svg[^>]*aria-label="{name}".*?</svg>', html, re.DOTALL)[0])
+
+
 def test_the_search_that_the_values_come_from(report: RunReport) -> None:
-    search = SearchReport(
-        uri="s3://bucket/searches/s1",
-        trial="trial-001",
-        values={"optim.lr": 0.001, "train.batch_size": 8},
-        score=0.61,
-        count=2,
-        trials=[
-            SearchedTrial(
-                name="trial-000", status="stopped", values={"optim.lr": 0.01, "train.batch_size": 16}, score=0.4
-            ),
-            SearchedTrial(
-                name="trial-001", status="finished", values={"optim.lr": 0.001, "train.batch_size": 8}, score=0.61
-            ),
-        ],
-        space={"optim.lr": loguniform(1e-5, 1e-2), "train.batch_size": choice([8, 16])},
-    )
-    html = render_run(replace(report, search=search))
+    html = render_run(replace(report, search=SEARCH))
     page = Page(html)
     assert ["optim.lr", "0.001"] in page.rows
     assert ["best trial", "trial-001, with a validation score of 0.6100, of 2 trials"] in page.rows
-    rate, batch = (
-        re.findall(f'<svg[^>]*aria-label="Score by {field}".*?</svg>', html, re.DOTALL)[0]
-        for field in ("optim.lr", "train.batch_size")
-    )
+    rate, batch = (chart_of(html, f"Score by {field}") for field in ("optim.lr", "train.batch_size"))
     for chart, value in ((rate, "0.01"), (batch, "16")):
         assert f"<title>trial-000, stopped: {value}, score 0.4000</title>" in chart
-    html = render_run(replace(report, search=replace(search, trials=[], space={}, fault="it is gone <b>")))
-    assert "Its trials cannot be shown: it is gone &lt;b&gt;" in html
-    assert 'aria-label="Score by optim.lr"' not in html
-    assert "Its trials" not in render_run(report)
+    curves = chart_of(html, "Score of each trial by epoch")
+    assert re.findall('<g class="line ([^"]*)"><title>(trial-...)', curves) == [
+        ("c3 dashed", "trial-000"),
+        ("c1 strong", "trial-001"),
+    ]
+    assert "suggested: 0.001" in chart_of(html, "Loss by learning rate")
+    html = render_run(replace(report, search=replace(SEARCH, range_test=None)))
+    assert "range test" not in html
+    gone = replace(SEARCH, trials=[], space={}, range_test=None, faults=["it is gone <b>"])
+    html = render_run(replace(report, search=gone))
+    assert "it is gone &lt;b&gt;" in html
+    assert 'aria-label="Score ' not in html.replace("Score by epoch", "").replace("Score by threshold", "")
+    assert {"<script", "script-src"} & set(re.findall("<script|script-src", html)) == set()
+
+
+def test_a_search_of_many_trials_is_a_small_page(report: RunReport) -> None:
+    epochs = [metrics(number, 0.5) for number in range(1, 61)]
+    values = {"optim.lr": 0.001, "train.batch_size": 8}
+    trials = [
+        SearchedTrial(name=f"trial-{number:03d}", status="finished", values=values, score=0.5, epochs=epochs)
+        for number in range(1000)
+    ]
+    html = render_run(replace(report, search=replace(SEARCH, trials=trials, count=1000)))
+    assert chart_of(html, "Score of each trial by epoch").count('class="line') == MOST_CURVES
+    assert f"The best {MOST_CURVES} of 1,000 trials." in html
+    assert len(html) < 500_000
+    few = render_run(replace(report, search=SEARCH))
+    assert "The best " not in few.replace("The best, median", "")
+
+
+def test_only_the_pages_own_script_may_run(report: RunReport) -> None:
+    trials = [replace(SEARCH.trials[0], name=HOSTILE), SEARCH.trials[1]]
+    html = render_run(replace(report, search=replace(SEARCH, trials=trials)))
+    (script,) = re.findall("<script>(.*?)</script>", html, re.DOTALL)
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    assert Page(html).tags.count("script") == 1
+    assert f"script-src 'sha256-{digest}'\">" in unescape(html)
+
+
+@pytest.mark.parametrize("width", [375, 1280])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_a_search_fits_and_its_curves_tell_what_they_are(
+    report: RunReport, open_page: OpenPage, width: int, scheme: str
+) -> None:
+    page = open_page(render_run(replace(report, search=SEARCH)), width=width, scheme=scheme)
+    check_layout(page)
+    chart = page.locator('.near:has([aria-label="Score of each trial by epoch"])')
+    told = chart.locator(".told")
+    assert told.inner_text() == "Point at one, or tap it, to see what it is."
+    for name, text in (
+        ("c3", "trial-000, stopped after epoch 2: optim.lr 0.01, train.batch_size 16; best score 0.4000"),
+        ("c1", "trial-001, finished after epoch 3: optim.lr 0.001, train.batch_size 8; best score 0.6100"),
+    ):
+        chart.locator("svg").scroll_into_view_if_needed()
+        end = chart.locator(f".{name} .end, .{name} circle").bounding_box()
+        assert end is not None
+        page.mouse.move(end["x"] + 4, end["y"] + 8)  # beside it
+        assert told.inner_text() == text
+        assert chart.locator(".chosen").count() == 1
+    check_layout(page)
+    page.mouse.move(1, 1)
+    assert chart.locator(".chosen").count() == 0
+    chart.locator("svg").focus()
+    page.keyboard.press("ArrowRight")
+    assert told.inner_text().startswith("trial-000")
+    page.keyboard.press("ArrowLeft")
+    assert told.inner_text().startswith("trial-001")
+
+
+def test_a_tap_tells_what_is_nearest(report: RunReport, browser: Browser, tmp_path: Path) -> None:
+    (tmp_path / "page.html").write_text(render_run(replace(report, search=SEARCH)), encoding="utf-8")
+    page = browser.new_page(viewport={"width": 375, "height": 800}, has_touch=True)
+    page.goto((tmp_path / "page.html").as_uri())
+    chart = page.locator('.near:has([aria-label="Score by optim.lr"])')
+    chart.locator("svg").scroll_into_view_if_needed()
+    dot = chart.locator(".dot.strong circle").bounding_box()
+    assert dot is not None
+    page.touchscreen.tap(dot["x"] + 10, dot["y"] - 6)
+    assert chart.locator(".told").inner_text() == "trial-001, finished: 0.001, score 0.6100"
+    page.close()
 
 
 def test_nothing_is_fetched_and_nothing_is_run(report: RunReport) -> None:

@@ -5,17 +5,7 @@ import re
 import numpy as np
 import pytest
 
-from saltray.config import choice, loguniform
-from saltray.report.run_charts import (
-    BEST,
-    FINISHED,
-    MOST_DOTS,
-    OTHER,
-    SearchedTrial,
-    coverage_bins,
-    coverage_chart,
-    search_charts,
-)
+from saltray.report.run_charts import MOST_DOTS, coverage_bins, coverage_chart
 
 
 def test_tiles_by_coverage_and_fold() -> None:
@@ -49,43 +39,6 @@ def test_of_many_folds_the_ends_are_drawn() -> None:
     assert chart is not None
     assert [re.sub(":.*", "", dot.text) for dot in chart.dots[:2]] == ["fold 0", f"fold {MOST_DOTS}"]
     assert len(chart.dots) == 4
-
-
-def trial(number: int, status: str, rate: float, wide: bool, score: float | None) -> SearchedTrial:
-    values = {"optim.lr": rate, "model.scse": wide}
-    return SearchedTrial(name=f"trial-{number:03d}", status=status, values=values, score=score)  # type: ignore[arg-type]
-
-
-def test_trials_by_their_values() -> None:
-    trials = [
-        trial(0, "finished", 1e-3, True, 0.6),
-        trial(1, "finished", 1e-4, False, 0.5),
-        trial(2, "stopped", 1e-5, True, 0.2),
-        trial(3, "diverged", 1e-2, False, None),
-    ]
-    space = {"optim.lr": loguniform(1e-5, 1e-2), "model.scse": choice([False, True])}
-    (rate_name, rate), (wide_name, wide) = search_charts(trials, space, "trial-000")
-    assert (rate_name, wide_name) == ("optim.lr", "model.scse")
-    assert [dot.text for dot in rate.dots] == [
-        "trial-001, finished: 0.0001, score 0.5000",
-        "trial-002, stopped: 1e-05, score 0.2000",
-        "trial-003, diverged: 0.01, no score",
-        "trial-000, finished: 0.001, score 0.6000",  # the best one over the others
-    ]
-    assert [(dot.colour, dot.cross, dot.large) for dot in rate.dots] == [
-        (FINISHED, False, False),
-        (OTHER, True, False),
-        (OTHER, True, False),
-        (BEST, False, True),
-    ]
-    assert rate.dots[1].x < rate.dots[0].x < rate.dots[3].x < rate.dots[2].x
-    assert rate.dots[2].y == rate.dots[1].y  # without a score: at the lowest one
-    assert [tick.text for tick in wide.x_ticks] == ["false", "true"]
-    assert [dot.x for dot in wide.dots] == [wide.x_ticks[place].at for place in (0, 1, 0, 1)]
-
-
-def test_no_trial_no_chart() -> None:
-    assert search_charts([], {"optim.lr": loguniform(1e-5, 1e-2)}, "trial-000") == []
 
 
 @pytest.mark.parametrize("count", [1, 999])

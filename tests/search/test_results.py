@@ -6,7 +6,7 @@ from typing import Any
 import pandas as pd
 import pyarrow as pa
 import pytest
-from samples import dataset, metrics, read_events
+from samples import STORED_CONFIG, dataset, metrics, read_events
 
 from saltray.config import Config, choice
 from saltray.errors import ConfigError, IntegrityError, NotFoundError
@@ -14,6 +14,7 @@ from saltray.runs.history import EpochRecord
 from saltray.search.results import (
     BestTrial,
     TrialRow,
+    read_range_test,
     read_table,
     trials_frame,
     with_best_values,
@@ -89,6 +90,29 @@ def test_the_table_is_read_back_without_writing(home: Store, make_spec: SpecMake
         ],
     )
     assert list(home.list()) == before
+
+
+STORED_RANGE_TEST: dict[str, Any] = {
+    "config": STORED_CONFIG,
+    "losses": [1.1, 0.8, 1],
+    "rates": [1e-05, 0.001, 0.1],
+    "smooth": [1.0, 0.9, 1.0],
+    "suggestion": 0.0001,
+}
+
+
+def test_a_range_test_is_read_where_there_is_one(home: Store) -> None:
+    assert read_range_test(home) is None
+    home.put_json("range-test.json", STORED_RANGE_TEST)
+    found = read_range_test(home)
+    assert found is not None
+    assert (found.rates, found.suggestion) == ((1e-05, 0.001, 0.1), 0.0001)
+    home.put_json("range-test.json", STORED_RANGE_TEST | {"rates": [1e-05]})
+    with pytest.raises(IntegrityError, match=r"range-test\.json: .* not equally many"):
+        read_range_test(home)
+    home.put_json("range-test.json", STORED_RANGE_TEST | {"losses": ["a"]})
+    with pytest.raises(IntegrityError, match=r"range-test\.json: losses\.0 is"):
+        read_range_test(home)
 
 
 @pytest.mark.parametrize(

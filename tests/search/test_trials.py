@@ -9,7 +9,7 @@ from samples import DIGEST, STORED_CONFIG, STORED_EPOCH, STORED_PROVENANCE, data
 
 from saltray.config import Config, TrainConfig, choice, loguniform
 from saltray.ensemble.manifest import provenance
-from saltray.errors import ConfigError, IntegrityError
+from saltray.errors import ConfigError, IntegrityError, NotFoundError
 from saltray.progress import TrialState
 from saltray.records import to_record
 from saltray.runs.history import EpochRecord, History, NoteRecord
@@ -27,6 +27,7 @@ from saltray.search.trials import (
     finish_trial,
     is_complete,
     load_trials,
+    read_epochs,
 )
 from saltray.storage.base import Store
 from saltray.training.epoch_metrics import EpochMetrics
@@ -387,3 +388,16 @@ def test_values_that_the_search_cannot_have_drawn_are_named(home: Store, values:
     else:
         with pytest.raises(IntegrityError, match=f"trial-007/trial.json: {fault}"):
             check_values(home, [trial], space)
+
+
+def test_the_epochs_of_some_trials_are_read_in_their_order(home: Store) -> None:
+    for index in range(40):
+        finish_trial(home, replace(create_trial(home, index, {}), status="finished", epochs=epochs_of(index / 100)))
+    create_trial(home, 40, {})
+    found = read_epochs(home, ["trial-030", "trial-002"])
+    assert [epochs[0].score for epochs in found] == [0.3, 0.02]
+    with pytest.raises(NotFoundError):
+        read_epochs(home, ["trial-040"])
+    home.put("trial-002/result.json", b"{")
+    with pytest.raises(IntegrityError, match=r"trial-002/result\.json"):
+        read_epochs(home, ["trial-030", "trial-002"])
