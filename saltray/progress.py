@@ -398,10 +398,11 @@ class MLflowFailed(Event):
     """MLflow cannot be reached, or refuses; nothing else depends on it."""
 
     reason: str
+    what: Literal["run", "search"] = "run"
     warning = True
 
     def __str__(self) -> str:
-        return f"MLflow lacks a part of this run, which the same command sends later: {self.reason}"
+        return f"MLflow lacks a part of this {self.what}, which the same command sends later: {self.reason}"
 
 
 # -- pretraining -------------------------------------------------------------------------------------------------------

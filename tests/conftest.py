@@ -1,4 +1,4 @@
-"""Fixtures of several rooms: S3 servers, a store of each kind, an ensemble, and the command line.
+"""Fixtures of several rooms: S3 and MLflow servers, a store of each kind, an ensemble, and the command line.
 
 `ray_session` has those of Ray.
 """
@@ -9,8 +9,10 @@ import sys
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import boto3
+import mlflow_server
 import pytest
 from ceph import Ceph, missing
 from command import Answer, Live, Saltray, point_to, require, s3_environment
@@ -22,6 +24,9 @@ from saltray.config import Config, FoldConfig, ModelConfig, TrainConfig
 from saltray.data.pixel_range import PixelRange
 from saltray.ensemble.manifest import Member
 from saltray.storage.uri import open_store
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
 
 pytest_plugins = ["ray_session"]
 BUCKET = "saltray-test"
@@ -68,6 +73,30 @@ def any_store_uri(store_kind: str, request: pytest.FixtureRequest, tmp_path: Pat
         return str(tmp_path / "store")
     request.getfixturevalue({"s3": "s3_server", "ceph": "ceph"}[store_kind])
     return f"s3://{BUCKET}/{uuid.uuid4().hex}"
+
+
+@pytest.fixture(scope="session")
+def mlflow_uri(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A real MLflow server's."""
+    require(mlflow_server.missing())
+    assert pytestconfig.cache is not None
+    program = mlflow_server.prepare(Path(pytestconfig.cache.mkdir("mlflow")))
+    with mlflow_server.mlflow_server(program, tmp_path_factory.mktemp("mlflow")) as uri:
+        yield uri
+
+
+@pytest.fixture
+def mlflow_client(mlflow_uri: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> "MlflowClient":
+    """Of that server, with an experiment of this test's own, by its name, in the environment."""
+    from mlflow import MlflowClient
+
+    from saltray.runs import tracking
+
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", mlflow_uri)
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", request.node.name)
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "120")  # on a busy machine
+    monkeypatch.setattr(tracking, "LAST_S", 300)
+    return MlflowClient(mlflow_uri)
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from time import monotonic, sleep
+from typing import TYPE_CHECKING, Any
 from urllib.request import urlopen
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
 
 VERSION = "3.17.2"
 START_S = 400.0
@@ -55,6 +59,16 @@ def mlflow_server(program: Path, place: Path) -> Iterator[str]:
             yield uri
         finally:
             os.killpg(server.pid, signal.SIGTERM)
+
+
+def runs_of(client: "MlflowClient", experiment: str) -> dict[str, Any]:
+    """The runs of an experiment by name, of which each is there once."""
+    found = client.get_experiment_by_name(experiment)
+    assert found is not None
+    runs = client.search_runs([found.experiment_id])
+    by_name = {str(run.info.run_name): run for run in runs}
+    assert len(by_name) == len(runs)
+    return by_name
 
 
 def _answers(uri: str) -> bool:

@@ -155,6 +155,7 @@ TEXTS = [
         FoldsMissing("r1", (2, 4)),
         "run r1 is not published: folds 2, 4 missing; the same command for all folds trains the rest",
     ),
+    (MLflowFailed("x", "search"), "MLflow lacks a part of this search, which the same command sends later: x"),
     (MLflowFailed("no answer"), "MLflow lacks a part of this run, which the same command sends later: no answer"),
     (Published("s3://b/ensembles/r1/v1"), "published s3://b/ensembles/r1/v1"),
     (

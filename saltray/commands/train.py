@@ -29,6 +29,7 @@ from saltray.progress import (
 )
 from saltray.runs.initial_weights import origins_before
 from saltray.runs.layout import ERROR, fold_folder, run_folder
+from saltray.runs.mlflow_run import MLflowRun
 from saltray.runs.records import FoldResult, RunManifest
 from saltray.runs.run import create_run, fold_result
 from saltray.runs.tensorboard import write_fold_events
@@ -145,7 +146,7 @@ def train_prepared(
             weights_provenance=prepared.weights_provenance,
             pseudo_labels=prepared.pseudo_provenance,
         )
-        with tracked(home, manifest, observer) as tracking:
+        with tracked(MLflowRun(home, manifest), observer) as tracking:
             tracking(_planned(config, prepared))
             results = _train_missing(config, home, prepared, asked, lock, tracking)
             if missing := set(range(config.folds.count)) - {result.fold for result in results}:

@@ -23,7 +23,9 @@ from saltray.progress import (
 )
 from saltray.report.search_figures import TrialCurve, draw_search
 from saltray.runs.initial_weights import origins_before
+from saltray.runs.tracking import check_tracking, tracked
 from saltray.search.layout import FIGURE, search_folder
+from saltray.search.mlflow_search import MLflowSearch
 from saltray.search.results import trials_frame, write_best, write_table
 from saltray.search.samplers import import_optuna
 from saltray.search.space import apply_values
@@ -114,11 +116,12 @@ def make_spec(config: Config, settings: SearchConfig) -> SearchSpec:
 
 
 def check_search(spec: SearchSpec, store: Store) -> None:
-    """Refuse machines that can never train a trial, unless all trials have ended.
+    """Refuse machines that can never train a trial, unless all trials have ended, and a lack of MLflow.
 
     Raises:
-        as `preflight`.
+        as `check_tracking` and `preflight`.
     """
+    check_tracking()
     settings = spec.settings
     if not is_complete(store.sub(search_folder(spec.name)), settings.trials):
         preflight(spec.config.cluster, jobs=settings.concurrent or settings.trials, least_cpus=1)
@@ -133,7 +136,7 @@ def tune_prepared(
         if lock.taken_from is not None:
             observer(LockTakenOver(lock.taken_from))
         home = lock.guard(home)
-        create_search(
+        manifest = create_search(
             home,
             spec,
             prepared.dataset,
@@ -146,8 +149,9 @@ def tune_prepared(
         observer(_planned(spec, prepared))
         known = load_trials(home, spec.config.train.epochs)
         check_values(home, known, spec.settings.space)
-        trials = _run_missing(spec, home, known, prepared, lock, observer)
-        return _write_results(config, spec, home, trials)
+        with tracked(MLflowSearch(home, manifest, known), observer) as tracking:
+            trials = _run_missing(spec, home, known, prepared, lock, tracking)
+            return _write_results(config, spec, home, trials)
 
 
 def _planned(spec: SearchSpec, prepared: Prepared) -> SearchPlanned:

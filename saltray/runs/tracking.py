@@ -1,4 +1,4 @@
-"""What MLflow is told of a run while it trains, where MLFLOW_TRACKING_URI is set: in a thread, and never in its way."""
+"""What MLflow is told of a run or a search, where MLFLOW_TRACKING_URI is set: in a thread, and never in its way."""
 
 import os
 import re
@@ -7,30 +7,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
 from types import TracebackType
+from typing import Literal, Protocol
 
 from saltray.errors import ConfigError, RunLockedError, one_line
-from saltray.progress import (
-    Event,
-    FoldEpoch,
-    FoldFailed,
-    FoldFinished,
-    FoldsFinishedBefore,
-    FoldsMissing,
-    FoldStarted,
-    MLflowFailed,
-    Observer,
-    Published,
-)
-from saltray.runs.mlflow_run import MLflowRun, Status
-from saltray.runs.records import RunManifest
-from saltray.storage.base import Store
+from saltray.progress import Event, MLflowFailed, Observer
+from saltray.runs.mirror import Status
 
 URI = "MLFLOW_TRACKING_URI"
 PATIENCE = {
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",  # each of its own would be a warning on the terminal
 }
-"""MLflow's own settings, unless they are set, for the time of a run: by default it tries for a quarter of an hour."""
+"""MLflow's own settings, unless they are set, while a command runs: by default it tries for a quarter of an hour."""
 QUIET = {
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -53,14 +41,35 @@ def check_tracking() -> None:
         raise ConfigError(f"{URI} is set, but MLflow is not installed; `pip install 'saltray[mlflow]'`, or unset it")
 
 
+class Mirrored(Protocol):
+    """What is mirrored in MLflow: a run or a search. `send` is called in a thread of its own."""
+
+    @property
+    def what(self) -> Literal["run", "search"]:
+        """What it is."""
+
+    def take(self, event: Event) -> bool:
+        """Take in an event, and say whether there is something to send."""
+
+    def end(self, status: Status) -> None:
+        """The command ends: FINISHED, or by an error, or by Ctrl-C, for one, KILLED."""
+
+    def send(self) -> None:
+        """Send what MLflow lacks.
+
+        Raises:
+            mlflow.MlflowException, and others of its many clients: MLflow cannot be reached, or refuses.
+            StorageError: the store cannot.
+        """
+
+
 @contextmanager
-def tracked(home: Store, manifest: RunManifest, observer: Observer) -> Iterator[Observer]:
-    """An observer that tells another one all, and MLflow what the store has of the run, if there is a tracking URI.
+def tracked(mirrored: Mirrored, observer: Observer) -> Iterator[Observer]:
+    """An observer that tells another one all, and MLflow what the store has, if there is a tracking URI.
 
     Args:
-        home: the run's part of the store.
-        manifest: of the run.
-        observer: is told once when MLflow fails; that does no harm to the run.
+        mirrored: the run or the search.
+        observer: is told once when MLflow fails; that does no harm to the run or the search.
     """
     if not os.environ.get(URI):
         yield observer
@@ -68,7 +77,7 @@ def tracked(home: Store, manifest: RunManifest, observer: Observer) -> Iterator[
     set_here = {name: value for name, value in (PATIENCE | QUIET).items() if name not in os.environ}
     os.environ.update(set_here)
     try:
-        with Tracking(home, manifest, observer) as tracking:
+        with Tracking(mirrored, observer) as tracking:
             yield tracking
     finally:
         for name in set_here:
@@ -78,11 +87,8 @@ def tracked(home: Store, manifest: RunManifest, observer: Observer) -> Iterator[
 class Tracking:
     """The observer, and the thread that sends; a context manager."""
 
-    def __init__(self, home: Store, manifest: RunManifest, observer: Observer) -> None:
-        self._home, self._manifest, self._observer = home, manifest, observer
-        self._folds: dict[int, Status] = {}
-        self._ensemble: str | None = None
-        self._status: Status = "RUNNING"
+    def __init__(self, mirrored: Mirrored, observer: Observer) -> None:
+        self._mirrored, self._observer = mirrored, observer
         self._fault: str | None = None
         self._told = False
         self._imported, self._news, self._ending = threading.Event(), threading.Event(), threading.Event()
@@ -91,25 +97,9 @@ class Tracking:
     def __call__(self, event: Event) -> None:
         """Tell the observer, and wake the thread."""
         self._observer(event)
-        match event:
-            case FoldsFinishedBefore(folds=folds):
-                self._folds |= dict.fromkeys(folds, "FINISHED")
-            case FoldStarted(fold=fold):
-                self._folds |= {fold: "RUNNING"}
-            case FoldFinished(fold=fold):
-                self._folds |= {fold: "FINISHED"}
-            case FoldFailed(fold=fold):
-                self._folds |= {fold: "FAILED"}
-            case FoldsMissing():
-                self._status = "SCHEDULED"
-            case Published(uri=uri):
-                self._ensemble, self._status = uri, "FINISHED"
-            case FoldEpoch():
-                pass
-            case _:
-                return
-        self._news.set()
-        self._tell_fault()
+        if self._mirrored.take(event):
+            self._news.set()
+            self._tell_fault()
 
     def __enter__(self) -> "Tracking":
         self._news.set()
@@ -117,10 +107,10 @@ class Tracking:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
-        if kind is not None and not issubclass(kind, RunLockedError):  # another process runs it then
-            status: Status = "FAILED" if issubclass(kind, Exception) else "KILLED"
-            self._folds = {fold: status if known == "RUNNING" else known for fold, known in self._folds.items()}
-            self._status = status
+        if kind is None:
+            self._mirrored.end("FINISHED")
+        elif not issubclass(kind, RunLockedError):  # another process runs it then
+            self._mirrored.end("FAILED" if issubclass(kind, Exception) else "KILLED")
         self._ending.set()
         self._news.set()
         if kind is None:
@@ -133,11 +123,10 @@ class Tracking:
     def _tell_fault(self) -> None:
         if self._fault is not None and not self._told:
             self._told = True
-            self._observer(MLflowFailed(self._fault))
+            self._observer(MLflowFailed(self._fault, self._mirrored.what))
 
     def _keep_sending(self) -> None:
         """Send whenever there is news, until the end; some time after a fault, anew."""
-        run: MLflowRun | None = None
         ended, faults = False, 0
         try:
             import mlflow.pyfunc  # noqa: F401
@@ -151,9 +140,8 @@ class Tracking:
             self._news.clear()
             ended = self._ending.is_set()
             try:
-                run = run or MLflowRun(self._home, self._manifest)
-                run.send(dict(self._folds), self._ensemble, self._status)
-            except Exception as error:  # whatever its clients, proxies and plugins raise: the run must not end by it
+                self._mirrored.send()
+            except Exception as error:  # whatever its clients, proxies and plugins raise: no run must end by it
                 faults += 1
                 if faults > 1 or ended:
                     self._fault = _plain(one_line(error))

@@ -1,8 +1,9 @@
 """The keys of a search in a store, each written once.
 
 searches/<search>/{manifest.json, trial-007/..., trials.parquet, best.json, search.png, tensorboard/...,
-                   range-test.json, range-test.png}
-trial-007/{trial.json, result.json} beside the history, checkpoints and error of `runs.layout`, as is `tensorboard`
+                   range-test.json, range-test.png, mlflow.json}
+trial-007/{trial.json, result.json} beside the history, checkpoints and error of `runs.layout`, as are `tensorboard`
+and `mlflow.json`
 """
 
 SEARCHES = "searches"

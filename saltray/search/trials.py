@@ -142,7 +142,7 @@ def create_search(
     initial_weights: str | None,
     weights_provenance: WeightsProvenance | None = None,
     pseudo_labels: PseudoLabelsProvenance | None = None,
-) -> None:
+) -> SearchManifest:
     """Write what the search is; every later command must agree with it, once a trial has finished an epoch or ended.
 
     Args:
@@ -152,6 +152,9 @@ def create_search(
         initial_weights: digest of the weights before training, where some were given.
         weights_provenance: where they come from.
         pseudo_labels: the models that label test tiles, and these, where training uses some.
+
+    Returns:
+        the manifest of the command that created the search.
 
     Raises:
         ConfigError: a search of this name has trials of other settings or other tiles.
@@ -190,6 +193,7 @@ def create_search(
             f"search {spec.name} was started with other {', '.join(changed) or 'initial weights'}; "
             "use those again to resume it, or choose another --search.name"
         )
+    return before
 
 
 def create_trial(home: Store, index: int, values: Values) -> Trial:

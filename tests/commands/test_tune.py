@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import threading
 import time
 from collections.abc import Callable
@@ -9,8 +10,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import mlflow
 import pandas as pd
 import pytest
+from mlflow_server import runs_of
 from ray_session import Recorded, record
 
 import saltray
@@ -22,6 +25,7 @@ from saltray.progress import (
     DataNote,
     Event,
     LockTakenOver,
+    MLflowFailed,
     SearchPlanned,
     TrialEnded,
     TrialEpoch,
@@ -30,6 +34,7 @@ from saltray.progress import (
     TrialsStartedBefore,
     TrialStarted,
 )
+from saltray.runs import tracking
 from saltray.runs.layout import checkpoint_folder
 from saltray.search.spec import SearchSpec
 from saltray.search.trials import create_search, create_trial, finish_trial
@@ -218,6 +223,27 @@ def run_with_kills(patch: pytest.MonkeyPatch, rank_killed: Path, told: Path, pro
     patch.setattr(tuner, "run_trial", run_trial)
 
 
+def test_a_search_is_told_to_mlflow_once(
+    small: Small, tiles_folder: Path, tmp_path: Path, mlflow_client: mlflow.MlflowClient, request: pytest.FixtureRequest
+) -> None:
+    config = small(tiles_folder, tmp_path, epochs=1)
+    search = SearchConfig(space=rates(1e-3, 3e-3), prune=False, trials=2)
+    for _ in range(2):
+        found = record(saltray.tune, config, search)
+        assert (found.of(MLflowFailed), found.printed) == ([], "")
+        runs = runs_of(mlflow_client, request.node.name)
+        parent, *trials = (runs[name] for name in ("search s1", "trial-000", "trial-001"))
+        assert len(runs) == 3
+        assert {run.info.status for run in runs.values()} == {"FINISHED"}
+        assert parent.data.metrics == {"best_score": pytest.approx(found.result.score)}
+        for run, trial in zip(trials, found.result.trials, strict=True):
+            assert run.data.params == {"optim.lr": f"{trial.values['optim.lr']:g}"}
+            (epoch,) = trial.epochs
+            known = {name: getattr(epoch, name) for name in ("score", "loss", "lr")}
+            assert {name: run.data.metrics[name] for name in known} == pytest.approx(known)
+            assert len(mlflow_client.get_metric_history(run.info.run_id, "score")) == 1
+
+
 @pytest.fixture
 def ended(small: Small, tiles_folder: Path, tmp_path: Path) -> tuple[Config, SearchConfig]:
     """A search whose two trials have diverged already, so that nothing is left to run."""
@@ -241,6 +267,19 @@ def test_a_search_in_which_all_trials_failed_says_why(ended: tuple[Config, Searc
     assert caught.value.failures == {"trial-000": "the loss is NaN at 1e+30", "trial-001": "the loss is NaN at 1e+31"}
     assert search_store(ended[0]).exists("trials.parquet")
     assert not search_store(ended[0]).exists("best.json")
+
+
+def test_mlflow_ends_no_search(ended: tuple[Config, SearchConfig], monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{port}")
+    events: list[Event] = []
+    with pytest.raises(SearchFailedError, match="none of 2 trials"):
+        saltray.tune(*ended, observer=events.append)
+    assert [event.what for event in events if isinstance(event, MLflowFailed)] == ["search"]
+    monkeypatch.setattr(tracking, "find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match="MLflow is not installed"):
+        saltray.tune(*ended)
 
 
 def test_a_second_process_is_refused(ended: tuple[Config, SearchConfig]) -> None:

@@ -13,6 +13,7 @@ from saltray.errors import ConfigError
 from saltray.progress import FoldFinished, FoldStarted, MLflowFailed
 from saltray.runs import tracking
 from saltray.runs.history import EpochRecord, History
+from saltray.runs.mlflow_run import MLflowRun
 from saltray.runs.records import RunManifest
 from saltray.runs.tracking import PATIENCE, check_tracking, tracked
 from saltray.storage.base import Store
@@ -31,7 +32,7 @@ def home(tmp_path: Path) -> Store:
 
 def all_events(home: Store) -> list[Any]:
     events: list[Any] = []
-    with tracked(home, MANIFEST, events.append) as tell:
+    with tracked(MLflowRun(home, MANIFEST), events.append) as tell:
         tell(FoldStarted(0))
         tell(FoldFinished(fold=0, score=0.5, seconds=1.0, queued=0))
     return events
@@ -40,7 +41,7 @@ def all_events(home: Store) -> list[Any]:
 def test_without_a_tracking_uri_there_is_only_the_observer(home: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     observer: Any = lambda event: None  # noqa: E731
-    with tracked(home, MANIFEST, observer) as tell:
+    with tracked(MLflowRun(home, MANIFEST), observer) as tell:
         assert tell is observer
     check_tracking()
 
@@ -79,7 +80,7 @@ def test_a_server_that_does_not_answer_is_left(home: Store, monkeypatch: pytest.
 def test_own_settings_of_mlflow_win(home: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "3")
-    with tracked(home, MANIFEST, lambda event: None):
+    with tracked(MLflowRun(home, MANIFEST), lambda event: None):
         assert os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] == "3"
         assert os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] == PATIENCE["MLFLOW_HTTP_REQUEST_MAX_RETRIES"]
     assert "MLFLOW_HTTP_REQUEST_MAX_RETRIES" not in os.environ
