@@ -6,6 +6,7 @@ from itertools import repeat
 
 from saltray.config import ModelConfig
 from saltray.ensemble.manifest import EnsembleManifest
+from saltray.ensemble.versions import versions_of
 from saltray.errors import IntegrityError
 from saltray.records import digest
 from saltray.report.runs_page import OpenRun, RunLine, RunsReport
@@ -46,7 +47,8 @@ def _row(root: Store, summary: RunSummary) -> RunLine | OpenRun:
     except IntegrityError as error:
         return _open(summary, str(error))
     if manifest is None:
-        return _open(summary, "; ".join(summary.faults))
+        versions = versions_of(root, summary.run) if results else []
+        return _open(summary, "; ".join([*summary.faults, *(row.fault for row in versions if row.fault is not None)]))
     return _line(summary, manifest, results)
 
 

@@ -31,7 +31,7 @@ from saltray.runs.history import EpochRecord, History
 from saltray.runs.layout import checkpoint_folder
 from saltray.runs.pretraining import create_pretraining, write_pretraining
 from saltray.runs.run import create_run
-from saltray.search.results import write_best, write_table
+from saltray.search.results import RangeTestRecord, write_best, write_table
 from saltray.search.spec import SearchSpec
 from saltray.search.trials import create_search, create_trial, finish_trial
 from saltray.storage.base import Store
@@ -118,6 +118,10 @@ def make_store(folder: Path) -> Store:
     write_job(search, whole.name, state_of(root))
     write_table(search, [ended, running])
     write_best(search, spec, ended, 2)
+    test = RangeTestRecord(
+        rates=(1e-4, 1e-3, 1e-2), losses=(1.0, 0.9, 2.0), smooth=(1.0, 0.8, 1.5), suggestion=1e-3, config=config
+    )
+    search.put_record("range-test.json", test)
     return root
 
 

@@ -44,15 +44,16 @@ from saltray.errors import SaltrayError
 from saltray.models.build import build_model
 from saltray.models.weights import load_weights
 from saltray.report.page import FoldRow, RunReport, render_run
+from saltray.report.search_charts import RangeTestCurve, SearchedTrial, range_test_chart, trial_curves
 from saltray.runs.history import epochs_of, read_history
 from saltray.runs.initial_weights import check_unseen, read_initial_weights
 from saltray.runs.out_of_fold import open_out_of_fold
 from saltray.runs.pretraining import create_pretraining, pretraining_result
 from saltray.runs.run import create_run, fold_result
 from saltray.runs.status import run_status, run_summaries
-from saltray.search.results import trials_frame, with_best_values, write_table
+from saltray.search.results import read_range_test, trials_frame, with_best_values, write_table
 from saltray.search.spec import SearchSpec
-from saltray.search.trials import check_values, create_search, load_trials
+from saltray.search.trials import check_values, create_search, load_trials, read_epochs
 from saltray.storage.base import Store
 from saltray.storage.lock import owner_of
 
@@ -135,6 +136,16 @@ def search(root: Store) -> None:
     check_values(home, trials, spec.settings.space)
     trials_frame(trials)
     write_table(home, trials)
+
+
+def search_charts(root: Store) -> None:
+    home = root.sub("searches/s1")
+    (epochs,) = read_epochs(home, ["trial-000"])
+    trial = SearchedTrial(name="trial-000", status="finished", values={"optim.lr": 0.1}, score=0.5, epochs=epochs)
+    trial_curves([trial], "trial-000")
+    test = read_range_test(home)
+    assert test is not None
+    range_test_chart(RangeTestCurve(test.rates, test.losses, test.smooth, test.suggestion))
 
 
 def best_values(root: Store) -> None:
@@ -361,7 +372,8 @@ CASES = [
     Case("pretrained/p1/result.json", damaged_json, (pretraining,)),
     Case(f"{SEARCH}/manifest.json", damaged_json, (search,)),
     Case(f"{SEARCH}/trial-000/trial.json", damaged_json, (search,)),
-    Case(f"{SEARCH}/trial-000/result.json", damaged_json, (search,)),
+    Case(f"{SEARCH}/trial-000/result.json", damaged_json, (search, search_charts)),
+    Case(f"{SEARCH}/range-test.json", damaged_json, (search_charts,)),
     Case(f"{SEARCH}/trial-001/trial.json", damaged_json, (search,)),
     Case(f"{SEARCH}/trial-001/history.jsonl", damaged_lines, (search,)),
     Case(f"{SEARCH}/trial-001/checkpoints/epoch-00002/manifest.json", damaged_json, (search,)),

@@ -46,6 +46,9 @@ def test_finished_runs_and_others(store: Store, tiles: LabelledTiles) -> None:
     write_run(store, tiles, "half", folds=1)
     write_run(store, tiles, "lost")
     store.delete_prefix("ensembles/lost")
+    write_run(store, tiles, "later")
+    version = store.get_json("ensembles/later/v1/manifest.json")
+    store.put_json("ensembles/later/v1/manifest.json", version | {"format": 99})
     write_run(store, tiles, "torn")
     store.put("runs/torn/fold-1/result.json", b"{")
     store.put("runs/bad/manifest.json", b"{")
@@ -59,9 +62,10 @@ def test_finished_runs_and_others(store: Store, tiles: LabelledTiles) -> None:
     assert (b.run, b.score, b.interval, b.spread) == ("b", None, None, None)  # published by an older version
     assert a.comparable == b.comparable != c.comparable
     by_name = {row.run: row for row in found.others}
-    assert list(by_name) == ["bad", "half", "lost", "new", "torn"]
+    assert list(by_name) == ["bad", "half", "later", "lost", "new", "torn"]
     assert by_name["half"] == OpenRun(run="half", state="stopped", done=1, count=2, told="")
     assert (by_name["lost"].done, by_name["lost"].told) == (2, "")
+    assert "ensembles/later/v1/manifest.json: ensemble manifest has format 99" in by_name["later"].told
     assert "runs/torn/fold-1/result.json: not JSON" in by_name["torn"].told
     assert "runs/bad/manifest.json: not JSON" in by_name["bad"].told
     assert "was made by another version of saltray, 9.9.9" in by_name["new"].told
