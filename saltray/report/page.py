@@ -25,6 +25,7 @@ from saltray.report.search_charts import (
     range_test_chart,
     search_charts,
     trial_curves,
+    trial_loss_curves,
 )
 from saltray.report.templating import script_source, template
 from saltray.report.tile_pictures import TileView
@@ -155,6 +156,7 @@ def render_run(report: RunReport) -> str:
         reliability_chart=reliability_chart(report.evaluation.reliability),
         search_charts=[] if search is None else search_charts(search.trials, search.space, search.trial),
         trial_curves=None if search is None else trial_curves(search.trials, search.trial),
+        trial_loss_curves=None if search is None else trial_loss_curves(search.trials, search.trial),
         range_test=None if search is None or search.range_test is None else range_test_chart(search.range_test),
         most_dots=MOST_DOTS,
         most_curves=MOST_CURVES,

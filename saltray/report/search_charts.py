@@ -1,7 +1,8 @@
 """The charts of the search that a run took its values from: its trials by value and by epoch, and its range test."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from statistics import median
 
 from saltray.config import Choice, Space, Values, value_text
 from saltray.progress import TrialStatus
@@ -12,6 +13,8 @@ BEST, FINISHED, OTHER = 1, 0, 3
 """Indices of the colours of a search's trials."""
 MOST_DOTS, MOST_CURVES, MOST_POINTS = 1000, 60, 200
 """Trials of a chart by value, trials of the one by epoch, and points of each curve there: a page stays small."""
+DIVERGED = 2.0
+"""Losses of trials are drawn that are at most so many times the median one after the first epoch."""
 HEADROOM = 0.8
 """Of the range test, losses are drawn that are above the first one by this share of the fall from it at most."""
 
@@ -92,22 +95,35 @@ def trial_curves(trials: Sequence[SearchedTrial], best: str) -> Chart | None:
         trials: those whose epochs are known; of more than `MOST_CURVES`, the best are drawn.
         best: name of the best trial.
     """
+    return _curves(trials, best, lambda epoch: epoch.score, "validation score")
+
+
+def trial_loss_curves(trials: Sequence[SearchedTrial], best: str) -> Chart | None:
+    """The training loss of each trial by epoch, as `trial_curves`, without losses that are far above the first ones."""
+    first = [trial.epochs[0].loss for trial in trials if trial.epochs]
+    highest = DIVERGED * median(first) if first else 0.0
+    return _curves(trials, best, lambda epoch: epoch.loss if epoch.loss <= highest else None, "training loss")
+
+
+def _curves(
+    trials: Sequence[SearchedTrial], best: str, value: Callable[[EpochMetrics], float | None], y_label: str
+) -> Chart | None:
     lines = []
     for trial in _best_over_others(best_first(trials)[:MOST_CURVES], best):
-        scored = [(epoch.epoch, epoch.score) for epoch in trial.epochs if epoch.score is not None]
-        thinned = [*scored[: -1 : -(-len(scored) // MOST_POINTS) or 1], *scored[-1:]]
+        points = [(epoch.epoch, y) for epoch in trial.epochs if (y := value(epoch)) is not None]
+        every = max(1, -(-len(points) // MOST_POINTS))
         finished = trial.status == "finished"
         lines.append(
             Line(
                 _in_words(trial),
-                thinned,
+                [*points[:-1:every], *points[-1:]],
                 _colour(trial, best),
-                not finished,
+                dashed=not finished,
                 cross=not finished,
                 strong=trial.name == best,
             )
         )
-    return line_chart(lines, x_label="epoch", y_label="validation score", integer_x=True)
+    return line_chart(lines, x_label="epoch", y_label=y_label, integer_x=True)
 
 
 def range_test_chart(test: RangeTestCurve) -> Chart | None:

@@ -238,8 +238,9 @@ def test_a_search_of_many_trials_is_a_small_page(report: RunReport) -> None:
         for number in range(1000)
     ]
     html = render_run(replace(report, search=replace(SEARCH, trials=trials, count=1000)))
-    assert chart_of(html, "Score of each trial by epoch").count('class="line') == MOST_CURVES
-    assert f"The best {MOST_CURVES} of 1,000 trials." in html
+    for name in ("Score", "Loss"):
+        assert chart_of(html, f"{name} of each trial by epoch").count('class="line') == MOST_CURVES
+    assert html.count(f"The best {MOST_CURVES} of 1,000 trials.") == 2
     assert len(html) < 500_000
     few = render_run(replace(report, search=SEARCH))
     assert "The best " not in few.replace("The best, median", "")
@@ -282,6 +283,22 @@ def test_a_search_fits_and_its_curves_tell_what_they_are(
     assert told.inner_text().startswith("trial-000")
     page.keyboard.press("ArrowLeft")
     assert told.inner_text().startswith("trial-001")
+
+
+def test_what_lies_over_each_other_is_told_one_by_one(report: RunReport, open_page: OpenPage) -> None:
+    trials = [replace(SEARCH.trials[0], name=f"trial-00{number}", score=0.4) for number in (0, 2, 3)]
+    page = open_page(render_run(replace(report, search=replace(SEARCH, trials=[*trials, SEARCH.trials[1]]))))
+    chart = page.locator('.near:has([aria-label="Score by optim.lr"])')
+    chart.locator("svg").scroll_into_view_if_needed()
+    box = chart.locator(".c3").first.bounding_box()
+    assert box is not None
+    page.mouse.move(box["x"] + 2, box["y"] + 2)
+    told = [chart.locator(".told").inner_text()]
+    for _ in range(3):
+        page.mouse.click(box["x"] + 2, box["y"] + 2)
+        told.append(chart.locator(".told").inner_text())
+    assert [text[:9] for text in told] == ["trial-003", "trial-002", "trial-000", "trial-003"]
+    assert told[0].endswith("(2 more here: click or tap again)")
 
 
 def test_a_tap_tells_what_is_nearest(report: RunReport, browser: Browser, tmp_path: Path) -> None:

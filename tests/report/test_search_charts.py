@@ -21,6 +21,7 @@ from saltray.report.search_charts import (
     range_test_chart,
     search_charts,
     trial_curves,
+    trial_loss_curves,
 )
 
 
@@ -94,6 +95,24 @@ def test_trials_by_epoch() -> None:
     assert [path.d.count("L") for path in chart.paths] == [2, 0, 0, 1]
     assert chart.paths[0].end[1] > chart.paths[3].end[1]
     assert trial_curves(trials[4:], "trial-000") is None
+
+
+def test_losses_far_above_the_first_ones_are_left_out() -> None:
+    trials = [
+        replace(trial(number, status, 1e-3, True, score), epochs=[metrics(at, 0.5) for at in (1, 2, 3)])
+        for number, (status, score) in enumerate([("finished", 0.5), ("finished", 0.4), ("diverged", None)])
+    ]
+    lost = trials[2]
+    losses = [replace(epoch, loss=loss) for epoch, loss in zip(lost.epochs, (1.5, 2.0, 1e9), strict=True)]
+    chart = trial_loss_curves([*trials[:2], replace(lost, epochs=losses)], "trial-000")
+    assert chart is not None
+    assert [(path.name[:9], path.d.count("L")) for path in chart.paths] == [
+        ("trial-001", 2),
+        ("trial-002", 1),
+        ("trial-000", 2),
+    ]
+    assert chart.y_ticks[-1].text == "2.0"
+    assert trial_loss_curves([trial(0, "failed", 1e-3, True, None)], "trial-000") is None
 
 
 def test_a_long_curve_is_thinned_and_keeps_its_ends() -> None:

@@ -30,12 +30,11 @@ for (const box of document.querySelectorAll(".near")) {
   const distance = (x, y, points) => Math.min(...points.map((point, at) => toSegment(x, y, points[at - 1] ?? point, point)));
   const show = (event) => {
     const { x, y } = new DOMPoint(event.clientX, event.clientY).matrixTransform(svg.getScreenCTM().inverse());
-    let found = null, least = reach;
-    for (const part of parts) { // of equals the last, which lies over the others
-      const away = distance(x, y, part.points);
-      if (away <= least) [found, least] = [part, away];
-    }
-    choose(found);
+    const away = parts.map((part) => distance(x, y, part.points)), least = Math.min(...away, reach);
+    const here = least < reach ? parts.filter((_, at) => away[at] <= least + 0.5) : [];
+    const before = here.indexOf(chosen); // the last of them lies over the others; a click goes to the one below
+    choose(here.at(before < 0 ? -1 : event.type === "click" ? before - 1 : before) ?? null);
+    if (here.length > 1) told.textContent += ` (${here.length - 1} more here: click or tap again)`;
   };
   svg.addEventListener("pointermove", show);
   svg.addEventListener("click", show);
