@@ -80,10 +80,10 @@ class MLflowSearch:
         return True
 
     def end(self, status: Status) -> None:
-        """The command ends; trials that still run end with it."""
+        """The command ends; trials that still run are resumed by the same one."""
         for name, known in list(self._trials.items()):
-            if known.status == "running" and status != "FINISHED":
-                self._trials[name] = replace(known, told=status, news=known.news + 1)
+            if known.status == "running":
+                self._trials[name] = replace(known, told="SCHEDULED", news=known.news + 1)
         self._status = status
 
     def send(self) -> None:
@@ -92,8 +92,8 @@ class MLflowSearch:
         status = self._status
         for name, known in list(self._trials.items()):
             if self._sent.get(name) != known:
-                if (known.news or not mirror.has_told(name, known.told)) and not self._send_trial(mirror, name, known):
-                    continue
+                if known.news or not self._was_sent(mirror, name, known):
+                    self._send_trial(mirror, name, known)
                 self._sent[name] = known
         if status == "FINISHED":
             self._send_best(mirror)
@@ -120,22 +120,24 @@ class MLflowSearch:
         mirror.send_settings(mirror.run, config | settings)
         return mirror
 
-    def _send_trial(self, mirror: Mirror, name: str, known: _Known) -> bool:
-        """Whether there is anything to send: not before the first epoch."""
+    @staticmethod
+    def _was_sent(mirror: Mirror, name: str, known: _Known) -> bool:
+        """Whether an earlier command has sent all of a trial, which was not retried since."""
+        return known.status in ("finished", "stopped") and mirror.has_told(name, known.told)
+
+    def _send_trial(self, mirror: Mirror, name: str, known: _Known) -> None:
         epochs = self._epochs(name, known)
-        if not epochs and known.status == "running":
-            return False
         run = mirror.nested(name, name)
-        if name not in self._sent:
+        before = self._sent.get(name)
+        if before is None:
             mirror.send_settings(run, {field: value_text(value) for field, value in known.values.items()})
         mirror.send_epochs(run, epochs)
-        if name not in self._sent or self._sent[name].status != known.status:
+        if before is None or before.status != known.status:
             mirror.set_tags(run, {"saltray.status": known.status, "saltray.reason": known.reason or ""})
         best = best_epoch(epochs) if known.status in ("finished", "stopped") else None
         if best is not None and best.score is not None:
             mirror.set_metric(run, "best_score", best.score, step=best.epoch)
         mirror.tell_status(run, known.told)
-        return True
 
     def _epochs(self, name: str, known: _Known) -> tuple[EpochMetrics, ...]:
         """Those of its result, at the times that its history has; until it has ended, those of its history."""

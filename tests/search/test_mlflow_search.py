@@ -72,7 +72,7 @@ def test_a_search_is_in_mlflow_as_a_whole_and_once(
         "search s1": "KILLED",
         "trial-000": "FAILED",
         "trial-001": "KILLED",
-        "trial-002": "KILLED",
+        "trial-002": "SCHEDULED",
     }
     for resumed in (True, False):  # the second finds nothing to do
         known = load_trials(home, LENGTH)
@@ -116,6 +116,29 @@ def check(client: mlflow.MlflowClient, home: Store, experiment: str) -> None:
     assert runs["trial-000"].data.tags["saltray.reason"] == "NaN"
     assert "best_score" not in runs["trial-000"].data.metrics  # diverged, it has none
     assert [runs[name].data.metrics["best_score"] for name in ("trial-001", "trial-002")] == [0.25, 0.375]
+
+
+def test_what_trained_while_mlflow_was_away_is_sent_later(
+    mlflow_client: mlflow.MlflowClient,
+    home: Store,
+    manifest: SearchManifest,
+    request: Any,
+) -> None:
+    trials = [create_trial(home, index, {"optim.lr": 0.1, "model.scse": True}) for index in range(2)]
+    with pytest.raises(KeyboardInterrupt), tracked(MLflowSearch(home, manifest, trials), lambda event: None) as tell:
+        for trial in trials:
+            tell(TrialStarted(trial.state(LENGTH)))
+        ended(trained(trials[0], home, 1), home, status="failed", reason="no GPU")
+        tell(TrialEnded(replace(trials[0], status="failed", reason="no GPU").state(LENGTH)))
+        raise KeyboardInterrupt
+    ended(trained(trials[0], home, 3), home, status="diverged", reason="NaN")
+    ended(trained(trials[1], home, 2), home, status="stopped")
+    MLflowSearch(home, manifest, load_trials(home, LENGTH)).send()
+    runs = runs_of(mlflow_client, request.node.name)
+    for name, status, epochs in (("trial-000", "diverged", 3), ("trial-001", "stopped", 2)):
+        assert runs[name].data.tags["saltray.status"] == status
+        history = mlflow_client.get_metric_history(runs[name].info.run_id, "loss")
+        assert [each.step for each in history] == list(range(1, epochs + 1))
 
 
 def test_a_search_that_was_begun_anew_is_another(
