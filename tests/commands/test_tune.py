@@ -224,14 +224,19 @@ def run_with_kills(patch: pytest.MonkeyPatch, rank_killed: Path, told: Path, pro
 
 
 def test_a_search_is_told_to_mlflow_once(
-    small: Small, tiles_folder: Path, tmp_path: Path, mlflow_client: mlflow.MlflowClient, request: pytest.FixtureRequest
+    small: Small, tiles_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = small(tiles_folder, tmp_path, epochs=1)
+    """MLflow's own files: its server is in tests that need no Ray."""
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", (tmp_path / "mlruns").as_uri())
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "of this test")
+    config = small(tiles_folder, tmp_path / "store", epochs=1)
     search = SearchConfig(space=rates(1e-3, 3e-3), prune=False, trials=2)
     for _ in range(2):
         found = record(saltray.tune, config, search)
         assert (found.of(MLflowFailed), found.printed) == ([], "")
-        runs = runs_of(mlflow_client, request.node.name)
+        client = mlflow.MlflowClient()
+        runs = runs_of(client, "of this test")
         parent, *trials = (runs[name] for name in ("search s1", "trial-000", "trial-001"))
         assert len(runs) == 3
         assert {run.info.status for run in runs.values()} == {"FINISHED"}
@@ -241,7 +246,7 @@ def test_a_search_is_told_to_mlflow_once(
             (epoch,) = trial.epochs
             known = {name: getattr(epoch, name) for name in ("score", "loss", "lr")}
             assert {name: run.data.metrics[name] for name in known} == pytest.approx(known)
-            assert len(mlflow_client.get_metric_history(run.info.run_id, "score")) == 1
+            assert len(client.get_metric_history(run.info.run_id, "score")) == 1
 
 
 @pytest.fixture
