@@ -45,7 +45,7 @@ class MLflowIds:
 
 
 class Mirror:
-    """The runs of MLflow, those of an earlier command or new ones.
+    """The runs of MLflow, those of an earlier command or new ones; `open` comes before all else.
 
     Args:
         home: the part of the store of the run or the search.
@@ -54,10 +54,6 @@ class Mirror:
         extensible: whether another identity may be that of the same one, with more epochs.
         kind: what it is.
         part: what its parts are.
-
-    Raises:
-        mlflow.MlflowException, and others of its many clients: MLflow cannot be reached, or refuses.
-        StorageError: the store cannot.
     """
 
     def __init__(
@@ -73,11 +69,30 @@ class Mirror:
         from mlflow import MlflowClient
 
         self.client: MlflowClient = MlflowClient()
-        self._home, self._part = home, part
+        self._home, self._name, self._identity = home, name, identity
+        self._extensible, self._kind, self._part = extensible, kind, part
         self._sent: dict[str, int] = {}
         self._told: dict[str, str] = {}
-        self._ids = self._open(name, identity, extensible, kind)
-        home.put_record(MLFLOW, self._ids)
+        self._known: MLflowIds | None = None
+
+    def open(self, settings: Mapping[str, Any], tags: Mapping[str, str]) -> None:
+        """Find the runs, or create one, and send what it is; once.
+
+        Raises:
+            mlflow.MlflowException, and others of its many clients: MLflow cannot be reached, or refuses.
+            StorageError: the store cannot.
+        """
+        if self._known is None:
+            ids = self._find()
+            self._home.put_record(MLFLOW, ids)
+            self.send_settings(ids.run, settings)
+            self.set_tags(ids.run, tags)
+            self._known = ids
+
+    @property
+    def _ids(self) -> MLflowIds:
+        assert self._known is not None
+        return self._known
 
     @property
     def run(self) -> str:
@@ -95,7 +110,7 @@ class Mirror:
             return found
         tags = {"mlflow.parentRunId": self.run, "mlflow.source.name": "saltray", f"saltray.{self._part}": part}
         run = str(self.client.create_run(self._ids.experiment, run_name=name, tags=tags).info.run_id)
-        self._ids = replace(self._ids, nested=self._ids.nested | {part: run})
+        self._known = replace(self._ids, nested=self._ids.nested | {part: run})
         self._home.put_record(MLFLOW, self._ids)
         return run
 
@@ -140,13 +155,14 @@ class Mirror:
             self.client.set_terminated(run, status)
         self._told[run] = status
 
-    def _open(self, name: str, identity: Sha256, extensible: bool, kind: str) -> MLflowIds:
+    def _find(self) -> MLflowIds:
         """The ids of an earlier command, but for runs that somebody has deleted, or those of a new run."""
         known: MLflowIds | None = None
         with suppress(NotFoundError):
             known = self._home.get_record(MLFLOW, MLflowIds)
         # What never trained an epoch may have been begun anew with other settings; after that, a run only gets longer.
-        same = known is not None and (known.identity == identity or (extensible and bool(known.nested)))
+        identity = self._identity
+        same = known is not None and (known.identity == identity or (self._extensible and bool(known.nested)))
         if known is not None and same and self._is_alive(known):
             self._told = self._statuses(known)
             nested = {part: run for part, run in known.nested.items() if run in self._told}
@@ -154,10 +170,10 @@ class Mirror:
         experiment = self._experiment()
         tags = {
             "mlflow.source.name": "saltray",
-            f"saltray.{kind}": self._home.uri,
+            f"saltray.{self._kind}": self._home.uri,
             "saltray.version": version("saltray"),
         }
-        run = self.client.create_run(experiment, run_name=name, tags=tags)
+        run = self.client.create_run(experiment, run_name=self._name, tags=tags)
         return MLflowIds(identity=identity, experiment=experiment, run=run.info.run_id)
 
     def _is_alive(self, ids: MLflowIds) -> bool:

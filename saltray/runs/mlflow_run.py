@@ -77,7 +77,7 @@ class MLflowRun:
 
     def send(self) -> None:
         """Send what is missing."""
-        mirror = self._mirror = self._mirror or self._open()
+        mirror = self._open()
         for fold, status in dict(self._folds).items():
             if epochs := epochs_of(read_history(self._home.sub(fold_folder(fold)))):
                 run = mirror.nested(str(fold), fold_folder(fold))
@@ -90,12 +90,13 @@ class MLflowRun:
 
     def _open(self) -> Mirror:
         manifest = self._manifest
-        mirror = Mirror(self._home, manifest.run, manifest.identity, extensible=True, kind="run", part="fold")
-        mirror.send_settings(mirror.run, dict(flat(to_record(manifest.config))))
-        if (recipe := manifest.config.recipe) is not None:
-            mirror.set_tags(mirror.run, {"saltray.recipe": recipe})
+        self._mirror = mirror = self._mirror or Mirror(
+            self._home, manifest.run, manifest.identity, extensible=True, kind="run", part="fold"
+        )
+        tags = {} if manifest.config.recipe is None else {"saltray.recipe": manifest.config.recipe}
         if (found := manifest.search_provenance) is not None:
-            mirror.set_tags(mirror.run, {"saltray.search": found.uri, "saltray.trial": found.trial})
+            tags |= {"saltray.search": found.uri, "saltray.trial": found.trial}
+        mirror.open(dict(flat(to_record(manifest.config))), tags)
         return mirror
 
 

@@ -88,7 +88,7 @@ class MLflowSearch:
 
     def send(self) -> None:
         """Send what is missing."""
-        mirror = self._mirror = self._mirror or self._open()
+        mirror = self._open()
         status = self._status
         for name, known in list(self._trials.items()):
             if self._sent.get(name) != known:
@@ -101,7 +101,7 @@ class MLflowSearch:
 
     def _open(self) -> Mirror:
         manifest = self._manifest
-        mirror = Mirror(
+        self._mirror = mirror = self._mirror or Mirror(
             self._home,
             f"search {manifest.search}",
             manifest.identity,
@@ -117,7 +117,7 @@ class MLflowSearch:
         settings |= {f"search.space.{field}": text for field, text in manifest.space.items()}
         varied = manifest.space.keys()  # what a trial has another value of
         config = {name: value for name, value in flat(to_record(manifest.config)) if name not in varied}
-        mirror.send_settings(mirror.run, config | settings)
+        mirror.open(config | settings, {})
         return mirror
 
     @staticmethod

@@ -27,7 +27,9 @@ def open_mirror(mlflow_client: mlflow.MlflowClient, home: Store) -> Open:
     """`open_mirror(identity, extensible=)`, as each command does."""
 
     def open_it(identity: str = "0", *, extensible: bool = True) -> Mirror:
-        return Mirror(home, "r1", identity * 64, extensible=extensible, kind="run", part="fold")
+        mirror = Mirror(home, "r1", identity * 64, extensible=extensible, kind="run", part="fold")
+        mirror.open({}, {})
+        return mirror
 
     return open_it
 

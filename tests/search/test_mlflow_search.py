@@ -172,3 +172,18 @@ def test_a_server_that_does_not_answer_ends_no_search(
             tell(ended(trained(trial, home, 1), home, status="finished"))
     assert [type(event) for event in events] == [TrialStarted, TrialEnded, MLflowFailed]
     assert "a part of this search" in str(events[-1])
+
+
+def test_a_later_attempt_is_at_the_same_server(
+    home: Store, manifest: SearchManifest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The thread may outlive the environment that it was started in."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{port}")
+    search = MLflowSearch(home, manifest, [])
+    for _ in range(2):
+        with pytest.raises(mlflow.MlflowException, match=str(port)):
+            search.send()
+        monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
