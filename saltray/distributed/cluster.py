@@ -18,6 +18,7 @@ from saltray.distributed.address import cannot_join, check_address, joins_cluste
 from saltray.distributed.fork_server import fork_server
 from saltray.distributed.machine import this_machine
 from saltray.errors import ResourceError, SaltrayError
+from saltray.progress import Observer, RayConnected
 
 log = logging.getLogger(__name__)
 
@@ -125,26 +126,30 @@ def only_thread() -> Iterator[None]:
 
 
 @contextmanager
-def ray_cluster(*, num_cpus: int | None = None) -> Iterator[str]:
+def ray_cluster(*, num_cpus: int | None = None, observer: Observer | None = None) -> Iterator[str]:
     """Connect to Ray for the duration of the block; yields a description of the cluster.
 
     A Ray that the caller has already connected to is used and left as it is. RAY_ADDRESS, which every Ray job has,
     names the cluster to join. Otherwise a Ray of its own is started on this machine and ended with the block; a cluster
     that merely happens to run here is not joined.
 
+    What Ray and its workers print goes to their logs, and also to this process's output if the logger "saltray" has the
+    level DEBUG.
+
     Args:
         num_cpus: logical CPUs of a Ray that is started here; those of the machine unless given.
+        observer: receives a RayConnected event, unless the caller had connected before.
 
     Raises:
         ConfigError: RAY_ADDRESS names no cluster that can be joined.
         ResourceError: Ray does not start here, or another thread is in such a block.
     """
-    with only_thread(), some_home(), _connected(num_cpus) as where:
+    with only_thread(), some_home(), _connected(num_cpus, observer) as where:
         yield where
 
 
 @contextmanager
-def _connected(num_cpus: int | None) -> Iterator[str]:
+def _connected(num_cpus: int | None, observer: Observer | None) -> Iterator[str]:
     joins = joins_cluster()
     where = f"the Ray cluster at {os.environ['RAY_ADDRESS']}" if joins else "Ray on this machine"
     if is_connected():
@@ -153,6 +158,7 @@ def _connected(num_cpus: int | None) -> Iterator[str]:
         return
     set_environment(single_machine=not joins)
     from saltray.distributed.ray_internals import (
+        logs_folder,
         on_loopback,
         own_token,
         quick_setup,
@@ -161,11 +167,16 @@ def _connected(num_cpus: int | None) -> Iterator[str]:
     )
     from saltray.distributed.ray_watch import ray_watched
 
+    def tell() -> None:
+        if observer is not None:
+            observer(RayConnected(where, logs_folder()))
+
     if joins:
         try:
             check_address(os.environ["RAY_ADDRESS"])
             _connect(cannot_join)
             remove_orphaned_placement_groups()
+            tell()
             yield where
         finally:
             shut_down()
@@ -185,6 +196,7 @@ def _connected(num_cpus: int | None) -> Iterator[str]:
                     runtime_env={"py_executable": python},
                     _temp_dir=f"{base}/ray",
                 )
+            tell()
             with ray_watched():
                 yield where
         finally:
@@ -221,16 +233,21 @@ def _writable(folder: Path) -> bool:
 
 
 def _connect(failed: Callable[[str], SaltrayError], **settings: Any) -> None:
-    """`ray.init` without its messages, and without its SIGTERM handler, by which `ray job stop` would just end us."""
+    """`ray.init` without its SIGTERM handler, by which `ray job stop` would just end us.
+
+    Its messages are shown at the level DEBUG alone.
+    """
     import ray
 
     from saltray.distributed.ray_internals import JobConfig, reread_skipped_messages, reread_uv_setting
 
+    verbose = log.isEnabledFor(logging.DEBUG)
     reread_uv_setting()
     reread_skipped_messages()
     before, terminated = signal.getsignal(signal.SIGTERM), False
     try:
-        ray.init(log_to_driver=False, logging_level=logging.ERROR, job_config=JobConfig(), **settings)
+        level = logging.INFO if verbose else logging.ERROR
+        ray.init(log_to_driver=verbose, logging_level=level, job_config=JobConfig(), **settings)
     except Exception as error:  # Ray raises some of every kind here, none of which the caller can tell apart
         lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
         # Of Ray or of Python, told in several lines.
