@@ -43,7 +43,7 @@ ONCE = {
 }
 """Flags whose last use would silently replace the others, and what to do instead."""
 Verbose = Annotated[
-    bool, FlagCreatePairsOff, arg(help="Print what Ray and its workers print, which is otherwise in their logs alone.")
+    bool, FlagCreatePairsOff, arg(help="Show the output of Ray and its workers, which is in their logs otherwise.")
 ]
 REGISTRY = ConstructorRegistry()
 """How words become values, beside what tyro knows itself."""

