@@ -9,6 +9,7 @@ import sys
 import tempfile
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -157,14 +158,17 @@ def _connected(num_cpus: int | None, observer: Observer | None) -> Iterator[str]
         yield where
         return
     set_environment(single_machine=not joins)
-    from saltray.distributed.ray_internals import (
-        logs_folder,
-        on_loopback,
-        own_token,
-        quick_setup,
-        remove_orphaned_placement_groups,
-        shut_down,
-    )
+    logging.getLogger("ray.widgets").setLevel(logging.ERROR)  # in a notebook it asks for packages that nothing needs
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "IProgress not found")  # likewise
+        from saltray.distributed.ray_internals import (
+            logs_folder,
+            on_loopback,
+            own_token,
+            quick_setup,
+            remove_orphaned_placement_groups,
+            shut_down,
+        )
     from saltray.distributed.ray_watch import ray_watched
 
     def tell() -> None:
