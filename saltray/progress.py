@@ -50,6 +50,19 @@ class FoldShare(Protocol):
 
 
 @dataclass(frozen=True)
+class RayConnected(Event):
+    """A Ray was started, or a cluster joined."""
+
+    where: str
+    """The cluster in words."""
+    logs: str
+    """Folder with the logs of Ray and its workers, on each machine of the cluster."""
+
+    def __str__(self) -> str:
+        return f"logs of {self.where}: {self.logs}"
+
+
+@dataclass(frozen=True)
 class TilesWritten(Event):
     """Synthetic tiles were written."""
 

@@ -32,6 +32,7 @@ from saltray.progress import (
     PretrainWaiting,
     Published,
     RangeTestPlanned,
+    RayConnected,
     RunPlanned,
     SearchPlanned,
     SearchValuesTaken,
@@ -100,6 +101,7 @@ STARTED = ServingStarted(ensemble="r1 v2", url="http://127.0.0.1:8000/", height=
 TEXTS = [
     (TilesWritten(240, "demo/tiles"), "wrote 240 synthetic tiles to demo/tiles"),
     (TilesImported(10_000, 1_000_000), "tiles: 10,000 of 1,000,000"),
+    (RayConnected("Ray on this machine", "/tmp/ray/s/logs"), "logs of Ray on this machine: /tmp/ray/s/logs"),
     (DataNote("12-bit range"), "data set: 12-bit range"),
     (LockTakenOver("process 7 on h"), "took over the stale lock of process 7 on h"),
     (

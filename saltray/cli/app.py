@@ -113,7 +113,7 @@ def main() -> None:
         try:
             call(words)
         finally:
-            observer.close()
+            observer.end()
     except SaltrayError as error:
         for line in _details(error):
             errors.print(line)

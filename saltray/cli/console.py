@@ -1,5 +1,6 @@
 """Where the command line draws, and what follows a command there."""
 
+import logging
 import sys
 
 from saltray.cli.live import LocalConsole
@@ -16,3 +17,10 @@ console = LocalConsole(
     force_interactive=None if sys.stdout.isatty() else False,  # FORCE_COLOR makes no terminal of a log file
 )
 observer = TerminalObserver(console)
+
+
+def show_ray_output(verbose: bool) -> None:
+    """Print what Ray and its workers print, and all of saltray's own messages, if that is asked for."""
+    if verbose:
+        logging.basicConfig(format="%(name)s: %(message)s")
+        logging.getLogger("saltray").setLevel(logging.DEBUG)

@@ -6,10 +6,11 @@ from tyro.conf import Positional, arg
 
 import saltray
 from saltray.cli import tables
-from saltray.cli.console import console, observer
+from saltray.cli.console import console, observer, show_ray_output
+from saltray.cli.flags import Verbose
 
 
-def demo(*, tiles: int = 240) -> None:
+def demo(*, tiles: int = 240, verbose: Verbose = False) -> None:
     """Train, publish and predict on synthetic tiles in ./saltray-demo; draws demo.png.
 
     Args:
@@ -19,6 +20,7 @@ def demo(*, tiles: int = 240) -> None:
         saltray demo
         saltray demo --tiles 800
     """
+    show_ray_output(verbose)
     done = saltray.demo("saltray-demo", picture="demo.png", tiles=tiles, observer=observer)
     tables.print_train(console, done.train)
     test = done.prediction

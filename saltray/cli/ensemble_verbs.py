@@ -6,7 +6,8 @@ from tyro.conf import Positional, arg
 
 import saltray
 from saltray.cli import tables
-from saltray.cli.console import console, observer
+from saltray.cli.console import console, observer, show_ray_output
+from saltray.cli.flags import Verbose
 from saltray.errors import EnsembleError
 
 
@@ -20,6 +21,7 @@ def predict(
     probabilities: str | None = None,
     tta: bool = True,
     workers: int | None = None,
+    verbose: Verbose = False,
 ) -> None:
     """Predict the masks of any number of tiles.
 
@@ -37,6 +39,7 @@ def predict(
         saltray predict --ensemble saltray-store/ensembles/r1 --data tiles
         saltray predict --ensemble s3://b/salt/ensembles/r1/v2 --data tiles --no-tta
     """
+    show_ray_output(verbose)
     done = saltray.predict(
         ensemble=ensemble,
         data=data,
@@ -62,6 +65,7 @@ def serve(
     queue: int = 128,
     token_file: str | None = None,
     tta: bool = True,
+    verbose: Verbose = False,
 ) -> None:
     """Answer requests with the masks of tiles, on a page too, until Ctrl-C.
 
@@ -80,6 +84,7 @@ def serve(
         saltray serve --ensemble saltray-store/ensembles/r1
         saltray serve --ensemble s3://b/salt/ensembles/r1 --port 80 --token-file key
     """
+    show_ray_output(verbose)
     saltray.serve(
         ensemble=ensemble,
         host=host,

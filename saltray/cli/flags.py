@@ -8,7 +8,7 @@ from types import NoneType
 from typing import Annotated, Any, get_args, get_type_hints
 
 import tyro
-from tyro.conf import arg
+from tyro.conf import FlagCreatePairsOff, arg
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
 from saltray.config import NO_DATA, ClusterConfig, Config, PretrainConfig, SearchConfig, Space
@@ -42,6 +42,9 @@ ONCE = {
     "--search.space": "give all fields after one, separated by blanks",
 }
 """Flags whose last use would silently replace the others, and what to do instead."""
+Verbose = Annotated[
+    bool, FlagCreatePairsOff, arg(help="Show the output of Ray and its workers, which is in their logs otherwise.")
+]
 REGISTRY = ConstructorRegistry()
 """How words become values, beside what tyro knows itself."""
 

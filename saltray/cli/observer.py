@@ -22,6 +22,7 @@ from saltray.progress import (
     PretrainEpoch,
     PretrainPlanned,
     Published,
+    RayConnected,
     RunPlanned,
     TilesImported,
     TilesPredicted,
@@ -57,6 +58,7 @@ class TerminalObserver:
     _planned: RunPlanned | PretrainPlanned | None = None
     _view: View | None = None
     _screen: Screen | None = None
+    _logs: str = ""
 
     def __call__(self, event: Event) -> None:
         now = self.clock()
@@ -69,6 +71,13 @@ class TerminalObserver:
         if not shown:
             self._print(event)
         self._follow(event, now)
+
+    def end(self) -> None:
+        """The command has ended: nothing more is drawn, and Ray's logs are named if it was used."""
+        self.close()
+        logs, self._logs = self._logs, ""
+        if logs:
+            self.console.print(f"Ray logs  {logs}")
 
     def close(self) -> None:
         """Nothing more is drawn, and the terminal is as it was."""
@@ -95,6 +104,8 @@ class TerminalObserver:
                 self._open(Trials(event, now))
             case PredictionPlanned(), _:
                 self._open(Tiles(event.tiles, "predicted", now))
+            case RayConnected(logs=logs), _:
+                self._logs = logs
             case PretrainEpoch(), Jobs() if event.epoch == event.epochs:
                 self.close()
             case TrialsEnded() | FoldsMissing() | Published(), _:
@@ -117,7 +128,7 @@ class TerminalObserver:
                     self.console.print(str(event))
             case FoldStarted() | FoldsMissing() | Published():  # the next epoch, and the result, tell as much
                 pass
-            case TrialsRunning() | TrialsEnded():
+            case TrialsRunning() | TrialsEnded() | RayConnected():
                 pass
             case _:
                 style = "red" if event.failure else "green" if isinstance(event, FoldFinished) else None

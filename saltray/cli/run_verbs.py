@@ -10,8 +10,8 @@ import saltray
 from saltray.cli import plan as plan_text
 from saltray.cli import status as status_text
 from saltray.cli import tables
-from saltray.cli.console import console, observer
-from saltray.cli.flags import RunFlags, SearchFlags, TrainFlags, without
+from saltray.cli.console import console, observer, show_ray_output
+from saltray.cli.flags import RunFlags, SearchFlags, TrainFlags, Verbose, without
 from saltray.config import PretrainConfig
 
 SEARCH_DEFAULTS = SearchFlags()
@@ -23,6 +23,7 @@ def train(
     *,
     from_search: str | None = None,
     only_folds: tuple[int, ...] | None = None,
+    verbose: Verbose = False,
 ) -> None:
     """Train every fold and publish the ensemble; run it again to resume.
 
@@ -36,6 +37,7 @@ def train(
         saltray train --data tiles --run r2 --train.epochs 20 --only-folds 0,1
         saltray train --config saltray-store/runs/r1 --run r2 --optim.lr 3e-4
     """
+    show_ray_output(verbose)
     done = saltray.train(flags.config(), from_search=from_search, only_folds=only_folds, observer=observer)
     if isinstance(done, saltray.PartialResult):
         rest = shlex.join(["saltray", *without("--only-folds", sys.argv[1:])])
@@ -47,6 +49,8 @@ def train(
 def pretrain(
     flags: Annotated[TrainFlags, arg(name="")],
     settings: Annotated[PretrainConfig, arg(name="pretrain")] = PRETRAIN_DEFAULTS,
+    *,
+    verbose: Verbose = False,
 ) -> None:
     """Pretrain the network on all images, without masks; run it again to resume.
 
@@ -58,11 +62,15 @@ def pretrain(
         saltray pretrain --data tiles --train.epochs 100
         saltray pretrain --data tiles --pretrain.name p2 --pretrain.hidden 0.5
     """
+    show_ray_output(verbose)
     tables.print_pretrain(console, saltray.pretrain(flags.config(), settings, observer=observer))
 
 
 def tune(
-    flags: Annotated[TrainFlags, arg(name="")], search: Annotated[SearchFlags, arg(name="search")] = SEARCH_DEFAULTS
+    flags: Annotated[TrainFlags, arg(name="")],
+    search: Annotated[SearchFlags, arg(name="search")] = SEARCH_DEFAULTS,
+    *,
+    verbose: Verbose = False,
 ) -> None:
     """Search the learning rate, or other settings; run it again to resume.
 
@@ -74,6 +82,7 @@ def tune(
         saltray tune --data tiles --search.space optim.lr=log:1e-5:1e-2 --trials 9
         saltray train --data tiles --from-search searches/s1
     """
+    show_ray_output(verbose)
     tables.print_search(console, saltray.tune(flags.config(), search, observer=observer))
 
 
@@ -85,6 +94,7 @@ def range_test(
     low: float = 1e-5,
     high: float = 1.0,
     steps: int = 100,
+    verbose: Verbose = False,
 ) -> None:
     """Train a few steps at a growing learning rate, and suggest one.
 
@@ -100,12 +110,16 @@ def range_test(
         saltray range-test --data tiles
         saltray range-test --data tiles --low 1e-4 --high 0.1 --steps 200
     """
+    show_ray_output(verbose)
     found = saltray.range_test(flags.config(), name=name, fold=fold, low=low, high=high, steps=steps, observer=observer)
     tables.print_range_test(console, found)
 
 
 def run(
-    flags: Annotated[RunFlags, arg(name="")], search: Annotated[SearchFlags, arg(name="search")] = SEARCH_DEFAULTS
+    flags: Annotated[RunFlags, arg(name="")],
+    search: Annotated[SearchFlags, arg(name="search")] = SEARCH_DEFAULTS,
+    *,
+    verbose: Verbose = False,
 ) -> None:
     """Search, then train every fold with the best values and publish, in one job.
 
@@ -116,6 +130,7 @@ def run(
     Examples:
         saltray run --data tiles --search.space optim.lr=log:1e-4:1e-2 --trials 8
     """
+    show_ray_output(verbose)
     tables.print_train(console, saltray.run(flags.config(), search, observer=observer))
 
 

@@ -79,7 +79,7 @@ def demo(
         if not data.exists():
             synth(data, tiles=tiles, noise=0)  # tiles as hard as in the field would take hours to learn
             observer(TilesWritten(tiles, str(data)))
-        with ray_cluster():
+        with ray_cluster(observer=observer):
             result = train(demo_config(str(data), str(store), f"demo-{tiles}"), observer=observer)
             prediction = predict(
                 ensemble=result.ensemble, data=str(data), out=home / "submission.csv", observer=observer

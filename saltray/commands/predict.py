@@ -127,7 +127,7 @@ def predict(
         check_members(home.uri)
         if part == "train":
             writer.scorer, writer.unscored = _scorer(home.uri, manifest, source, reader, names)
-        with ray_cluster() as where:
+        with ray_cluster(observer=observer) as where:
             from saltray.distributed.prediction import choose_workers, stream_predictions
 
             # A node that joins later tells the first tile that it does not see.

@@ -160,7 +160,7 @@ def _train(
     lock: RunLock,
     observer: Observer,
 ) -> PretrainRecord:
-    with ray_cluster() as where:
+    with ray_cluster(observer=observer) as where:
         from saltray.distributed.jobs import Job
         from saltray.distributed.pretrain_job import run_pretraining
         from saltray.training.tile_pool import TilePart

@@ -117,7 +117,7 @@ def range_test(
 def _run(
     config: Config, home: Store, prepared: Prepared, fold: int, steps: RangeTestSteps, observer: Observer
 ) -> "LRRangeTest":
-    with ray_cluster() as where:
+    with ray_cluster(observer=observer) as where:
         from saltray.distributed.job_pool import JobPool
         from saltray.distributed.jobs import PermanentFailure
         from saltray.distributed.trainer import failure_reason

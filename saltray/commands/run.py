@@ -34,7 +34,7 @@ def run(config: Config, search: SearchConfig | None = None, *, observer: Observe
     # For both: neither the tiles, nor their split, nor the initial weights can be searched.
     before = origins_before(store.sub(search_folder(spec.name)), SearchManifest, spec.config)
     prepared = prepare(spec.config, store, spec.variants, before=before, observer=observer)
-    with ray_cluster():
+    with ray_cluster(observer=observer):
         tune_prepared(config, spec, store, prepared, observer)
         best, found = take_best_values(config, search_folder(spec.name), observer)
         result = train_prepared(best, store, prepared, range(best.folds.count), found, observer)

@@ -90,7 +90,7 @@ def serve(
     check_members(home.uri)
     if not (joins_cluster() or is_connected()):
         _check_free(host, port)
-    with ray_cluster() as where:
+    with ray_cluster(observer=observer) as where:
         from saltray.distributed.replica_placement import place_replicas
         from saltray.distributed.serving import ServeOptions, serving
         from saltray.distributed.web import digest_of

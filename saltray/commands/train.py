@@ -220,7 +220,7 @@ def _train_missing(
         home.delete(f"{fold_folder(fold)}/{ERROR}")
     if not missing:
         return list(done.values())
-    with ray_cluster() as where:
+    with ray_cluster(observer=observer) as where:
         from saltray.distributed.fold_jobs import train_folds
 
         capacity = check_cluster(config.cluster, home, jobs=len(missing), observer=observer)

@@ -183,7 +183,7 @@ def _run_missing(
     count = len(unfinished) + max(0, settings.trials - len(known))
     if count == 0:
         return known
-    with ray_cluster() as where:
+    with ray_cluster(observer=observer) as where:
         from saltray.distributed.search_callback import SearchCallback
         from saltray.distributed.trial import TrialTemplate
         from saltray.distributed.tuner import run_trials

@@ -9,6 +9,7 @@ import sys
 import tempfile
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +19,7 @@ from saltray.distributed.address import cannot_join, check_address, joins_cluste
 from saltray.distributed.fork_server import fork_server
 from saltray.distributed.machine import this_machine
 from saltray.errors import ResourceError, SaltrayError
+from saltray.progress import Observer, RayConnected
 
 log = logging.getLogger(__name__)
 
@@ -125,26 +127,30 @@ def only_thread() -> Iterator[None]:
 
 
 @contextmanager
-def ray_cluster(*, num_cpus: int | None = None) -> Iterator[str]:
+def ray_cluster(*, num_cpus: int | None = None, observer: Observer | None = None) -> Iterator[str]:
     """Connect to Ray for the duration of the block; yields a description of the cluster.
 
     A Ray that the caller has already connected to is used and left as it is. RAY_ADDRESS, which every Ray job has,
     names the cluster to join. Otherwise a Ray of its own is started on this machine and ended with the block; a cluster
     that merely happens to run here is not joined.
 
+    What Ray and its workers print goes to their logs, and also to this process's output if the logger "saltray" has the
+    level DEBUG.
+
     Args:
         num_cpus: logical CPUs of a Ray that is started here; those of the machine unless given.
+        observer: receives a RayConnected event, unless the caller had connected before.
 
     Raises:
         ConfigError: RAY_ADDRESS names no cluster that can be joined.
         ResourceError: Ray does not start here, or another thread is in such a block.
     """
-    with only_thread(), some_home(), _connected(num_cpus) as where:
+    with only_thread(), some_home(), _connected(num_cpus, observer) as where:
         yield where
 
 
 @contextmanager
-def _connected(num_cpus: int | None) -> Iterator[str]:
+def _connected(num_cpus: int | None, observer: Observer | None) -> Iterator[str]:
     joins = joins_cluster()
     where = f"the Ray cluster at {os.environ['RAY_ADDRESS']}" if joins else "Ray on this machine"
     if is_connected():
@@ -152,20 +158,29 @@ def _connected(num_cpus: int | None) -> Iterator[str]:
         yield where
         return
     set_environment(single_machine=not joins)
-    from saltray.distributed.ray_internals import (
-        on_loopback,
-        own_token,
-        quick_setup,
-        remove_orphaned_placement_groups,
-        shut_down,
-    )
+    logging.getLogger("ray.widgets").setLevel(logging.ERROR)  # in a notebook it asks for packages that nothing needs
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "IProgress not found")  # likewise
+        from saltray.distributed.ray_internals import (
+            logs_folder,
+            on_loopback,
+            own_token,
+            quick_setup,
+            remove_orphaned_placement_groups,
+            shut_down,
+        )
     from saltray.distributed.ray_watch import ray_watched
+
+    def tell() -> None:
+        if observer is not None:
+            observer(RayConnected(where, logs_folder()))
 
     if joins:
         try:
             check_address(os.environ["RAY_ADDRESS"])
             _connect(cannot_join)
             remove_orphaned_placement_groups()
+            tell()
             yield where
         finally:
             shut_down()
@@ -185,6 +200,7 @@ def _connected(num_cpus: int | None) -> Iterator[str]:
                     runtime_env={"py_executable": python},
                     _temp_dir=f"{base}/ray",
                 )
+            tell()
             with ray_watched():
                 yield where
         finally:
@@ -221,16 +237,21 @@ def _writable(folder: Path) -> bool:
 
 
 def _connect(failed: Callable[[str], SaltrayError], **settings: Any) -> None:
-    """`ray.init` without its messages, and without its SIGTERM handler, by which `ray job stop` would just end us."""
+    """`ray.init` without its SIGTERM handler, by which `ray job stop` would just end us.
+
+    Its messages are shown at the level DEBUG alone.
+    """
     import ray
 
     from saltray.distributed.ray_internals import JobConfig, reread_skipped_messages, reread_uv_setting
 
+    verbose = log.isEnabledFor(logging.DEBUG)
     reread_uv_setting()
     reread_skipped_messages()
     before, terminated = signal.getsignal(signal.SIGTERM), False
     try:
-        ray.init(log_to_driver=False, logging_level=logging.ERROR, job_config=JobConfig(), **settings)
+        level = logging.INFO if verbose else logging.ERROR
+        ray.init(log_to_driver=verbose, logging_level=level, job_config=JobConfig(), **settings)
     except Exception as error:  # Ray raises some of every kind here, none of which the caller can tell apart
         lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
         # Of Ray or of Python, told in several lines.

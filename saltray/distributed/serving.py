@@ -36,6 +36,8 @@ DESCRIBE_S = 5.0
 """Longest wait for what a replica tells of itself."""
 CHECK_S = 600.0
 """Longest time that a replica may take to load a version."""
+BUSY_S = 10.0
+"""Time for which more requests must wait than the replicas take at once, before there is another replica."""
 DRAIN_S = 10.0
 """Longest time for the requests that run when the service ends."""
 REQUEST_S = 120.0
@@ -191,7 +193,10 @@ def _application(name: str, uri: str, code: str, options: ServeOptions) -> Any:
 
     def replicas(at_once: int) -> AutoscalingConfig:
         return AutoscalingConfig(
-            min_replicas=options.replicas, max_replicas=options.max_replicas, target_ongoing_requests=at_once
+            min_replicas=options.replicas,
+            max_replicas=options.max_replicas,
+            target_ongoing_requests=at_once,
+            upscale_delay_s=BUSY_S,
         )
 
     common: dict[str, Any] = {

@@ -63,6 +63,7 @@ def run_trials(
                 failure_config=tune.FailureConfig(max_failures=spec.config.cluster.max_failures),
                 stop=_StopEarly(lock, errors),
                 verbose=0,
+                progress_reporter=tune.CLIReporter(),  # in a notebook Tune's own clears what was printed
             ),
         )
         try:

@@ -1,5 +1,6 @@
 """The commands as a user runs them: what a wrong one is told, and how an interrupted one ends and resumes."""
 
+import logging
 import os
 import re
 import signal
@@ -286,6 +287,22 @@ def test_the_exit_code_of_success(saltray: Saltray, calls: list[Call], words: st
     assert calls
 
 
+RAY_VERBS = {"demo", "train", "pretrain", "tune", "range-test", "run", "predict", "serve"}
+
+
+@pytest.mark.parametrize("words", [words for words in CALLED if app.verb_of(words.split()) in RAY_VERBS])
+def test_what_ray_prints_is_shown_if_asked_for(saltray: Saltray, monkeypatch: pytest.MonkeyPatch, words: str) -> None:
+    logger = logging.getLogger("saltray")
+    before = logger.level
+    monkeypatch.setattr(library, CALLED[words], raises(KeyboardInterrupt()), raising=False)
+    try:
+        for flags, level in ((), before), (("--verbose",), logging.DEBUG):
+            assert saltray(*words.split(), *flags).code == 130
+            assert logger.level == level
+    finally:
+        logger.setLevel(before)
+
+
 def test_of_many_faults_the_first_are_shown(saltray: Saltray, monkeypatch: pytest.MonkeyPatch) -> None:
     problems = tuple(f"{number}.png: small" for number in range(app.PROBLEMS_SHOWN + 7))
     monkeypatch.setattr(library, "check", raises(DataError("many", problems)), raising=False)
@@ -375,6 +392,7 @@ def test_interrupted_training_leaves_no_process_and_resumes(
     check_refusal(saltray(*command), "run r1", f"process {live.process.pid} on ")
     wait_for_checkpoint(fold)
     assert live.interrupt(signal.SIGINT) == INTERRUPTED
+    assert Path(live.wait_for("Ray logs  ").split()[-1]).is_dir()
     assert live.left() == set()
     kept = epochs_of(read_history(fold))
 

@@ -42,7 +42,7 @@ def test_help_fits_a_terminal(
 def test_the_help_shows_few_settings_and_says_how_to_see_all(saltray: Saltray, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "80")
     few, everything = saltray("train", "--help").out, saltray("train", "--help-all").out
-    assert flags_in(few) == {*FEW.split(), "--from-search", "--only-folds", "--help"}
+    assert flags_in(few) == {*FEW.split(), "--from-search", "--only-folds", "--verbose", "--help"}
     assert set(FLAGS) < flags_in(everything)
     assert few.splitlines()[-1] == "`saltray train --help-all` shows all settings."
     assert "--help-all" not in everything
@@ -119,4 +119,4 @@ def test_help_breaks_a_line_only_where_it_is_full(saltray: Saltray, monkeypatch:
     ]
     assert len(continued) > 3
     for row, after in continued:
-        assert len(row) + 1 + len(after.split()[0]) > width, row
+        assert len(row) + 1 + len(after.split()[0]) >= width, row  # one panel may be a column wider than another

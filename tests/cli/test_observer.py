@@ -38,6 +38,7 @@ from saltray.progress import (
     PretrainWaiting,
     Published,
     RangeTestPlanned,
+    RayConnected,
     RunPlanned,
     SearchPlanned,
     SearchValuesTaken,
@@ -157,6 +158,7 @@ SILENT: list[Event] = [
     TilesPredicted(1, 2),
     FoldStarted(3),  # its first epoch tells as much
     FoldsMissing("r1", (1,)),  # so does the result
+    RayConnected("Ray on this machine", "/tmp/ray/s/logs"),  # told at the end
     Published("s/ensembles/r1/v1"),  # and so does the result
     TrialsRunning(known=(state(1),), limit=16, fields=("optim.lr",)),
     TrialsEnded(),
@@ -169,6 +171,17 @@ def shown(events: Iterable[Event], *, terminal: bool = False, width: int = 1000)
     for event in events:
         observer(event)
     return console
+
+
+def test_the_logs_of_ray_are_named_at_the_end() -> None:
+    console = make_console()
+    observer = TerminalObserver(console)
+    observer.end()
+    observer(RayConnected("Ray on this machine", "/tmp/ray/[s]/logs"))
+    assert console.export_text(clear=False) == ""
+    observer.end()
+    observer.end()
+    assert console.export_text() == "Ray logs  /tmp/ray/[s]/logs\n"
 
 
 def test_every_kind_of_event_is_here() -> None:

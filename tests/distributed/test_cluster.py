@@ -28,6 +28,7 @@ from saltray.errors import ConfigError, ResourceError
 DRIVER = """
 import ray  # before saltray: Ray has read its environment then
 import os, random, signal, sys
+from pathlib import Path
 from ray._private.state import state
 from saltray.distributed.cluster import ray_cluster
 
@@ -36,9 +37,14 @@ def terminate_first():
     os.kill(os.getpid(), signal.SIGTERM)
     disconnect()
 
+def work():
+    print("printed by a worker")
+    return __import__("random").__file__, __import__("sys").path
+
+events = []
 signal.signal(signal.SIGTERM, lambda number, frame: print("SIGTERM"))
-with ray_cluster(num_cpus=1):
-    path = ray.get(ray.remote(lambda: (__import__("random").__file__, __import__("sys").path)).remote())
+with ray_cluster(num_cpus=1, observer=events.append):
+    path = ray.get(ray.remote(work).remote())
     print(path[0] == random.__file__, os.getcwd() in path[1], os.path.dirname(os.path.realpath(__file__)) in path[1])
     print(ray.get_runtime_context().runtime_env["py_executable"])
     os.kill(os.getpid(), signal.SIGTERM)
@@ -47,6 +53,21 @@ with ray_cluster(num_cpus=1):
 state.disconnect = disconnect
 os.kill(os.getpid(), signal.SIGTERM)
 print(ray.is_initialized())
+[connected] = events
+output = "".join(log.read_text() for log in Path(connected.logs).glob("worker*.out"))
+print(connected.where, "printed by a worker" in output)
+"""
+VERBOSE = """
+import io, logging, sys, time
+import ray
+from contextlib import redirect_stdout
+from saltray.distributed.cluster import ray_cluster
+
+logging.getLogger("saltray").setLevel(logging.DEBUG)
+with redirect_stdout(io.StringIO()) as output, ray_cluster(num_cpus=1):
+    ray.get(ray.remote(lambda: print("printed by a worker")).remote())
+    while "printed by a worker" not in output.getvalue():
+        time.sleep(0.05)
 """
 
 
@@ -73,7 +94,13 @@ def test_a_ray_of_our_own_forks_its_workers_in_any_folder_without_a_home_and_und
     assert imported == "True False False"  # the random module is Python's, and no folder of the user's is looked into
     assert "fork_server.py ask" in executable
     # The caller's handler of SIGTERM stays, while Ray ends and afterwards.
-    assert lines == ["SIGTERM", "1.0", "SIGTERM", "SIGTERM", "False"]
+    assert lines == ["SIGTERM", "1.0", "SIGTERM", "SIGTERM", "False", "Ray on this machine True"]
+
+
+@pytest.mark.ray
+def test_at_the_level_debug_the_output_of_workers_is_shown(tmp_path: Path) -> None:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    subprocess.run([sys.executable, "-c", VERBOSE], cwd=tmp_path, env=environment, timeout=120, check=True)
 
 
 @pytest.mark.parametrize("single_machine", [True, False])

@@ -88,6 +88,8 @@ def test_ray_is_not_asked_once_it_has_died(node: FakeNode) -> None:
 def test_nobody_is_told_of_processes_that_end_when_ray_is_shut_down(
     node: FakeNode, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(ray._private.state.state, "disconnect", lambda: None)  # that of the tests' own Ray stays
+
     def shutdown() -> None:  # in Ray's order
         ray._private.state.state.disconnect()
         node.process.kill()

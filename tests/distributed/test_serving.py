@@ -3,7 +3,6 @@
 import hashlib
 import io
 import os
-import re
 import shutil
 import signal
 import socket
@@ -26,9 +25,10 @@ from safetensors.torch import save
 from saltray.commands.serve import Follower
 from saltray.data.rle import encode_rle
 from saltray.distributed import serving
+from saltray.distributed.model_replica import BATCH
 from saltray.distributed.ray_internals import live_actors
 from saltray.distributed.replica_placement import place_replicas
-from saltray.distributed.serving import ServeOptions, Service, url_of
+from saltray.distributed.serving import MODELS, ServeOptions, Service, url_of
 from saltray.ensemble.load import Ensemble
 from saltray.ensemble.postprocess import Postprocess
 from saltray.ensemble.versions import read_manifest
@@ -99,6 +99,12 @@ def service(ray_here: None, store: Path) -> Iterator[Service]:
 def client() -> Iterator[httpx.Client]:
     with httpx.Client(timeout=120, limits=httpx.Limits(max_connections=None)) as client:
         yield client
+
+
+def replicas_of(service: Service) -> list[int]:
+    """Process ids of the replicas with the models."""
+    actors = [actor for actor in state.actor_table(None).values() if actor["State"] == "ALIVE"]
+    return [actor["Pid"] for actor in actors if actor["ActorClassName"] == f"ServeReplica:{service.name}:{MODELS}"]
 
 
 Predict = Callable[..., httpx.Response]
@@ -239,9 +245,33 @@ def test_models_that_cannot_be_loaded_are_told_and_another_application_is_left(
 
 
 @pytest.mark.ray
+def test_where_requests_wait_there_are_more_replicas(service: Service, client: httpx.Client) -> None:
+    options = replace(service.options, route="/busy", max_replicas=2, queue=1000, cpus=0)
+    ended, answers = threading.Event(), []
+
+    with serving.serving(service.uri, "busy", options) as busy, ThreadPoolExecutor(4 * BATCH) as pool:
+        assert busy.wait(180)
+        assert len(replicas_of(busy)) == 1
+
+        def ask() -> None:
+            while not ended.is_set():
+                answers.append(client.post(f"{busy.url}predict", content=file_of(TILES[0])).status_code)
+
+        for _ in range(4 * BATCH):
+            pool.submit(ask)
+        try:
+            end = time.monotonic() + 120
+            while len(replicas_of(busy)) < 2:
+                assert time.monotonic() < end
+                time.sleep(0.2)
+        finally:
+            ended.set()
+    assert set(answers) == {200}
+
+
+@pytest.mark.ray
 def test_a_replica_that_is_killed_is_replaced(service: Service, predict: Predict) -> None:
-    actors = [actor for actor in state.actor_table(None).values() if actor["State"] == "ALIVE"]
-    (pid,) = (actor["Pid"] for actor in actors if re.fullmatch("ServeReplica:.*:models", actor["ActorClassName"]))
+    (pid,) = replicas_of(service)
     os.kill(pid, signal.SIGKILL)
     answers, end = [], time.monotonic() + 120
     while (answer := predict(TILES[0])).status_code != 200:

@@ -132,6 +132,7 @@ def test_what_ray_tune_is_asked_for(fake: FakeTune, run: Callable[[], TrialTempl
     assert (fake.tune_config.num_samples, fake.tune_config.max_concurrent_trials) == (3, 2)
     assert isinstance(fake.tune_config.search_alg, TrialSearcher)
     assert fake.run_config.failure_config.max_failures == 5
+    assert isinstance(fake.run_config.progress_reporter, tune.CLIReporter)  # in a notebook, too
     assert fake.calls == ["fit", "wait", "check"]  # stopped trials may still write
 
 
