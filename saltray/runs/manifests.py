@@ -4,7 +4,8 @@ Settings of an earlier version are read as this version has them; see `config.St
 apart: a record of another version of saltray, and one that is corrupted.
 """
 
-from typing import TypeVar
+from collections.abc import Mapping
+from typing import Any, TypeVar
 
 from saltray.ensemble.manifest import provenance
 from saltray.errors import ConfigError, IntegrityError
@@ -40,13 +41,28 @@ def manifest_of(home: Store, kind: type[T]) -> T:
         ) from error
 
 
+def changed_unseen(made: Mapping[str, str | None]) -> str:
+    """What differs between two commands with the same settings and tiles, for a message.
+
+    Args:
+        made: the provenance of what the first one left. Another version may have written the same settings in another
+            form, and their digest is not the same then.
+    """
+    other = _other_version(made)
+    return "initial weights" if other is None else f"initial weights, or by another version of saltray, {other}"
+
+
 def _made_by(home: Store) -> str | None:
     """The version that wrote a manifest, where that is another one and its record can be read as JSON."""
     try:
         record = home.get_json(MANIFEST)
     except IntegrityError:
         return None
-    made = record.get("provenance") if isinstance(record, dict) else None
+    return _other_version(record.get("provenance")) if isinstance(record, dict) else None
+
+
+def _other_version(made: Any) -> str | None:
+    """The version that a provenance is of, where that is another one."""
     own = provenance()
     if not isinstance(made, dict) or all(made.get(name) == own[name] for name in ("saltray", "commit")):
         return None

@@ -11,7 +11,7 @@ from saltray.errors import ConfigError, NotFoundError
 from saltray.records import digest
 from saltray.runs.history import EpochRecord
 from saltray.runs.layout import CHECKPOINTS, MANIFEST, RESULT, WEIGHTS, checkpoint_epoch
-from saltray.runs.manifests import manifest_of
+from saltray.runs.manifests import changed_unseen, manifest_of
 from saltray.runs.records import PretrainManifest, PretrainRecord
 from saltray.runs.run import changed_settings, has_epochs
 from saltray.storage.base import Store
@@ -73,8 +73,9 @@ def create_pretraining(
         changed += [f"pretrain.{name} ({own[name]})" for name in own if own[name] != now[name]]
         changed += [name for name in changed_settings(before.config, config) if name.startswith(SECTIONS)]
         raise ConfigError(
-            f"pretraining {settings.name} was started with other {', '.join(changed) or 'initial weights'}; "
-            "use those again to finish it, or choose another --pretrain.name"
+            f"pretraining {settings.name} was started with other "
+            f"{', '.join(changed) or changed_unseen(before.provenance)}; use those again to finish it, or choose "
+            "another --pretrain.name"
         )
     # Begun, and never trained an epoch. The manifest comes last: an interrupted replacement is one still.
     for entry in list(home.list()):

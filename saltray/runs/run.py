@@ -25,7 +25,7 @@ from saltray.runs.layout import (
     fold_folder,
     run_folder,
 )
-from saltray.runs.manifests import manifest_of
+from saltray.runs.manifests import changed_unseen, manifest_of
 from saltray.runs.records import FoldResult, RunManifest, Split
 from saltray.storage.base import Store
 from saltray.wording import there_are
@@ -117,7 +117,7 @@ def create_run(
         changed = ["tiles"] if before.dataset != dataset.digest else []
         changed += changed_settings(before.config, config) or changed_labels(before.pseudo_labels, pseudo_labels)
         raise ConfigError(
-            f"run {config.run} was started with other {', '.join(changed) or 'initial weights'}; "
+            f"run {config.run} was started with other {', '.join(changed) or changed_unseen(before.provenance)}; "
             "use those again to finish it, or choose another run name"
         )
     split = Split(

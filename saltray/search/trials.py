@@ -18,7 +18,7 @@ from saltray.progress import TrialState, TrialStatus
 from saltray.records import Count, Fold, Many, Sha256
 from saltray.runs.history import HISTORY_BYTES, EpochRecord, epochs_of, read_history
 from saltray.runs.layout import CHECKPOINT_MANIFEST, CHECKPOINTS
-from saltray.runs.manifests import manifest_of
+from saltray.runs.manifests import changed_unseen, manifest_of
 from saltray.runs.records import CheckpointManifest
 from saltray.runs.run import changed_labels, changed_settings, has_epochs, identity_of
 from saltray.search.layout import MANIFEST, RESULT, TRIAL, TRIAL_PREFIX, trial_folder
@@ -190,7 +190,7 @@ def create_search(
         changed += [f"search.{name}" for name in own if getattr(before, name) != getattr(manifest, name)]
         changed += changed_settings(before.config, spec.config) or changed_labels(before.pseudo_labels, pseudo_labels)
         raise ConfigError(
-            f"search {spec.name} was started with other {', '.join(changed) or 'initial weights'}; "
+            f"search {spec.name} was started with other {', '.join(changed) or changed_unseen(before.provenance)}; "
             "use those again to resume it, or choose another --search.name"
         )
     return before

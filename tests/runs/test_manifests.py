@@ -7,7 +7,7 @@ from samples import DIGEST, FIRST_CONFIG, STORED_CONFIG, STORED_PROVENANCE
 
 from saltray.ensemble.manifest import provenance
 from saltray.errors import ConfigError, IntegrityError, NotFoundError
-from saltray.runs.manifests import manifest_of
+from saltray.runs.manifests import changed_unseen, manifest_of
 from saltray.runs.records import RunManifest
 from saltray.storage.base import Store
 
@@ -60,3 +60,9 @@ def test_what_is_corrupted_stays_that(store: Store, record: Any) -> None:
     store.put("manifest.json", b"{")
     with pytest.raises(IntegrityError, match="not JSON"):
         manifest_of(store, RunManifest)
+
+
+def test_what_another_version_may_have_written_differently_is_not_put_down_to_the_weights_alone() -> None:
+    assert changed_unseen(provenance()) == "initial weights"
+    told = changed_unseen(provenance() | {"saltray": "9.9.9", "commit": None})
+    assert told == "initial weights, or by another version of saltray, 9.9.9"
