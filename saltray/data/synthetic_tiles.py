@@ -20,6 +20,8 @@ Kind = Literal["blank", "empty", "vertical", "tiny", "salt"]
 
 SIDE = 101
 """Height and width of a whole tile, in pixels."""
+FEW = 10_000
+"""Whole tiles that may have ids as short as those of the TGS data."""
 SHARES: dict[Kind, float] = {"blank": 0.02, "empty": 0.37, "vertical": 0.03, "tiny": 0.015, "salt": 0.565}
 """Share of each kind of tile. blank: all black. empty: no salt. vertical: labelled by whole columns. tiny: 1-10 px."""
 
@@ -68,8 +70,9 @@ def cuts(size: int) -> int:
 
 
 def whole_id(drawing: int, seed: int, part: Part) -> str:
-    """The id of a whole tile."""
-    return hashlib.sha256(f"{seed}/{part}/{drawing}".encode()).hexdigest()[:10]
+    """The id of a whole tile: as long as in the TGS data, or longer where so short ones would coincide."""
+    length = 10 if drawing < FEW else 16
+    return hashlib.sha256(f"{seed}/{part}/{drawing}".encode()).hexdigest()[:length]
 
 
 def cut_id(whole: str, cut: int) -> str:

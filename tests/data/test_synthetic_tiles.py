@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from saltray.data.synthetic_tiles import cuts, draw_tile
+from saltray.data.synthetic_tiles import FEW, cuts, draw_tile, whole_id
 
 
 def test_shares_of_each_kind(synth_images: NDArray[np.uint8], synth_salt: NDArray[np.bool_]) -> None:
@@ -64,3 +64,9 @@ def test_small_tiles_are_cut_from_whole_ones(size: int, expected: int) -> None:
         np.testing.assert_array_equal(tile.mask, whole.mask[inside])
         assert tile.id.startswith(whole.id)
     assert small[0].id <= small[1].id
+
+
+def test_ids_are_short_for_few_tiles_and_differ_for_many() -> None:
+    ids = [whole_id(number, 0, "train") for number in range(200_000)]
+    assert {len(each) for each in ids[:FEW]} == {10}
+    assert len(set(ids)) == len(ids)  # of which two are the same in their first ten digits
