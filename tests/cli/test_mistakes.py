@@ -41,8 +41,7 @@ from .conftest import Call
         ("check x --quite-another", "check has no flag --quite-another; `saltray check --help-all` lists all flags"),
         (
             "train --data d --search.seed 3",
-            "train has no flag --search.seed, which is a flag of tune, run and config show; leave it out, or use one "
-            "of these verbs",
+            "train has no flag --search.seed, which is a flag of tune, run and config show; leave it out, or use one",
         ),
         (
             "tune --data d --only-folds=0",
