@@ -65,7 +65,8 @@ def _check_types(settings: Any, section: str) -> None:
         # A part that is a dictionary would fail only where it is used.
         if isinstance(part, type) and is_dataclass(part):
             _require(
-                isinstance(value, part), f"{item.name} is {excerpt(value)}; make it a saltray.{part.__name__}(...)"
+                isinstance(value, part),
+                f"{item.name} is {excerpt(value)}; make it a saltray.config.{part.__name__}(...)",
             )
     for name, kind in own_field_types(cast("Any", type(settings))).items():
         value = getattr(settings, name)

@@ -191,7 +191,10 @@ class Store(ABC):
             StorageError: the store is not usable.
         """
         key, probe = f"{TEMP_PREFIX}{uuid.uuid4().hex}", b"saltray may write here\n"
-        created = self.put_new(key, probe)
+        try:
+            created = self.put_new(key, probe)
+        except StorageError as error:  # the user knows of no such object
+            raise type(error)(str(error).replace(f"/{key}", "")) from error
         try:
             if self.get(key) != probe:
                 raise IntegrityError(f"{self.uri}: a probe read back differs from what was written; check the store")

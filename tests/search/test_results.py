@@ -95,7 +95,7 @@ def test_the_table_is_read_back_without_writing(home: Store, make_spec: SpecMake
     ("column", "told"),
     [
         ("score", "score is 2.0"),
-        ("optim.lr", "optim.lr of trial-000 is not in"),
+        ("optim.lr", "optim.lr of trial-000 is 2.0, which is not in the search's space; run"),
         ("status", "status"),
     ],
 )
