@@ -108,7 +108,7 @@ def _open_s3(uri: str, rest: str) -> Store:
     if not (arn or _BUCKET.fullmatch(bucket)) or (prefix and not is_key(prefix)):
         raise ConfigError(
             f"{uri!r} is not s3://bucket/prefix; use the name of a bucket (3 to 63 letters, digits, dots and "
-            "hyphens) or the ARN of an access point, and no empty parts"
+            "hyphens) or the ARN of an access point, and no parts that are empty, '.' or '..'"
         )
     from saltray.storage.s3 import S3Store  # loads boto3, which a process that only uses folders does without
 
