@@ -309,13 +309,6 @@ def test_the_exit_code_of_success(
     assert (answer.code, answer.err, called) == (0, "", [name])
 
 
-def test_a_corrupted_member_is_no_success(saltray: Saltray, ensemble: str) -> None:
-    """`ensemble verify` tells all members, and ends with the code of what the user can fix."""
-    answer = saltray("ensemble", "verify", ensemble)
-    check_refusal(answer, f"1 member of {ensemble} is corrupted or missing: fold-0.safetensors; restore, or publish it")
-    assert "fold-0.safetensors is missing; restore it, or use another version" in answer.out
-
-
 def test_an_impossible_price_is_the_users_to_fix(saltray: Saltray, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(library, "plan", lambda *args, **rest: None, raising=False)
     check_refusal(saltray("plan", "--data", "d", "--price", -1), "price is -1.0; use 0 or more")
