@@ -7,13 +7,14 @@ help text. A recipe is a function that returns a `Config`.
 import math
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Annotated, Any, Literal, cast
 
 from pydantic import BeforeValidator, Field
 
 from saltray.errors import ConfigError
 from saltray.records import MAX_EPOCHS, MAX_FOLDS, fits, meant_choice, own_field_types, to_record, type_text
+from saltray.wording import excerpt
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 RECIPE = re.compile(r"[a-z]{1,30}-[0-9]{1,9}")
@@ -59,6 +60,14 @@ def _check_weight(name: str, value: float) -> None:
 
 def _check_types(settings: Any, section: str) -> None:
     """Refuse values of another type than their field's, which only a script can give."""
+    for item in fields(settings):
+        value, part = getattr(settings, item.name), item.default_factory
+        # A part that is a dictionary would fail only where it is used.
+        if isinstance(part, type) and is_dataclass(part):
+            _require(
+                isinstance(value, part),
+                f"{item.name} is {excerpt(value)}; make it a saltray.config.{part.__name__}(...)",
+            )
     for name, kind in own_field_types(cast("Any", type(settings))).items():
         value = getattr(settings, name)
         _require(
@@ -217,7 +226,7 @@ class AugmentConfig:
 
     def __post_init__(self) -> None:
         _check_types(self, "augment.")
-        _require(0 <= self.flip <= 1, f"augment.flip is {self.flip}; a probability lies in 0..1")
+        _require(0 <= self.flip <= 1, f"augment.flip is {self.flip}; use a probability, 0..1")
         _require(0 <= self.rotate <= 180, f"augment.rotate is {self.rotate} degrees; use 0..180")
         for name in ("scale", "shift", "brightness", "contrast"):
             value = getattr(self, name)
@@ -343,7 +352,8 @@ class TrainConfig:
 def _check_cycles(optim: OptimConfig, train: TrainConfig) -> None:
     _require(
         optim.cycles <= train.epochs,
-        f"optim.cycles is {optim.cycles}, but train.epochs is {train.epochs}; a cycle takes an epoch or more",
+        f"optim.cycles is {optim.cycles}, but train.epochs is {train.epochs}; a cycle takes an epoch or "
+        "more, so lower the former, or raise the latter",
     )
     _require(
         train.snapshots <= optim.cycles,
@@ -549,6 +559,10 @@ class Choice:
     values: tuple[str | float | bool, ...]
 
     def __post_init__(self) -> None:
+        _require(
+            isinstance(self.values, tuple) and all(isinstance(value, str | float | int) for value in self.values),
+            f"a choice has the values {excerpt(self.values)}; give texts, numbers or booleans, such as [16, 32, 64]",
+        )
         _require(bool(self.values), "a choice has no values; give one or more, such as 16,32,64")
         count = len(self.values)
         _require(count <= MAX_CHOICES, f"a choice has {count} values; use {MAX_CHOICES} or fewer, or a range")
@@ -595,7 +609,9 @@ def choice(values: Iterable[str | float | bool]) -> Choice:
     Raises:
         ConfigError: there are none, or one is given twice.
     """
-    return Choice(tuple(values))
+    # A text is the letters it has, and never meant.
+    listed = isinstance(values, Iterable) and not isinstance(values, str)
+    return Choice(tuple(values) if listed else cast("Any", values))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -645,11 +661,19 @@ class SearchConfig:
     """Length of a trial, in epochs; train.epochs unless given."""
 
     def __post_init__(self) -> None:
+        _require(
+            isinstance(self.space, Mapping),
+            f"search.space is {excerpt(self.space)}; make it a dictionary of fields, such as "
+            '{"optim.lr": loguniform(1e-5, 1e-2)}',
+        )
         for name, values in self.space.items():
             _require(
                 isinstance(values, Range | Choice),
                 f"search.space {name} is {values!r}; use loguniform(low, high), uniform(low, high) or choice(values)",
             )
+        _require(
+            isinstance(self.folds, tuple), f"search.folds is {excerpt(self.folds)}; make it a tuple such as (0, 1)"
+        )
         _check_types(self, "search.")
         if self.name is not None:
             check_name(self.name, "search")

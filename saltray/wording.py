@@ -23,11 +23,17 @@ def plain(name: str) -> str:
     return name if name.isprintable() and len(name) <= 80 else excerpt(name)
 
 
-def suggestion(name: str, known: Iterable[str]) -> str | None:
-    """The known name that may have been meant, if one is close; a dotted one may be meant by its last part."""
+def suggestion(name: str, known: Iterable[str], *, least: float = 0.5) -> str | None:
+    """The known name that may have been meant, if one is close; a dotted one may be meant by its last part.
+
+    Args:
+        name: as it was given.
+        known: all names.
+        least: how close it must be, up to 0.75; 1 is equal.
+    """
     whole = {other: other for other in known}
     last = {other.rpartition(".")[2]: other for other in reversed(whole)}
-    for names, cutoff in ((whole, 0.75), (last, 0.75), (whole, 0.5)):
+    for names, cutoff in ((whole, 0.75), (last, 0.75), (whole, least)):
         for near in difflib.get_close_matches(name, names, n=1, cutoff=cutoff):
             return names[near]
     return None

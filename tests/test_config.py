@@ -127,6 +127,15 @@ def refusal(make: Any) -> str:
         (lambda: ClusterConfig(cache="disk"), "cluster.cache is 'disk'"),  # type: ignore[arg-type]
         (lambda: ClusterConfig(max_failures=-1), "max_failures is -1"),
         (lambda: Config(data=""), "data is empty"),
+        (
+            lambda: Config(data="d", train={"epochs": 3}),  # type: ignore[arg-type]
+            'train is {"epochs": 3}; make it a saltray.config.TrainConfig(...)',
+        ),
+        (lambda: Config(data="d", late_loss=None), "late_loss is null"),  # type: ignore[arg-type]
+        (lambda: choice("16,32"), 'a choice has the values "16,32"; give texts, numbers or booleans, such as [16,'),
+        (lambda: choice(5), "a choice has the values 5"),  # type: ignore[arg-type]
+        (lambda: choice([None]), "a choice has the values [null]"),  # type: ignore[list-item]
+        (lambda: Choice([1, 2]), "a choice has the values [1, 2]"),  # type: ignore[arg-type]
         (lambda: Config(data="d", store=""), "store is empty"),
         (lambda: Config(data="d", run="../r1"), "'../r1' is not a plain name"),
         (lambda: Config(data="d", train=TrainConfig(input_size=101)), "a multiple of 64; use 128"),
@@ -154,6 +163,9 @@ def test_an_impossible_value_is_named(make: Any, named: str) -> None:
         ({"seed": -1}, "search.seed is -1"),
         ({"sampler": "bayes"}, "search.sampler is 'bayes'; it takes one of quasirandom, tpe"),
         ({"folds": ()}, "search.folds names no fold"),
+        ({"folds": [0]}, "search.folds is [0]; make it a tuple such as (0, 1)"),
+        ({"space": None}, 'search.space is null; make it a dictionary of fields, such as {"optim.lr": log'),
+        ({"space": ["optim.lr=1,2"]}, 'search.space is ["optim.lr=1,2"]; make it a dictionary'),
         ({"folds": (0, 1, 0)}, "search.folds 0, 1, 0 lists one twice"),
     ],
 )

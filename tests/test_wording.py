@@ -35,3 +35,8 @@ def test_a_message_lists_what_there_is_but_not_all_of_many() -> None:
     many = [f"n{number:03d}" for number in range(214)]
     assert there_are("x", many, "") == f"there are {', '.join(many[:10])} and 204 more"
     assert there_are("n99", many, "").endswith(" more; did you mean n199?")
+
+
+def test_a_known_name_may_have_to_be_nearer() -> None:
+    assert suggestion("search.seed", ["train.seed"]) == "train.seed"
+    assert suggestion("search.seed", ["train.seed"], least=0.75) is None

@@ -157,4 +157,5 @@ def verify(uri: Annotated[Positional[str], arg(metavar="URI")], /) -> None:
     for member in members:
         console.print(f"{member.key}  {member.fault or 'correct'}")
     if faults := [member.key for member in members if member.fault]:
-        raise EnsembleError(f"{len(faults)} members of {uri} are corrupted: {', '.join(faults)}; publish it again")
+        count = f"1 member of {uri} is" if len(faults) == 1 else f"{len(faults)} members of {uri} are"
+        raise EnsembleError(f"{count} corrupted or missing: {', '.join(faults)}; restore, or publish it again")

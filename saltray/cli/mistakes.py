@@ -1,6 +1,7 @@
 """Wrong command lines: what is told of each, in one line. What is private of tyro is used here alone."""
 
 import io
+import itertools
 import re
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout, suppress
@@ -13,6 +14,8 @@ from saltray.errors import ConfigError
 from saltray.wording import did_you_mean, plain, suggestion
 
 SHELLS = (["bash"], ["zsh"], ["tcsh"], ["fish"])
+_FLAG = re.compile(r"(?:^|(?<=  )|(?<=│ )|(?<=, ))--([a-z][a-z._-]*[a-z])(?=,|  | [A-Z{\[]|\s*$)", re.MULTILINE)
+"""A flag in a verb's help, which may be in several columns; not one that a description mentions."""
 
 
 def refuse_unknown_shell(words: Sequence[str]) -> None:
@@ -66,7 +69,7 @@ def told_in_one_line(app: SubcommandApp, verb: str) -> Iterator[None]:
                 tyro_errors.UnrecognizedArgs(tokens=[word, *_])
                 | tyro_errors.MissingArgs(unrecognized_tokens=[word, *_])
             ):
-                raise ConfigError(_unknown(word.partition("=")[0], verb, _flags_of(app, verb)))
+                raise ConfigError(_unknown(app, word.partition("=")[0], verb))
             case tyro_errors.MissingArgs(missing_arguments=missing):
                 named = (
                     item.arg.lowered.metavar if item.arg.is_positional() else item.arg.display_name()
@@ -89,17 +92,42 @@ def told_in_one_line(app: SubcommandApp, verb: str) -> Iterator[None]:
         yield
 
 
-def _unknown(word: str, verb: str, flags: list[str]) -> str:
+def _unknown(app: SubcommandApp, word: str, verb: str) -> str:
+    """What to tell of a word that the verb does not take."""
     lists = f"`saltray {verb} --help-all` lists all flags" if verb else "`saltray --help` lists all verbs"
     if not word.startswith("-"):
         return f"{verb} takes no {plain(word)!r} without a flag before it; {lists}"
-    near = suggestion(word.lstrip("-").replace("_", "-"), [flag.lstrip("-") for flag in flags])
-    return f"{verb or 'saltray'} has no flag {plain(word)}; " + (f"did you mean --{near}?" if near else lists)
+    name, own = word.lstrip("-").replace("_", "-"), _flags_of(app, verb)
+    no_flag = f"{verb or 'saltray'} has no flag {plain(word)}"
+    begun = [flag for flag in own if flag.startswith(f"{name}-")]
+    near = begun[0] if len(begun) == 1 else suggestion(name, own, least=0.75)
+    if verb and ("." in name or near is None):
+        others = {other: _flags_of(app, other) for other in _verbs_of(app) if other != verb}
+        if verbs := [other for other, flags in others.items() if name in flags]:
+            instead = "that verb" if len(verbs) == 1 else "one of these verbs"
+            return f"{no_flag}, which is a flag of {_listed(verbs)}; leave it out, or use {instead}"
+        if near is None and (other := suggestion(name, itertools.chain(*others.values()), least=0.75)):
+            verbs = [verb for verb, flags in others.items() if other in flags]
+            return f"{no_flag}; did you mean --{other}, a flag of {_listed(verbs)}?"
+    near = near or suggestion(name, own)
+    return f"{no_flag}; " + (f"did you mean --{near}?" if near else lists)
+
+
+def _listed(verbs: Sequence[str]) -> str:
+    return " and ".join(filter(None, (", ".join(verbs[:-1]), verbs[-1])))
+
+
+def _verbs_of(app: SubcommandApp) -> Iterator[str]:
+    for name, command in app._subcommands.items():
+        if isinstance(command.target, SubcommandApp):
+            yield from (f"{name} {second}" for second in _verbs_of(command.target))
+        else:
+            yield name
 
 
 def _flags_of(app: SubcommandApp, verb: str) -> list[str]:
-    """The flags of a verb, as its help has them."""
+    """The flags of a verb, as its help has them, without the dashes."""
     text = io.StringIO()
     with redirect_stdout(text), suppress(SystemExit):
         app.cli(prog="saltray", args=[*verb.split(), "--help"], registry=REGISTRY)
-    return re.findall(r"--[a-z][a-z._-]*[a-z]", text.getvalue())
+    return _FLAG.findall(text.getvalue())

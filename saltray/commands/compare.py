@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from saltray.commands.root import open_root
 from saltray.data.packed import PackedDataset
 from saltray.data.packing import packed_tiles
 from saltray.distributed.paths import check_kept
@@ -20,7 +21,6 @@ from saltray.runs.records import FoldResult, RunManifest, Split
 from saltray.runs.run import find_run, fold_result
 from saltray.storage.base import Store
 from saltray.storage.outputs import full_name, output_file
-from saltray.storage.uri import open_store
 from saltray.training.scores import PairedDifference, paired_difference, strata_of
 
 
@@ -105,7 +105,7 @@ def _open(name: str, store: str) -> _Run:
     where, _, run = name.rstrip("/").rpartition(f"/{RUNS}/")
     if "/" in name and not where:
         raise ConfigError(f"{name!r} is neither a run's name nor its URI; write NAME, or STORE/{RUNS}/NAME")
-    root = open_store(where or store)
+    root = open_root(where or store)
     home = find_run(root, run)
     manifest = manifest_of(home, RunManifest)
     finished = ((fold, fold_result(home, fold)) for fold in range(manifest.config.folds.count))

@@ -1,5 +1,6 @@
 """`saltray ensemble`: the published ensembles of a store; `Ensemble` loads, verifies and describes one."""
 
+from saltray.commands.root import open_root
 from saltray.ensemble import versions
 from saltray.ensemble.versions import EnsembleVersion
 
@@ -11,6 +12,7 @@ def list_ensembles(store: str) -> list[EnsembleVersion]:
         store: a folder or s3://bucket/prefix.
 
     Raises:
+        ConfigError: that is no store.
         StorageError: the store cannot be reached.
     """
-    return versions.list_ensembles(store)
+    return versions.list_ensembles(open_root(store))

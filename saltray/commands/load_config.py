@@ -16,7 +16,7 @@ from typing import Any, TypeVar, get_args
 from saltray.config import Choice, ClusterConfig, Config, PretrainConfig, Range, SearchConfig, Space
 from saltray.ensemble.layout import store_of_uri
 from saltray.ensemble.versions import read_manifest, resolve
-from saltray.errors import ConfigError
+from saltray.errors import ConfigError, NotFoundError
 from saltray.recipes import recipe_settings
 from saltray.records import UNSET, RecordError, field_types, flat, from_record, parse_json, to_record
 from saltray.runs.layout import MANIFEST, PRETRAINED, RUNS, pretrained_folder
@@ -24,8 +24,10 @@ from saltray.runs.manifests import manifest_of
 from saltray.runs.records import PretrainManifest, RunManifest
 from saltray.runs.run import find_run
 from saltray.search.space import list_values, parse_values
+from saltray.storage.base import Store
+from saltray.storage.near import near_uri
 from saltray.storage.uri import open_object, open_store
-from saltray.wording import excerpt
+from saltray.wording import excerpt, there_are
 
 T = TypeVar("T")
 
@@ -102,7 +104,7 @@ class SettingsFile:
             if kind == RUNS:
                 config = manifest_of(find_run(root, name), RunManifest).config
             else:
-                manifest = manifest_of(root.sub(pretrained_folder(name)), PretrainManifest)
+                manifest = _pretraining(root, name)
                 config, pretrain = manifest.config, to_record(manifest.pretrain)
         else:
             return None
@@ -172,6 +174,14 @@ class SettingsFile:
             raise ConfigError(f"{self.uri}: {error}") from None
 
 
+def _pretraining(root: Store, name: str) -> PretrainManifest:
+    try:
+        return manifest_of(root.sub(pretrained_folder(name)), PretrainManifest)
+    except NotFoundError as error:
+        known = there_are(name, root.folders(PRETRAINED), "there are none yet; `saltray pretrain` creates one")
+        raise NotFoundError(f"no pretraining {name} in {root.uri}; {known}") from error
+
+
 def load_config(uri: str) -> Config:
     """The configuration in a file; what it leaves out has the value of its recipe, or the default.
 
@@ -217,9 +227,17 @@ def _parse(uri: str) -> dict[str, Any]:
     """The settings by Python's names."""
     kind = uri.rpartition(".")[2].lower()
     if kind not in ("toml", "json"):
-        raise ConfigError(f"{uri} is neither .toml nor .json; rename it to what it is")
+        raise ConfigError(
+            f"{uri} is neither a .toml nor a .json file, nor STORE/runs/NAME, STORE/pretrained/NAME or "
+            "STORE/ensembles/NAME; name one of these"
+        )
     store, key = open_object(uri)
-    data = store.get(key, limit=MAX_BYTES)
+    try:
+        data = store.get(key, limit=MAX_BYTES)
+    except NotFoundError as error:
+        near = near_uri(uri, lambda found: found.lower().endswith((".toml", ".json")))
+        remedy = f"did you mean {near}?" if near else "check the path"
+        raise NotFoundError(f"there is no file {store.uri}/{key}; {remedy}") from error
     try:
         # Windows' editors write a byte-order mark, which tells UTF-16, too.
         text = data.decode("utf-16" if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig")

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from saltray.commands.prepare import check_inputs
+from saltray.commands.root import open_root
 from saltray.config import Config
 from saltray.data.packing import DatasetSize
 from saltray.data.unlabelled import list_unlabelled
@@ -23,7 +24,7 @@ from saltray.runs.pseudo_labels import find_teacher
 from saltray.runs.records import RunManifest, Split
 from saltray.runs.run import find_run
 from saltray.storage.base import Store
-from saltray.storage.uri import local_path, open_store
+from saltray.storage.uri import local_path
 
 FLOAT_BYTES = 4
 
@@ -134,7 +135,7 @@ def plan(
     if images_per_second is not None and like is not None:
         raise ConfigError("the speed is given both by --images-per-second and by --like; keep one of them")
     check_kept("the store", config.store)
-    store = open_store(config.store)
+    store = open_root(config.store)
     speed, source = images_per_second, "as given"
     if like is not None:
         speed, source = _speed_of(store, like), f"as in run {like}"

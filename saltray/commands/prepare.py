@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from saltray.commands.root import open_root
 from saltray.config import Config, ModelConfig
 from saltray.data.folds import assign_folds, check_count
 from saltray.data.packed import DatasetManifest, PackedDataset
@@ -21,7 +22,6 @@ from saltray.progress import Observer
 from saltray.runs.initial_weights import InitialWeights, Origins, check_unseen, read_initial_weights
 from saltray.runs.pseudo_labels import Teacher, find_teacher
 from saltray.storage.base import Store
-from saltray.storage.uri import open_store
 
 if TYPE_CHECKING:
     from saltray.distributed.jobs import Job
@@ -67,7 +67,7 @@ def open_for_writing(uri: str) -> Store:
         StorageError: it cannot be reached or written.
     """
     check_kept("the store", uri)
-    store = open_store(uri)
+    store = open_root(uri)
     store.check_writable()
     return store
 

@@ -136,9 +136,9 @@ def _run(
             case LRRangeTest() as found:
                 return found
             case PermanentFailure(reason=text):
-                reason = text
+                reason = f"{text}; as these settings would fail again, change them"
             case Exception() as error:
-                reason = failure_reason(job, error)
+                reason = f"{failure_reason(job, error)}; fix the cause and run it again"
             case other:
                 reason = f"rank 0 returned {other!r} instead of a result; please report this"
     raise SearchFailedError(f"the range test failed: {reason}", {})

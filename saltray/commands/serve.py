@@ -240,4 +240,6 @@ def _check_free(host: str, port: int) -> None:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind((host, port))
     except OSError as error:
-        raise ConfigError(f"cannot listen on {host}, port {port}: {error.strerror}; give another --port") from error
+        raise ConfigError(
+            f"cannot listen on {host}, port {port}: {error.strerror}; give another --port or --host"
+        ) from error

@@ -1,7 +1,7 @@
 """`saltray status`: how far a run is, or which runs and pretrainings a store has, from the store alone."""
 
+from saltray.commands.root import open_root
 from saltray.runs.status import PretrainStatus, RunStatus, RunSummary, pretrain_statuses, run_status, run_summaries
-from saltray.storage.uri import open_store
 
 
 def status(store: str, run: str) -> RunStatus:
@@ -15,9 +15,10 @@ def status(store: str, run: str) -> RunStatus:
 
     Raises:
         NotFoundError: there is no such run.
+        ConfigError: that is no store.
         StorageError: the store cannot be reached.
     """
-    return run_status(open_store(store), run)
+    return run_status(open_root(store), run)
 
 
 def list_runs(store: str) -> list[RunSummary]:
@@ -27,9 +28,10 @@ def list_runs(store: str) -> list[RunSummary]:
         store: a folder or s3://bucket/prefix.
 
     Raises:
+        ConfigError: that is no store.
         StorageError: the store cannot be reached.
     """
-    return run_summaries(open_store(store))
+    return run_summaries(open_root(store))
 
 
 def list_pretrainings(store: str) -> list[PretrainStatus]:
@@ -39,6 +41,7 @@ def list_pretrainings(store: str) -> list[PretrainStatus]:
         store: a folder or s3://bucket/prefix.
 
     Raises:
+        ConfigError: that is no store.
         StorageError: the store cannot be reached.
     """
-    return pretrain_statuses(open_store(store))
+    return pretrain_statuses(open_root(store))

@@ -215,7 +215,12 @@ def _write_results(config: Config, spec: SearchSpec, home: Store, trials: list[T
     if best.best is None:
         reasons = {trial.name: trial.reason or "" for trial in trials if trial.reason is not None}
         first = next((f"; the first, {name}: {reason}" for name, reason in reasons.items()), "")
-        raise SearchFailedError(f"none of {len(trials)} trials of search {spec.name} has a score{first}", reasons)
+        if all(trial.status == "diverged" for trial in trials):
+            remedy = "search other values, under another --search.name"
+        else:
+            remedy = "fix the cause and run the same search again, which retries those that failed"
+        what = f"none of {len(trials)} trials of search {spec.name} has a score{first}"
+        raise SearchFailedError(f"{what}; {remedy}", reasons)
     clear_checkpoints(home, trials)
     write_best(home, spec, best, len(trials))
     home.put(FIGURE, draw_search([_curve(trial) for trial in trials], spec.settings.space, best.name))

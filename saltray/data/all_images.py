@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from saltray.data.packed import PackedDataset
-from saltray.data.packing import find_packed
+from saltray.data.packing import find_packed, refuse_unknown
 from saltray.data.raw import read_all_images
 from saltray.data.tiles import Tiles
 from saltray.storage.base import Store
@@ -43,6 +43,7 @@ def load_all_images(uri: str, store: Store) -> AllImages:
         source = packed.manifest.source
         notes = (f"packed, with labelled tiles alone; to use its test images, too, name the raw one ({source})",)
     else:
+        refuse_unknown(uri, store)
         tiles = read_all_images(uri)
     sha256 = hashlib.sha256(json.dumps([tiles.ids, *tiles.images.shape[1:]]).encode())
     sha256.update(np.ascontiguousarray(tiles.images).data)

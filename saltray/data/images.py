@@ -63,7 +63,7 @@ class _Decoded(NamedTuple):
 def check_bytes(size: int, limit: int = MAX_BYTES) -> None:
     """Raise DataError for a file of more than `limit` bytes."""
     if size > limit:
-        raise DataError(f"the file has {size:,} bytes; the limit is {limit:,}")
+        raise DataError(f"the file has {size:,} bytes; the limit is {limit:,}: make it smaller")
 
 
 def decode_image(data: bytes) -> GreyValues:
@@ -185,7 +185,7 @@ def _check_header(kind: str, image: ImageFile.ImageFile) -> None:
     """Refuse what is too large, has several images, or is of a kind whose grey values Pillow would change."""
     width, height = image.size
     if width > MAX_SIDE or height > MAX_SIDE:
-        raise DataError(f"{height}x{width} pixels; the limit is {MAX_SIDE}x{MAX_SIDE}")
+        raise DataError(f"{height}x{width} pixels; the limit is {MAX_SIDE}x{MAX_SIDE}: cut it into tiles")
     if image.mode == "F":
         raise DataError("floating-point values; scale them to 0..65535, and save it as 16-bit grey")
     if image.mode not in _MODES:

@@ -32,12 +32,13 @@ def read_labels(source: Source, names: Sequence[str], shape: tuple[int, int]) ->
     def read(name: str) -> NDArray[np.uint8]:
         tile = tile_id(name)
         if tile not in masks:
-            raise named(DataError("it has no mask"), source.uri, name)
+            raise named(DataError("it has no mask; add one of the same name"), source.uri, name)
         key = masks[tile].key
         try:
             pixels = decode_mask(source.read(key)).salt
             if pixels.shape != shape:
-                raise DataError(f"{pixels.shape[0]}x{pixels.shape[1]} pixels, unlike its image")
+                height, width = pixels.shape
+                raise DataError(f"{height}x{width} pixels, but its image has {shape[0]}x{shape[1]}; crop or pad it")
         except DataError as error:
             raise named(error, source.uri, key) from error
         return np.packbits(pixels)

@@ -26,7 +26,9 @@ from saltray.data.workers import Mapper, map_on_cores
 from saltray.errors import DataError, IntegrityError, NotFoundError
 from saltray.progress import Observer
 from saltray.storage.base import Entry, Store
+from saltray.storage.near import is_there
 from saltray.storage.uri import open_store
+from saltray.wording import there_are
 
 _FILES = 4096
 """Files of a task of the fingerprint."""
@@ -62,6 +64,7 @@ def dataset_size(uri: str, store: Store) -> DatasetSize:
     if folder := find_packed(uri, store):
         manifest = read_manifest(folder)
         return DatasetSize(manifest.tiles, manifest.height, manifest.width)
+    refuse_unknown(uri, store)
     source = Source(uri)
     names = list_images(source, "train")
     try:
@@ -152,8 +155,22 @@ def find_packed(uri: str, store: Store) -> Store | None:
     return folder if folder.exists(MANIFEST) and folder.exists(shard_key(0)) else None
 
 
+def refuse_unknown(uri: str, store: Store) -> None:
+    """Refuse `datasets/NAME` where there is none in the store, nor a folder of raw files here.
+
+    Raises:
+        DataError: it is one; the message says which there are.
+    """
+    if is_dataset_prefix(uri) and not is_there(uri):
+        name = uri.removeprefix(f"{DATASETS}/")
+        known = [other for other in store.folders(DATASETS) if store.exists(f"{dataset_prefix(other)}/{MANIFEST}")]
+        remedy = there_are(name, known, "there are none yet; name the raw tiles, and `saltray train` packs them")
+        raise DataError(f"no packed data set {name} in {store.uri}; {remedy}")
+
+
 def _ensure_packed(uri: str, store: Store, mapper: Mapper, observer: Observer | None) -> Store:
     """The folder of a raw data set's packed form, which is written unless it exists."""
+    refuse_unknown(uri, store)
     source = Source(uri)
     name = f"{_plain_name(source.uri)}-{_fingerprint(source, mapper)[:12]}"
     folder = store.sub(dataset_prefix(name))

@@ -6,12 +6,16 @@ from pathlib import Path
 from typing import Literal
 
 from saltray.data.images import check_bytes
+from saltray.data.layout import DATASETS, MANIFEST, dataset_prefix, shard_key
 from saltray.data.names import id_problem, is_clutter, is_image, is_no_tile, tile_id
+from saltray.data.packed import read_manifest
 from saltray.data.problems import Problem, and_more, printable, raise_problems
 from saltray.data.source import SAMPLE, TABLES, Source
 from saltray.data.tables import read_ids
 from saltray.errors import DataError
-from saltray.storage.base import Entry
+from saltray.storage.base import Entry, Store
+from saltray.storage.near import is_there, near_uri
+from saltray.storage.uri import open_store
 
 Part = Literal["train", "test"]
 EXPECTED = (
@@ -144,11 +148,34 @@ def _nothing(source: Source, layout: RawLayout, what: str) -> str:
         return f"{start}, which is only the folder of the {name.lower()}; name the folder that it is in, {folder}"
     if layout.test:
         return f"{start}, only {len(layout.test):,} images without masks; {EXPECTED}"
-    if not source.uri.startswith("s3://") and not Path(source.uri).exists():
-        return f"{start}, which does not exist; check the path"
+    if not is_there(source.uri):
+        near = near_uri(source.uri, _may_have_tiles)
+        return f"{start}, which does not exist; " + (f"did you mean {near}?" if near else "check the path")
+    if other := _part_of_store(open_store(source.uri)):
+        return f"{start}, which is {other}"
     if zips := source.zips():
         return f"{start}, but {and_more(zips)}; name the zip that has the tiles, or unpack it; {EXPECTED}"
     return f"{start}; {EXPECTED}, or a folder with only images to predict"
+
+
+def _may_have_tiles(uri: str) -> bool:
+    """Whether a file or folder may be a data set."""
+    if uri.lower().endswith(".zip"):
+        return True
+    folder = open_store(uri)
+    return (folder.is_remote or Path(uri).is_dir()) and (not folder.exists(MANIFEST) or folder.exists(shard_key(0)))
+
+
+def _part_of_store(folder: Store) -> str | None:
+    """What a folder is, and what to name instead, if it is none of raw files but of a store of saltray's."""
+    if folder.exists(MANIFEST) and folder.exists(shard_key(0)):
+        source = read_manifest(folder).source
+        return f"a packed data set, for training alone; name the raw one that it was made of, {source}"
+    if folder.exists(MANIFEST):
+        return f"a run or another part of a store, as it seems; {EXPECTED}"
+    for name in folder.folders(DATASETS):
+        return f"a store; name the raw tiles, or to train its packed data set {folder.uri}/{dataset_prefix(name)}"
+    return None
 
 
 def _by_id(entries: Iterable[Entry], folder: str, problems: list[Problem]) -> dict[str, Entry]:

@@ -66,7 +66,9 @@ def _result(begun: Any) -> Any:
     try:
         error, result = ray.get(begun)
     except ray.exceptions.RayError as fault:
-        raise ResourceError(f"a task that decodes tiles failed: {cause_in_a_line(str(fault))}") from fault
+        raise ResourceError(
+            f"a task that decodes tiles failed: {cause_in_a_line(str(fault))}; run the same command again"
+        ) from fault
     if error is not None:
         raise error
     return result

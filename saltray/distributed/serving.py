@@ -123,7 +123,8 @@ class Service:
             remedy = f"give another --route than {self.options.route}"
             raise ConfigError(f"Ray Serve refuses the application: {cause_in_a_line(str(error))}; {remedy}") from error
         except ray.exceptions.RayError as error:
-            raise ResourceError(f"Ray Serve does not answer: {cause_in_a_line(str(error))}") from error
+            cause = cause_in_a_line(str(error))
+            raise ResourceError(f"Ray Serve does not answer: {cause}; stop the command, and start it again") from error
 
     def is_ready(self) -> bool:
         """Whether all replicas are there.

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from saltray.ensemble.card import model_card
 from saltray.ensemble.manifest import EnsembleManifest, Member
 from saltray.ensemble.versions import read_manifest, resolve
-from saltray.errors import EnsembleError, IntegrityError, NotFoundError, one_line
+from saltray.errors import ConfigError, EnsembleError, IntegrityError, NotFoundError, one_line
 from saltray.storage.base import Store
 
 if TYPE_CHECKING:
@@ -58,7 +58,8 @@ class Ensemble:
 
         Raises:
             EnsembleError: there is no such complete version, or a member does not fit its architecture.
-            IntegrityError: a member is not the one that was published.
+            NotFoundError, IntegrityError: a member is missing, or not the one that was published.
+            ConfigError: torch cannot use the device.
         """
         import torch
 
@@ -66,7 +67,7 @@ class Ensemble:
 
         home = resolve(uri)
         manifest = read_manifest(home)
-        target = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        target = _usable(device)
         models = []
         for member in manifest.members:
             weights = read_member(home, member)
@@ -95,7 +96,7 @@ class Ensemble:
         for member in read_manifest(home).members:
             fault = None
             try:
-                home.get(member.key, sha256=member.sha256)
+                _read(home, member)
             except (NotFoundError, IntegrityError) as error:
                 fault = str(error)
             checks.append(MemberCheck(member.key, fault))
@@ -187,7 +188,7 @@ def read_member(home: Store, member: Member) -> "dict[str, torch.Tensor]":
     from safetensors import SafetensorError
     from safetensors.torch import load
 
-    data = home.get(member.key, sha256=member.sha256)
+    data = _read(home, member)
     try:
         weights = load(data)
         if not all(tensor.isfinite().all() for tensor in weights.values()):
@@ -195,6 +196,26 @@ def read_member(home: Store, member: Member) -> "dict[str, torch.Tensor]":
     except (KeyError, SafetensorError, ValueError) as error:
         raise _misfit(home, member, error) from error
     return weights
+
+
+def _read(home: Store, member: Member) -> bytes:
+    try:
+        return home.get(member.key, sha256=member.sha256)
+    except NotFoundError as error:
+        raise NotFoundError(f"{home.uri}/{member.key} is missing; restore it, or use another version") from error
+
+
+def _usable(device: "str | torch.device | None") -> "torch.device":
+    """The device that was asked for, or the first GPU or the CPU."""
+    import torch
+
+    try:
+        found = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        torch.empty(0, device=found)
+    except (RuntimeError, AssertionError) as error:  # torch built without that kind of device asserts
+        reason = one_line(error, 200)
+        raise ConfigError(f"device {device} cannot be used here ({reason}); use cpu, or leave it out") from error
+    return found
 
 
 def _misfit(home: Store, member: Member, error: Exception) -> EnsembleError:

@@ -3,11 +3,13 @@
 A version is complete when its manifest exists: members are written first. `latest` is the highest complete version.
 """
 
+from contextlib import suppress
 from dataclasses import dataclass
 
+from saltray.config import Config
 from saltray.ensemble.layout import ENSEMBLES, MANIFEST, ensemble_prefix, store_of_uri, version_number
 from saltray.ensemble.manifest import EnsembleManifest
-from saltray.errors import EnsembleError, IntegrityError, NotFoundError, StorageError
+from saltray.errors import ConfigError, EnsembleError, IntegrityError, NotFoundError, StorageError
 from saltray.storage.base import Store
 from saltray.storage.uri import open_store
 from saltray.wording import suggestion
@@ -58,8 +60,8 @@ def resolve(uri: str) -> Store:
     Raises:
         EnsembleError: there is no such complete version.
     """
+    here = open_store(uri)
     head, _, tail = uri.rstrip("/").rpartition("/")
-    here = open_store(uri.rstrip("/"))
     if version_number(tail) and here.exists(MANIFEST):
         return here
     # An ensemble may itself be called v3 or latest, so the last part is taken as a name first.
@@ -92,16 +94,27 @@ def read_manifest(home: Store) -> EnsembleManifest:
 def _near(uri: str) -> str | None:
     """The URI of the ensemble that may have been meant by one that is none."""
     store = store_of_uri(uri)
-    root = open_store(store or uri)
-    try:
-        names = [name for name in root.folders(ENSEMBLES) if _has_complete_version(root.sub(ensemble_prefix(name)))]
-    except StorageError:  # such as that of a key which may read this ensemble alone
-        return None
-    if store is None:  # a store in place of one of its ensembles
-        return f"{uri}/{ensemble_prefix(names[0])}" if names else None
-    name, _, version = uri.rpartition(f"{ENSEMBLES}/")[2].partition("/")
-    near = suggestion(name, names)
-    return None if near is None else f"{uri.removesuffix(f'/{version}').removesuffix(name)}{near}"
+    if store is not None:
+        names = _complete(store)
+        name, _, version = uri.rpartition(f"{ENSEMBLES}/")[2].partition("/")
+        near = suggestion(name, names)
+        return None if near is None else f"{uri.removesuffix(f'/{version}').removesuffix(name)}{near}"
+    if names := _complete(uri):  # a store in place of one of its ensembles
+        return f"{uri}/{ensemble_prefix(names[0])}"
+    head, _, name = uri.rpartition("/")
+    # The folder forgotten, or another one of the store, such as runs/NAME; or the name alone.
+    for place in (head, head.rpartition("/")[0]) if head else (Config.store,):
+        if place and name in _complete(place):
+            return f"{place}/{ensemble_prefix(name)}"
+    return None
+
+
+def _complete(store: str) -> list[str]:
+    """The ensembles of a store that have a complete version; none if it does not tell."""
+    with suppress(ConfigError, StorageError):  # such as that of a key which may read one ensemble alone
+        root = open_store(store)
+        return [name for name in root.folders(ENSEMBLES) if _has_complete_version(root.sub(ensemble_prefix(name)))]
+    return []
 
 
 def _has_complete_version(home: Store) -> bool:

@@ -3,6 +3,8 @@
 import logging
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from itertools import islice
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -12,17 +14,19 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
-from saltray.errors import ModelError, one_line
+from saltray.errors import ConfigError, ModelError, NotFoundError, StorageError, one_line
 from saltray.models.network import Network
 from saltray.models.parts import SETTINGS
 from saltray.models.stem import IMAGENET_MEAN, GreyStem
 from saltray.storage.files import scratch_folder, sha256_of
-from saltray.storage.uri import local_path, open_object
+from saltray.storage.near import OBJECTS, is_there, near_uri
+from saltray.storage.uri import local_path, open_object, open_store
 
 _CLASSIFIERS = ("fc.", "classifier.")
 """Key prefixes of the classifier in torchvision's ResNet and VGG."""
 _ENCODER_CLASSIFIER = "encoder.fc."
 """The same in published AlbuNet checkpoints."""
+SUFFIX = ".safetensors"
 log = logging.getLogger(__name__)
 
 
@@ -182,6 +186,8 @@ def _read(weights: str, model: Network) -> tuple[Mapping[Any, Any], str | None]:
     path = local_path(weights)
     if os.path.isfile(path):  # noqa: PTH113  (Path.is_file raises for a name that is too long)
         return _parse(path, weights), sha256_of(path)
+    if near := _near_file(weights):
+        raise ModelError(f"weights {weights!r} are not a file; did you mean {near}?")
     if model.backbone is None:
         name = type(model).__name__
         raise ModelError(
@@ -195,13 +201,30 @@ def _fetch(uri: str) -> tuple[Mapping[Any, Any], str]:
     store, name = open_object(uri)
     with scratch_folder() as folder:
         path = folder / name
-        store.get_file(name, path)
+        try:
+            store.get_file(name, path)
+        except NotFoundError as error:
+            if near := _near_file(uri):
+                raise NotFoundError(f"there are no weights at {uri!r}; did you mean {near}?") from error
+            raise
         return _parse(path, uri), sha256_of(path)
+
+
+def _near_file(weights: str) -> str | None:
+    """The file that may have been meant by a URI of none: one of nearly the same name, or the only one in a folder."""
+    with suppress(ConfigError, StorageError):
+        near = weights.rstrip("/") if is_there(weights) else near_uri(weights)
+        if near is None or open_object(near)[0].exists(open_object(near)[1]):
+            return near
+        names = [entry.key for entry in islice(open_store(near).list(), OBJECTS) if "/" not in entry.key]
+        files = [name for name in names if name.endswith(SUFFIX)]
+        return f"{near}/{files[0]}" if len(files) == 1 else None
+    return None
 
 
 def _parse(path: Path, source: str) -> Mapping[Any, Any]:
     try:
-        if path.suffix == ".safetensors":
+        if path.suffix == SUFFIX:
             return safetensors.torch.load_file(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # an untrusted file can make these parsers raise almost any exception

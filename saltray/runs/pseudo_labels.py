@@ -20,7 +20,7 @@ from saltray.ensemble.layout import is_ensemble_uri
 from saltray.ensemble.load import read_member
 from saltray.ensemble.manifest import EnsembleManifest, Member, PseudoLabelsProvenance
 from saltray.ensemble.versions import read_manifest, resolve
-from saltray.errors import ConfigError, EnsembleError, NotFoundError
+from saltray.errors import ConfigError, EnsembleError, NotFoundError, one_line
 from saltray.records import digest
 from saltray.runs.initial_weights import members_by_fold
 from saltray.runs.layout import PSEUDO_LABELS, fold_folder
@@ -59,7 +59,10 @@ class Teacher:
             try:
                 model.load_state_dict(read_member(self.home, member))
             except RuntimeError as error:
-                raise EnsembleError(f"{self.home.uri}/{member.key} does not fit its architecture; {error}") from error
+                reason = one_line(error, 300)  # torch writes a line per tensor
+                raise EnsembleError(
+                    f"{self.home.uri}/{member.key} does not fit its architecture: {reason}; use another version"
+                ) from error
             found.append(model.to(device))
         return found
 

@@ -19,7 +19,7 @@ from saltray.search.spec import SearchSpec
 from saltray.search.trials import SearchManifest, Trial
 from saltray.storage.base import Store
 from saltray.storage.uri import open_store
-from saltray.wording import there_are
+from saltray.wording import excerpt, there_are
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -121,7 +121,11 @@ def read_table(home: Store) -> tuple[Space, list[TrialRow]]:
         except RecordError as error:
             raise IntegrityError(f"{home.uri}/{TRIALS}: {error}; run the same search again, which writes it") from error
         if wrong := [field for field, value in found.values.items() if not has_value(space[field], value)]:
-            raise IntegrityError(f"{home.uri}/{TRIALS}: {wrong[0]} of {found.trial} is not in the search's space")
+            value = excerpt(found.values[wrong[0]])
+            raise IntegrityError(
+                f"{home.uri}/{TRIALS}: {wrong[0]} of {found.trial} is {value}, which is not in the search's space; run "
+                "the same search again, which writes it"
+            )
         rows.append(found)
     return space, rows
 

@@ -21,9 +21,9 @@ from saltray.wording import did_you_mean, excerpt
 SECTIONS = ("model", "optim", "augment", "loss", "late_loss", "train")
 FIXED = {
     "train.epochs": "trials of unequal length cannot be compared epoch by epoch; use --search.epochs instead",
-    "train.eval_every": "it changes only how often a trial is scored",
-    "train.checkpoint_every": "it changes no score",
-    "train.snapshots": "a trial is scored by its last weights alone",
+    "train.eval_every": "it changes only how often a trial is scored; leave it out",
+    "train.checkpoint_every": "it changes no score; leave it out",
+    "train.snapshots": "a trial is scored by its last weights alone; leave it out",
     "model.weights": "they are read once for all trials; set --model.weights, and run one search for each",
 }
 FORMS = "log:LOW:HIGH, lin:LOW:HIGH or A,B,C"
@@ -103,7 +103,10 @@ def check_space(space: Space, config: Config) -> None:
         if field in FIXED:
             raise ConfigError(f"{field} cannot be searched: {FIXED[field]}")
         if config.model.weights is not None and (field.startswith("model.") or field == "train.seed"):
-            raise ConfigError(f"{field} cannot be searched with model.weights: all trials start from the same network")
+            raise ConfigError(
+                f"{field} cannot be searched with model.weights, as all trials start from the same network; leave out "
+                "one of the two"
+            )
         if isinstance(values, Range) and kind is not float:
             raise ConfigError(f"{field} is not a real number, so it has no range; list its values as A,B,C")
         for value in (values.low, values.high) if isinstance(values, Range) else values.values:
@@ -113,7 +116,8 @@ def check_space(space: Space, config: Config) -> None:
     lists = [values.values for values in space.values() if isinstance(values, Choice)]
     if len(lists) == len(space) and (count := math.prod(map(len, lists))) > MAX_GRID:
         raise ConfigError(
-            f"search.space is a grid of {count} combinations; search fewer fields or values, or give one a range"
+            f"search.space is a grid of {count} combinations, more than {MAX_GRID:,}; search fewer fields or values, "
+            "or give one a range"
         )
 
 

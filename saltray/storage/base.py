@@ -51,6 +51,15 @@ class Opened:
     """The digest in hex that was stored with the object, if any."""
 
 
+@contextmanager
+def unnamed(key: str) -> Iterator[None]:
+    """Leave the name of a probe out of errors: the user knows of no such object."""
+    try:
+        yield
+    except StorageError as error:
+        raise type(error)(str(error).replace(f"/{key}", "")) from error
+
+
 class Store(ABC):
     """Objects by key. A key is a relative path with '/' as separator and without empty parts, '.' and '..'.
 
@@ -191,7 +200,8 @@ class Store(ABC):
             StorageError: the store is not usable.
         """
         key, probe = f"{TEMP_PREFIX}{uuid.uuid4().hex}", b"saltray may write here\n"
-        created = self.put_new(key, probe)
+        with unnamed(key):
+            created = self.put_new(key, probe)
         try:
             if self.get(key) != probe:
                 raise IntegrityError(f"{self.uri}: a probe read back differs from what was written; check the store")

@@ -15,7 +15,7 @@ from itertools import permutations
 from pathlib import Path
 
 from saltray.errors import ConfigError, StorageError
-from saltray.storage.base import Store
+from saltray.storage.base import Store, unnamed
 from saltray.storage.files import TEMP_PREFIX, explain_os_error, no_scratch, scratch_folder, sync
 from saltray.storage.uri import open_object, open_store
 
@@ -175,7 +175,8 @@ def probe_output(store: Store) -> None:
         StorageError: writing is refused.
     """
     probe = f"{TEMP_PREFIX}{uuid.uuid4().hex}"
-    store.put(probe, b"saltray may write here\n")
+    with unnamed(probe):
+        store.put(probe, b"saltray may write here\n")
     with suppress(StorageError):
         store.delete(probe)
 

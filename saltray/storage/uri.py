@@ -35,12 +35,14 @@ def open_store(uri: str) -> Store:
     Raises:
         ConfigError: the URI cannot be that of a store.
     """
+    if not isinstance(uri, str) or not uri:
+        raise ConfigError(f"{uri!r} is neither a path nor a URI; {_SUPPORTED}, as text")
     scheme, separator, rest = uri.partition("://")
     if separator and scheme.lower() == "s3":
         return _open_s3(uri, rest)
     if separator and scheme.lower() == "file" and rest.startswith("/"):
         return _open_folder(unquote(rest))
-    if separator or not uri:
+    if separator:
         raise ConfigError(f"{scheme + separator!r} is unsupported; {_SUPPORTED}")
     if _SCHEME.match(uri):
         start = uri[: uri.index(":") + 1]
@@ -105,8 +107,8 @@ def _open_s3(uri: str, rest: str) -> Store:
         raise ConfigError(f"{uri!r} holds options; set AWS_ENDPOINT_URL_S3 and AWS_DEFAULT_REGION instead")
     if not (arn or _BUCKET.fullmatch(bucket)) or (prefix and not is_key(prefix)):
         raise ConfigError(
-            f"{uri!r} is not s3://bucket/prefix; use the name of a bucket or the ARN of an access point, and no "
-            "empty parts"
+            f"{uri!r} is not s3://bucket/prefix; use the name of a bucket (3 to 63 letters, digits, dots and "
+            "hyphens) or the ARN of an access point, and no parts that are empty, '.' or '..'"
         )
     from saltray.storage.s3 import S3Store  # loads boto3, which a process that only uses folders does without
 

@@ -17,11 +17,12 @@ import saltray as library
 from saltray.cli import app
 from saltray.cli.signals import Interrupted
 from saltray.data.synthetic import write_dataset
+from saltray.ensemble.load import MemberCheck
 from saltray.errors import ConfigError, DataError, DivergedError, FoldsFailedError, SearchFailedError, StorageError
 from saltray.runs.history import epochs_of, read_history
 from saltray.storage.uri import open_store
 
-from .conftest import CORRUPTIONS, SMALL, Call, results, values, wait_for_checkpoint
+from .conftest import CORRUPTIONS, SMALL, VERBS, Call, results, values, wait_for_checkpoint
 
 INTERRUPTED = "saltray: interrupted; run the same command again to resume"
 # They hold no worker and no GPU, and look for a minute or more for the server that was killed before they end too.
@@ -280,11 +281,38 @@ def test_exit_codes(saltray: Saltray, monkeypatch: pytest.MonkeyPatch, words: st
     assert saltray(*words.split(), "--no-such-flag").code == 2
 
 
-@pytest.mark.parametrize("words", list(CALLED)[:13])
-def test_the_exit_code_of_success(saltray: Saltray, calls: list[Call], words: str) -> None:
+ANSWERS: dict[str, object] = {
+    "list_ensembles": [],
+    "Ensemble.card": "# e",
+    "Ensemble.verify": (MemberCheck("fold-0.safetensors", None),),
+    "config_toml": "",
+    "config_diff": [],
+    "config_schema": {},
+}
+"""What of the library is printed without a table; of the others `calls` has stand-ins, or nothing is used."""
+
+
+@pytest.mark.parametrize(("words", "name"), CALLED.items())
+def test_the_exit_code_of_success(
+    saltray: Saltray, calls: list[Call], monkeypatch: pytest.MonkeyPatch, words: str, name: str
+) -> None:
+    kind, _, method = name.rpartition(".")
+    owner = getattr(library, kind) if kind else library
+    called: list[str] = []
+    before = getattr(owner, method)
+
+    def call(*args: object, **rest: object) -> object:
+        called.append(name)
+        return ANSWERS[name] if name in ANSWERS else before(*args, **rest) if name in VERBS else None
+
+    monkeypatch.setattr(owner, method, call, raising=False)
     answer = saltray(*words.split())
-    assert (answer.code, answer.err) == (0, "")
-    assert calls
+    assert (answer.code, answer.err, called) == (0, "", [name])
+
+
+def test_an_impossible_price_is_the_users_to_fix(saltray: Saltray, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(library, "plan", lambda *args, **rest: None, raising=False)
+    check_refusal(saltray("plan", "--data", "d", "--price", -1), "price is -1.0; use 0 or more")
 
 
 RAY_VERBS = {"demo", "train", "pretrain", "tune", "range-test", "run", "predict", "serve"}

@@ -5,7 +5,9 @@ from pathlib import Path
 import pytest
 from command import Saltray, check_refusal
 from tyro import _errors as tyro_errors
+from tyro.extras import SubcommandApp
 
+from saltray.cli.app import make_app
 from saltray.config import Config
 from saltray.runs.records import RunManifest
 from saltray.storage.uri import open_store
@@ -34,8 +36,27 @@ from .conftest import Call
         ("predict --ensembel e", "predict has no flag --ensembel; did you mean --ensemble?"),
         (
             "ensemble show x --stroe s",
-            "ensemble show has no flag --stroe; `saltray ensemble show --help-all` lists all",
+            "ensemble show has no flag --stroe; did you mean --store, a flag of train, pretrain, ",
         ),
+        ("check x --quite-another", "check has no flag --quite-another; `saltray check --help-all` lists all flags"),
+        (
+            "train --data d --search.seed 3",
+            "train has no flag --search.seed, which is a flag of tune, run and config show; leave it out, or use one",
+        ),
+        (
+            "tune --data d --only-folds=0",
+            "tune has no flag --only-folds, which is a flag of train; leave it out, or use that verb",
+        ),
+        (
+            "ensemble show x --tile t",
+            "ensemble show has no flag --tile, which is a flag of report; leave it out, or use that verb",
+        ),
+        (
+            "train --data d --search.sed 3",
+            "train has no flag --search.sed; did you mean --search.seed, a flag of tune, run and config show?",
+        ),
+        ("train --data d --workers 3", "train has no flag --workers; did you mean --workers-per-fold?"),
+        ("train --data d --seed 3", "train has no flag --seed; did you mean --folds.seed?"),
         ("train tiles", "train takes no 'tiles' without a flag before it; `saltray train --help-all` lists all flags"),
         ("train", "train needs --data; `saltray train --help` explains it"),
         ("predict", "predict needs --ensemble and --data; `saltray predict --help` explains it"),
@@ -104,3 +125,12 @@ def test_what_is_used_of_tyro_is_there() -> None:
     for name in ("MissingArgs", "UnrecognizedArgs", "InvalidChoice", "BadValue", "InstantiationFailure"):
         assert issubclass(getattr(tyro_errors, name), tyro_errors.ParseErrorEvent)
     assert callable(tyro_errors.on_parse_error)
+    targets = {name: command.target for name, command in make_app([])._subcommands.items()}
+    assert callable(targets["train"])
+    assert isinstance(targets["ensemble"], SubcommandApp)
+
+
+def test_a_flag_that_a_description_mentions_is_none_of_its_verb(saltray: Saltray) -> None:
+    """`run` has --name, and its help of --config names --run."""
+    answer = saltray("check", "x", "--run", "r1")
+    check_refusal(answer, "which is a flag of train, pretrain, tune, range-test, plan, status and config show;")

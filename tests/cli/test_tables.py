@@ -367,7 +367,7 @@ def test_a_corrupted_manifest(saltray: Saltray, ensemble: str, text: str) -> Non
 
 def test_a_member_that_is_missing(saltray: Saltray, ensemble: str) -> None:
     answer = saltray("ensemble", "verify", ensemble)
-    check_refusal(answer, "1 members", "fold-0.safetensors", "publish it again")
+    check_refusal(answer, "1 member of", "is corrupted or missing: fold-0.safetensors", "publish it again")
     assert answer.out.startswith("fold-0.safetensors  ")
     shown = saltray("ensemble", "list", "store")
     assert (shown.code, shown.err) == (0, "")

@@ -272,8 +272,8 @@ def test_a_configuration_names_its_data() -> None:
 @pytest.mark.parametrize(
     ("name", "text", "expected"),
     [
-        ("job.yaml", "run: r1", "job.yaml is neither .toml nor .json; rename it to what it is"),
-        ("job", "run: r1", "job is neither .toml nor .json; rename it to what it is"),
+        ("job.yaml", "run: r1", "job.yaml is neither a .toml nor a .json file, nor STORE/runs/NAME"),
+        ("job", "run: r1", "job is neither a .toml nor a .json file, nor STORE/runs/NAME"),
         ("job.toml", "[train", "job.toml is not TOML: "),
         ("job.toml", "run = 'a'\nrun = 'b'", "job.toml is not TOML: "),
         ("job.toml", b"\xff", "job.toml is not TOML: "),
@@ -298,6 +298,15 @@ def test_a_file_that_does_not_exist(tmp_path: Path) -> None:
     for uri in ("none.toml", f"{tmp_path}/none.toml"):
         with pytest.raises(NotFoundError, match=f"{tmp_path}/none.toml"):
             load_both(uri)
+    write("", "job.toml")
+    with pytest.raises(NotFoundError, match=r"^there is no file .*/jbo.toml; did you mean job\.toml\?$"):
+        load_both("jbo.toml")
+
+
+def test_a_pretraining_that_may_have_been_meant_is_named(tmp_path: Path) -> None:
+    open_store(str(tmp_path)).put("pretrained/p1/manifest.json", b"{}")
+    with pytest.raises(NotFoundError, match=f"^no pretraining p2 in {tmp_path}; there are p1; did you mean p1"):
+        saltray.load_config(f"{tmp_path}/pretrained/p2")
 
 
 def test_a_byte_order_mark_is_no_part_of_a_file() -> None:
@@ -425,7 +434,7 @@ def test_a_manifest_that_is_not_there(moved: str) -> None:
     for uri, named in (
         ("moved/runs/r8", "no run r8 in .*moved"),
         ("moved/ensembles/f", "no complete ensemble at moved/ensembles/f"),
-        ("moved/pretrained/p8", "pretrained/p8"),
+        ("moved/pretrained/p8", "no pretraining p8 in .*moved; there are p7"),
     ):
         with pytest.raises(SaltrayError, match=named):
             saltray.load_config(uri)

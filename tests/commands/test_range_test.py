@@ -105,7 +105,10 @@ def permanent() -> Any:
 @pytest.mark.parametrize(
     ("value", "told"),
     [
-        (permanent, "the range test failed: the tiles are larger than the input"),
+        (
+            permanent,
+            "the range test failed: the tiles are larger than the input; as these settings would fail again",
+        ),
         (lambda: RuntimeError("Traceback\nlost"), "the range test failed: lost (full text: "),
         (lambda: None, "the range test failed: rank 0 returned None instead of a result; please report this"),
     ],

@@ -25,7 +25,7 @@ def test_masks_come_back_in_the_order_of_the_images(any_source_uri: str, mini: M
 
 def missing(mask: Path) -> str:
     mask.unlink()
-    return f"images/{mask.name} of .*: it has no mask"
+    return f"images/{mask.name} of .*: it has no mask; add one of the same name"
 
 
 def damaged(mask: Path) -> str:
@@ -35,7 +35,7 @@ def damaged(mask: Path) -> str:
 
 def larger(mask: Path) -> str:
     Image.fromarray(np.zeros((HEIGHT + 1, WIDTH), np.uint8)).save(mask)
-    return f"masks/{mask.name} of .*: {HEIGHT + 1}x{WIDTH} pixels, unlike its image"
+    return f"masks/{mask.name} of .*: {HEIGHT + 1}x{WIDTH} pixels, but its image has {HEIGHT}x{WIDTH}; crop or pad it"
 
 
 @pytest.mark.parametrize("spoil", [missing, damaged, larger])

@@ -9,6 +9,7 @@ import pytest
 
 import saltray.data.packing
 import saltray.data.shards
+from saltray.data.all_images import load_all_images
 from saltray.data.packing import (
     DatasetSize,
     dataset_size,
@@ -166,3 +167,20 @@ def test_a_data_set_without_manifest_is_packed_again(folder: Path, mini: Mini, p
 def test_a_foreign_manifest_beside_raw_files_is_ignored(folder: Path, mini: Mini, store: Store) -> None:
     (folder / "manifest.json").write_text('{"not": "ours"}')
     check_same(load_tiles(str(folder), store)[0], mini)
+
+
+def test_a_packed_data_set_that_may_have_been_meant_is_named(packed: Store, store: Store) -> None:
+    name = packed.uri.rpartition("/")[2]
+    for read in (dataset_size, pack, load_all_images):
+        with pytest.raises(DataError, match=f"^no packed data set {name}x in {store.uri}; .*; did you mean {name}"):
+            read(f"datasets/{name}x", store)
+        with pytest.raises(DataError, match="there are none yet; name the raw tiles"):
+            read("datasets/x", store.sub("other"))
+
+
+def test_a_folder_of_raw_tiles_may_be_in_one_called_datasets(
+    folder: Path, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(folder, folder.parent / "datasets/salt")
+    monkeypatch.chdir(folder.parent)
+    assert dataset_size("datasets/salt", store) == dataset_size(str(folder), store)

@@ -13,6 +13,8 @@ from saltray.data.problems import Problem
 from saltray.data.raw_layout import Part, find_images, find_layout
 from saltray.data.source import Source
 from saltray.errors import DataError
+from saltray.storage.base import Store
+from saltray.storage.uri import open_store
 
 from .mini import Mini, png, put, stems, zip_folder, zip_members
 
@@ -159,6 +161,9 @@ FINDS: list[Callable[[Source], object]] = [
         (".", r"expected train/images and train/masks .*train\.zip"),
         ("nowhere", "does not exist; check the path"),
         ("nowhere/data.zip", "does not exist; check the path"),
+        ("zipps", r"does not exist; did you mean .*/zips\?"),
+        ("zips/of-zip.zip", r"does not exist; did you mean .*/zips/of-zips\.zip\?"),
+        ("fiel", "does not exist; check the path"),  # a file has no tiles
         ("file", "is a file; name a folder"),
         ("zips/of-zips.zip", r"but train\.zip; name the zip that has the tiles, or unpack it"),
         ("zips", r"but a\.zip, b\.zip, of-zips\.zip; name the zip that has the tiles"),
@@ -261,3 +266,25 @@ def test_names_in_messages_are_safe_to_print(top: str, mini: Mini, tmp_path: Pat
             except DataError as error:
                 lines += [str(error), *error.problems]
         assert all(line.isprintable() for line in (*lines, *map(str, problems)))
+
+
+def test_a_part_of_a_store_is_no_raw_data_set(packed: Store, folder: Path) -> None:
+    store = packed.uri.partition("/datasets/")[0]
+    open_store(store).put_json("runs/r1/manifest.json", {})
+    for find in FINDS:
+        with pytest.raises(DataError, match=f"is a packed data set, .* that it was made of, {folder}$"):
+            find(Source(packed.uri))
+        with pytest.raises(DataError, match=f"is a store; name the raw tiles, or .* {packed.uri}$"):
+            find(Source(store))
+        with pytest.raises(DataError, match="is a run or another part of a store, as it seems; expected train/images"):
+            find(Source(f"{store}/runs/r1"))
+        with pytest.raises(DataError, match=f"does not exist; did you mean {packed.uri}"):
+            find(Source(f"{packed.uri[:-1]}_"))
+        with pytest.raises(DataError, match="does not exist; check the path"):  # r1 is no data set
+            find(Source(f"{store}/runs/r2"))
+
+
+def test_a_prefix_without_objects_does_not_exist(any_store_uri: str) -> None:
+    open_store(any_store_uri).put("tiles/readme.txt", b"x")
+    with pytest.raises(DataError, match=r"/tilse, which does not exist; did you mean .*/tiles\?"):
+        find_images(Source(f"{any_store_uri}/tilse"), "train")

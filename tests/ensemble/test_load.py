@@ -18,7 +18,7 @@ from saltray.ensemble.card import model_card
 from saltray.ensemble.load import Ensemble, MemberCheck
 from saltray.ensemble.postprocess import Postprocess, blank_tiles
 from saltray.ensemble.publishing import FoldModel
-from saltray.errors import EnsembleError, IntegrityError
+from saltray.errors import ConfigError, EnsembleError, IntegrityError, NotFoundError
 from saltray.models.build import build_model
 from saltray.storage.base import Store
 
@@ -54,6 +54,21 @@ def test_a_flipped_bit_is_refused_before_it_is_parsed(
     with pytest.raises(IntegrityError, match=r"fold-1\.safetensors: its SHA-256 is"):
         Ensemble.load(uri, device="cpu")
     assert parsed == [weights[0]]
+
+
+def test_a_missing_member_is_named(uri: str, store: Store) -> None:
+    store.delete("ensembles/r1/v1/fold-1.safetensors")
+    told = f"{store.uri}/ensembles/r1/v1/fold-1.safetensors is missing; restore it, or use another version"
+    with pytest.raises(NotFoundError) as caught:
+        Ensemble.load(uri, device="cpu")
+    assert str(caught.value) == told
+    assert [check.fault for check in Ensemble.verify(uri)] == [None, told]
+
+
+@pytest.mark.parametrize("device", ["gpu", "cuda:99"])
+def test_a_device_that_torch_cannot_use_is_refused(uri: str, device: str) -> None:
+    with pytest.raises(ConfigError, match=f"^device {device} cannot be used here .*; use cpu, or leave it out$"):
+        Ensemble.load(uri, device=device)
 
 
 @pytest.mark.parametrize("model", [ModelConfig(architecture="unet", num_filters=2, encoder_width=4), None])
@@ -167,7 +182,7 @@ def test_verify_finds_a_flipped_bit_and_a_lost_member(
     assert (first, second.key) == (good, "fold-1.safetensors")
     assert models[1].sha256 in (second.fault or "")
     store.delete("ensembles/r1/v1/fold-1.safetensors")
-    assert "no such object" in (Ensemble.verify(uri)[1].fault or "")
+    assert "fold-1.safetensors is missing; restore it" in (Ensemble.verify(uri)[1].fault or "")
 
 
 def test_card(uri: str) -> None:

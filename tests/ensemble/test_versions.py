@@ -8,6 +8,7 @@ from collections.abc import Callable
 import pytest
 from samples import foreign_object
 
+from saltray.config import Config
 from saltray.ensemble.manifest import EnsembleManifest
 from saltray.ensemble.versions import EnsembleVersion, list_ensembles, read_manifest, resolve, versions_of
 from saltray.errors import EnsembleError, IntegrityError, NotFoundError
@@ -128,6 +129,10 @@ def test_listing_loads_no_torch(store: Store, put_version: PutVersion) -> None:
         ("ensembles/half/v1", None),
         ("ensembles/quite-another", None),
         ("elsewhere", None),
+        ("blog", "ensembles/blog"),
+        ("runs/blog", "ensembles/blog"),
+        ("ensemble/blog/", "ensembles/blog"),
+        ("runs/half", None),
     ],
 )
 def test_the_ensemble_that_may_have_been_meant_is_named(
@@ -140,3 +145,12 @@ def test_the_ensemble_that_may_have_been_meant_is_named(
     assert str(caught.value).endswith(
         f"; did you mean {store.uri}/{near}?" if near else "; `saltray ensemble list` shows what a store holds"
     )
+
+
+def test_an_ensemble_by_its_name_alone_may_be_meant_in_the_usual_store(
+    put_version: PutVersion, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put_version("blog", "v2")
+    monkeypatch.setattr(Config, "store", store.uri)
+    with pytest.raises(EnsembleError, match=f"^no complete ensemble at blog; did you mean {store.uri}/ensembles/blog"):
+        resolve("blog")

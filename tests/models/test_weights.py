@@ -13,7 +13,7 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
-from saltray.errors import ConfigError, ModelError, StorageError
+from saltray.errors import ConfigError, ModelError, NotFoundError, StorageError
 from saltray.models.albunet import AlbuNet
 from saltray.models.encoders import VGGS, ResNetEncoder
 from saltray.models.network import Network
@@ -22,6 +22,7 @@ from saltray.models.ternausnet import TernausNet
 from saltray.models.unet import UNet
 from saltray.models.weights import load_weights
 from saltray.storage.files import sha256_of
+from saltray.storage.uri import open_store
 
 State = dict[str, Tensor]
 Outputs = Callable[[nn.Module], Tensor]
@@ -399,6 +400,20 @@ def test_unreadable_files_are_refused(
 def test_unknown_names_are_refused_with_the_known_ones(name: str) -> None:
     with pytest.raises(ModelError, match=f"'{name}' are neither a file nor torchvision's .* resnet34.*IMAGENET1K_V1"):
         load_weights(new(), name)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["pretrained/p2/model.safetensors", "pretrained/p1/model.safetensor", "pretrained/p1", "p2"],
+)
+def test_the_file_that_may_have_been_meant_is_named(any_store_uri: str, name: str) -> None:
+    folder = "pretrained/p1" if name.startswith("pretrained") else "p1"
+    open_store(any_store_uri).put(f"{folder}/model.safetensors", b"x")
+    given = f"{any_store_uri}/{name}"
+    with pytest.raises((ModelError, NotFoundError, ConfigError), match="did you mean") as error:
+        load_weights(new(), given)
+    assert str(error.value).endswith(f"; did you mean {any_store_uri}/{folder}/model.safetensors?")
+    assert repr(given) in str(error.value)
 
 
 def test_unet_has_no_weights_by_name() -> None:

@@ -119,7 +119,7 @@ def test_a_range_test_is_read_where_there_is_one(home: Store) -> None:
     ("column", "told"),
     [
         ("score", "score is 2.0"),
-        ("optim.lr", "optim.lr of trial-000 is not in"),
+        ("optim.lr", "optim.lr of trial-000 is 2.0, which is not in the search's space; run"),
         ("status", "status"),
     ],
 )

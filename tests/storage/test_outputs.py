@@ -6,6 +6,7 @@ import signal
 import subprocess
 import uuid
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import boto3
@@ -331,3 +332,13 @@ def test_the_right_to_write_is_enough(proxy: FaultProxy) -> None:
 def test_a_probe_leaves_nothing(any_store_uri: str) -> None:
     probe_output(open_store(any_store_uri))
     assert not [name for name in objects(any_store_uri) if TEMP_PREFIX in name]
+
+
+def test_a_refused_probe_is_not_named(tmp_path: Path, s3_server: str) -> None:
+    (tmp_path / "file").touch()
+    for uri in (str(tmp_path / "file"), "s3://no-such-bucket/x"):
+        store = open_store(uri)
+        for refused in (store.check_writable, partial(probe_output, store)):
+            with pytest.raises(StorageError, match=f"^{uri}: ") as caught:
+                refused()
+            assert ".saltray-tmp" not in str(caught.value)

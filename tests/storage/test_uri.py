@@ -47,7 +47,7 @@ def test_s3(uri: str, expected: str) -> None:
 @pytest.mark.parametrize(
     ("uri", "fault"),
     [
-        ("", "'' is unsupported; use a path"),
+        ("", "'' is neither a path nor a URI; use a path"),
         ("gs://bucket/x", "'gs://' is unsupported; use a path"),
         (" s3://bucket/x", "' s3://' is unsupported"),
         ("https://bucket.s3.amazonaws.com/x", "'https://' is unsupported"),
