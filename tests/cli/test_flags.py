@@ -330,7 +330,7 @@ def test_a_run_is_resumed_or_repeated_from_its_own_manifest(
 
 def test_one_file_at_most(saltray: Saltray, job: Path, calls: list[Call]) -> None:
     check_refusal(saltray("train", "--config", job, f"--config={job}"), "--config is given twice")
-    check_refusal(saltray("train", "--config", "none.toml"), "none.toml", "no such object")
+    check_refusal(saltray("train", "--config", "none.toml"), "there is no file", "none.toml; did you mean job.toml?")
     assert saltray("train", "--config").code == 2
     assert "--config" in saltray("check", "x", "--config", job).err
     assert calls == []

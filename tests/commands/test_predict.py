@@ -124,7 +124,7 @@ def stream(monkeypatch: pytest.MonkeyPatch) -> Stream:
     from saltray.distributed import prediction
 
     stream = Stream()
-    monkeypatch.setattr(module, "ray_cluster", lambda: nullcontext("Ray on this machine"))
+    monkeypatch.setattr(module, "ray_cluster", lambda **_: nullcontext("Ray on this machine"))
     monkeypatch.setattr(module, "check_seen", stream.check_seen)
     monkeypatch.setattr(prediction, "choose_workers", lambda *asked: prediction.PredictionWorkers(1, "CPU"))
     monkeypatch.setattr(prediction, "stream_predictions", stream)
@@ -135,7 +135,7 @@ def stream(monkeypatch: pytest.MonkeyPatch) -> Stream:
 def nothing_starts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     """The work must not begin, and nothing may appear in the current folder, which is empty."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(module, "ray_cluster", lambda: pytest.fail("Ray is started"))
+    monkeypatch.setattr(module, "ray_cluster", lambda **_: pytest.fail("Ray is started"))
     before = set(tmp_path.rglob("*"))
     yield
     assert {path for path in tmp_path.rglob("*") if "data" not in path.parts} == before
@@ -271,7 +271,7 @@ def test_a_full_disk_ends_in_one_line(
 def test_an_output_that_cannot_be_written_is_named_before_the_work(
     flag: dict[str, str], untrained: str, tiles_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "ray_cluster", lambda: pytest.fail("Ray is started"))
+    monkeypatch.setattr(module, "ray_cluster", lambda **_: pytest.fail("Ray is started"))
     (tmp_path / "file").touch()
     (tmp_path / "folder").mkdir()
     files: dict[str, Any] = {"out": tmp_path / "x.csv"}

@@ -123,7 +123,7 @@ class Calls:
 def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
     """In place of the search, the training and Ray; the inputs are those of the test."""
     calls = Calls()
-    monkeypatch.setattr(module, "ray_cluster", nullcontext)
+    monkeypatch.setattr(module, "ray_cluster", lambda **_: nullcontext())
     monkeypatch.setattr(module, "prepare", lambda *_, **__: calls)
     monkeypatch.setattr(module, "tune_prepared", lambda *given: calls.searched.append(given))
     monkeypatch.setattr(module, "take_best_values", lambda config, source, observer: (config, source))
@@ -163,7 +163,7 @@ def test_a_finished_run_is_not_refused_on_a_lesser_machine(
 def test_all_bad_tiles_are_told_before_ray_starts(
     small: Small, tiles_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "ray_cluster", lambda: pytest.fail("Ray is started"))
+    monkeypatch.setattr(module, "ray_cluster", lambda **_: pytest.fail("Ray is started"))
     data = Path(shutil.copytree(tiles_folder, tmp_path / "data"))
     for path in sorted((data / "train/images").iterdir())[:3]:
         path.write_text("junk")
@@ -175,7 +175,7 @@ def test_all_bad_tiles_are_told_before_ray_starts(
 def test_what_is_impossible_is_refused_before_ray_starts(
     small: Small, tiles_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "ray_cluster", lambda: pytest.fail("Ray is started"))
+    monkeypatch.setattr(module, "ray_cluster", lambda **_: pytest.fail("Ray is started"))
     config = small(tiles_folder, tmp_path / "store")
     with pytest.raises(ConfigError, match="search.folds names fold 7"):
         saltray.run(config, SearchConfig(folds=(7,)))
