@@ -353,7 +353,7 @@ def _check_cycles(optim: OptimConfig, train: TrainConfig) -> None:
     _require(
         optim.cycles <= train.epochs,
         f"optim.cycles is {optim.cycles}, but train.epochs is {train.epochs}; a cycle takes an epoch or "
-        "more, so lower the former, or raise the latter",
+        "more, so lower optim.cycles, or raise train.epochs",
     )
     _require(
         train.snapshots <= optim.cycles,
@@ -506,7 +506,7 @@ class Config:
 
 
 _UNTIL_OTHER_DEFAULTS = {"decoder_batchnorm": False, "deep_supervision": False}
-"""What a record means that is older than these settings, which were no default at first."""
+"""What older records mean, which lack these settings: they were off until they became defaults."""
 
 
 def _as_today(record: Any) -> Any:
@@ -609,7 +609,7 @@ def choice(values: Iterable[str | float | bool]) -> Choice:
     Raises:
         ConfigError: there are none, or one is given twice.
     """
-    # A text is the letters it has, and never meant.
+    # A text would be taken for its letters.
     listed = isinstance(values, Iterable) and not isinstance(values, str)
     return Choice(tuple(values) if listed else cast("Any", values))
 

@@ -98,7 +98,8 @@ def call(words: Sequence[str]) -> None:
 def main() -> None:
     """Entry point.
 
-    Exit codes: 0 done, 1 some folds or all trials failed, 2 the user can fix it, 129 hung up, 130 interrupted.
+    Exit codes: 0 done, 1 a training failed, such as some folds or all trials, 2 the user can fix it, 129 hung up, 130
+    interrupted.
     """
     if isinstance(sys.stdout, io.TextIOWrapper):  # no letter that its encoding lacks ends a command
         sys.stdout.reconfigure(errors="replace")

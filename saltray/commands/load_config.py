@@ -237,7 +237,7 @@ def _parse(uri: str) -> dict[str, Any]:
     except NotFoundError as error:
         near = near_uri(uri, lambda found: found.lower().endswith((".toml", ".json")))
         remedy = f"did you mean {near}?" if near else "check the path"
-        raise NotFoundError(f"there is no file {store.uri}/{key}; {remedy}") from error
+        raise NotFoundError(f"there is no file {store.uri.rstrip('/')}/{key}; {remedy}") from error
     try:
         # Windows' editors write a byte-order mark, which tells UTF-16, too.
         text = data.decode("utf-16" if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig")

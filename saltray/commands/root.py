@@ -30,20 +30,18 @@ def open_root(uri: str) -> Store:
     """
     store = open_store(uri)
     part = _PART.fullmatch(store.uri)
-    if part is not None and (_is_part(store) if part[3] else any(map(_is_part, _below(store)))):
+    if part is not None and any(_is_part(each, part[2]) for each in ([store] if part[3] else _below(store))):
         what = PARTS[part[2]] if part[3] else f"the folder {part[2]} of a store"
         raise ConfigError(f"{uri} is {what}, not a store; name the store that it is in, {part[1]}")
     return store
 
 
-def _is_part(folder: Store) -> bool:
+def _is_part(folder: Store, kind: str) -> bool:
     """Whether it is a run, a search, a pretraining, a data set, or an ensemble or a version of one."""
-    return folder.exists(MANIFEST) or any(folder.exists(f"{name}/{MANIFEST}") for name in _versions(folder))
-
-
-def _versions(folder: Store) -> list[str]:
-    return [name for name in folder.folders() if version_number(name)]
+    versions = (name for name in folder.folders() if version_number(name)) if kind == ENSEMBLES else ()
+    return folder.exists(MANIFEST) or any(folder.exists(f"{name}/{MANIFEST}") for name in versions)
 
 
 def _below(store: Store) -> list[Store]:
-    return [store.sub(name) for name in islice(store.folders(), 3)]
+    """Some of the folders in a store, or in a folder of one, that may be such parts."""
+    return [store.sub(name) for name in islice((name for name in store.folders() if name not in PARTS), 3)]

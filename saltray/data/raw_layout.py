@@ -151,10 +151,10 @@ def _nothing(source: Source, layout: RawLayout, what: str) -> str:
     if not is_there(source.uri):
         near = near_uri(source.uri, _may_have_tiles)
         return f"{start}, which does not exist; " + (f"did you mean {near}?" if near else "check the path")
-    if other := _part_of_store(open_store(source.uri)):
-        return f"{start}, which is {other}"
     if zips := source.zips():
         return f"{start}, but {and_more(zips)}; name the zip that has the tiles, or unpack it; {EXPECTED}"
+    if other := _part_of_store(open_store(source.uri)):
+        return f"{start}, which is {other}"
     return f"{start}; {EXPECTED}, or a folder with only images to predict"
 
 
@@ -174,7 +174,7 @@ def _part_of_store(folder: Store) -> str | None:
     if folder.exists(MANIFEST):
         return f"a run or another part of a store, as it seems; {EXPECTED}"
     for name in folder.folders(DATASETS):
-        return f"a store; name the raw tiles, or to train its packed data set {folder.uri}/{dataset_prefix(name)}"
+        return f"a store; name the raw tiles, or, to train, its packed data set {folder.uri}/{dataset_prefix(name)}"
     return None
 
 

@@ -161,30 +161,33 @@ def _connected(num_cpus: int | None, observer: Observer | None) -> Iterator[str]
     logging.getLogger("ray.widgets").setLevel(logging.ERROR)  # in a notebook it asks for packages that nothing needs
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "IProgress not found")  # likewise
-        from saltray.distributed.ray_internals import (
-            logs_folder,
-            on_loopback,
-            own_token,
-            quick_setup,
-            remove_orphaned_placement_groups,
-            shut_down,
-        )
-    from saltray.distributed.ray_watch import ray_watched
-
-    def tell() -> None:
+        from saltray.distributed.ray_internals import logs_folder
+    with _joined() if joins else _started(num_cpus):
         if observer is not None:
             observer(RayConnected(where, logs_folder()))
+        yield where
 
-    if joins:
-        try:
-            check_address(os.environ["RAY_ADDRESS"])
-            _connect(cannot_join)
-            remove_orphaned_placement_groups()
-            tell()
-            yield where
-        finally:
-            shut_down()
-        return
+
+@contextmanager
+def _joined() -> Iterator[None]:
+    """Join the cluster that RAY_ADDRESS names."""
+    from saltray.distributed.ray_internals import remove_orphaned_placement_groups, shut_down
+
+    try:
+        check_address(os.environ["RAY_ADDRESS"])
+        _connect(cannot_join)
+        remove_orphaned_placement_groups()
+        yield
+    finally:
+        shut_down()
+
+
+@contextmanager
+def _started(num_cpus: int | None) -> Iterator[None]:
+    """Start a Ray on this machine."""
+    from saltray.distributed.ray_internals import on_loopback, own_token, quick_setup, shut_down
+    from saltray.distributed.ray_watch import ray_watched
+
     base, machine = short_folder(), this_machine()
     with fork_server(base) as python, own_token(), on_loopback():
         try:
@@ -200,9 +203,8 @@ def _connected(num_cpus: int | None, observer: Observer | None) -> Iterator[str]
                     runtime_env={"py_executable": python},
                     _temp_dir=f"{base}/ray",
                 )
-            tell()
             with ray_watched():
-                yield where
+                yield
         finally:
             shut_down()
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from saltray.ensemble.card import model_card
 from saltray.ensemble.manifest import EnsembleManifest, Member
 from saltray.ensemble.versions import read_manifest, resolve
-from saltray.errors import ConfigError, EnsembleError, IntegrityError, NotFoundError, one_line
+from saltray.errors import ConfigError, EnsembleError, IntegrityError, NotFoundError, ResourceError, one_line
 from saltray.storage.base import Store
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ class Ensemble:
         Raises:
             EnsembleError: there is no such complete version, or a member does not fit its architecture.
             NotFoundError, IntegrityError: a member is missing, or not the one that was published.
-            ConfigError: torch cannot use the device.
+            ConfigError, ResourceError: torch cannot use the device that is given, or that it has found.
         """
         import torch
 
@@ -77,7 +77,7 @@ class Ensemble:
                 model = build_model(manifest.config.model)
                 model.load_state_dict(weights)
             except (KeyError, RuntimeError, ValueError) as error:
-                raise _misfit(home, member, error) from error
+                raise misfit(home, member, error) from error
             models.append(model.to(target).eval())
         return cls(manifest, models, target)
 
@@ -194,7 +194,7 @@ def read_member(home: Store, member: Member) -> "dict[str, torch.Tensor]":
         if not all(tensor.isfinite().all() for tensor in weights.values()):
             raise ValueError("some weights are NaN or infinite")
     except (KeyError, SafetensorError, ValueError) as error:
-        raise _misfit(home, member, error) from error
+        raise misfit(home, member, error) from error
     return weights
 
 
@@ -209,15 +209,19 @@ def _usable(device: "str | torch.device | None") -> "torch.device":
     """The device that was asked for, or the first GPU or the CPU."""
     import torch
 
+    name = device or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        found = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        found = torch.device(name)
         torch.empty(0, device=found)
     except (RuntimeError, AssertionError) as error:  # torch built without that kind of device asserts
-        reason = one_line(error, 200)
-        raise ConfigError(f"device {device} cannot be used here ({reason}); use cpu, or leave it out") from error
+        fault = f"device {name} cannot be used here ({one_line(error, 200)})"
+        if device is None:
+            raise ResourceError(f"{fault}; free the GPU, or set CUDA_VISIBLE_DEVICES to nothing") from error
+        raise ConfigError(f"{fault}; use another one, such as cpu") from error
     return found
 
 
-def _misfit(home: Store, member: Member, error: Exception) -> EnsembleError:
+def misfit(home: Store, member: Member, error: Exception) -> EnsembleError:
+    """What to raise where the weights of a member are not those of its network."""
     reason = one_line(error, 300)  # torch writes a line per tensor
     return EnsembleError(f"{home.uri}/{member.key} does not fit its architecture: {reason}; use another version")

@@ -104,8 +104,9 @@ def _near(uri: str) -> str | None:
     head, _, name = uri.rpartition("/")
     # The folder forgotten, or another one of the store, such as runs/NAME; or the name alone.
     for place in (head, head.rpartition("/")[0]) if head else (Config.store,):
-        if place and name in _complete(place):
-            return f"{place}/{ensemble_prefix(name)}"
+        with suppress(ConfigError, StorageError):
+            if place and _has_complete_version(open_store(place).sub(ensemble_prefix(name))):
+                return f"{place}/{ensemble_prefix(name)}"
     return None
 
 

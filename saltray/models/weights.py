@@ -4,7 +4,6 @@ import logging
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from itertools import islice
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -19,7 +18,7 @@ from saltray.models.network import Network
 from saltray.models.parts import SETTINGS
 from saltray.models.stem import IMAGENET_MEAN, GreyStem
 from saltray.storage.files import scratch_folder, sha256_of
-from saltray.storage.near import OBJECTS, is_there, near_uri
+from saltray.storage.near import is_there, near_uri
 from saltray.storage.uri import local_path, open_object, open_store
 
 _CLASSIFIERS = ("fc.", "classifier.")
@@ -186,9 +185,8 @@ def _read(weights: str, model: Network) -> tuple[Mapping[Any, Any], str | None]:
     path = local_path(weights)
     if os.path.isfile(path):  # noqa: PTH113  (Path.is_file raises for a name that is too long)
         return _parse(path, weights), sha256_of(path)
-    if near := _near_file(weights):
-        raise ModelError(f"weights {weights!r} are not a file; did you mean {near}?")
     if model.backbone is None:
+        _suggest_file(weights)
         name = type(model).__name__
         raise ModelError(
             f"weights {weights!r} are not a file, and {name} has no pretrained encoder; "
@@ -210,14 +208,19 @@ def _fetch(uri: str) -> tuple[Mapping[Any, Any], str]:
         return _parse(path, uri), sha256_of(path)
 
 
+def _suggest_file(weights: str) -> None:
+    """Raise ModelError if a file may have been meant by the path of none."""
+    if near := _near_file(weights):
+        raise ModelError(f"weights {weights!r} are not a file; did you mean {near}?")
+
+
 def _near_file(weights: str) -> str | None:
     """The file that may have been meant by a URI of none: one of nearly the same name, or the only one in a folder."""
     with suppress(ConfigError, StorageError):
         near = weights.rstrip("/") if is_there(weights) else near_uri(weights)
         if near is None or open_object(near)[0].exists(open_object(near)[1]):
             return near
-        names = [entry.key for entry in islice(open_store(near).list(), OBJECTS) if "/" not in entry.key]
-        files = [name for name in names if name.endswith(SUFFIX)]
+        files = [name for name in open_store(near).names() if name.endswith(SUFFIX)]
         return f"{near}/{files[0]}" if len(files) == 1 else None
     return None
 
@@ -246,6 +249,7 @@ def _download(name: str, backbone: str) -> Mapping[Any, Any]:
     known = {key: entry for key, entry in enum.__members__.items() if tuple(entry.transforms().mean) == IMAGENET_MEAN}
     entry = known.get(name.removeprefix(f"{enum.__name__}."))
     if entry is None:
+        _suggest_file(name)
         raise ModelError(
             f"weights {name!r} are neither a file nor torchvision's name of weights for {backbone}; "
             f"give a path, an s3:// URI, or one of {', '.join(known)}"

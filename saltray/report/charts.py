@@ -144,24 +144,20 @@ def line_chart(
     y_steps = _steps(min(ys), max(ys))
     y_range = (min(*ys, y_steps[0]), max(*ys, y_steps[-1]))
     across, up = partial(_across, limits=x_range), partial(_up, limits=y_range)
+
+    def path(line: Line, points: Sequence[tuple[float, float]]) -> Path:
+        at = [(across(place(x)), up(y)) for x, y in points]
+        d = "M" + "L".join(f"{x} {y}" for x, y in at)
+        colour = line.colour % COLOURS
+        return Path(line.name, d, at[-1], colour, dashed=line.dashed, cross=line.cross, strong=line.strong)
+
     return Chart(
         x_label=x_label,
         y_label=y_label,
         x_ticks=[Tick(across(x), text) for x, text in x_ticks],
         y_ticks=[Tick(up(y), _text(y, y_steps)) for y in y_steps],
         marks=[Tick(across(place(x)), text) for x, text in marks],
-        paths=[
-            Path(
-                name=line.name,
-                d="M" + "L".join(f"{across(place(x))} {up(y)}" for x, y in points),
-                end=(across(place(points[-1][0])), up(points[-1][1])),
-                colour=line.colour % COLOURS,
-                dashed=line.dashed,
-                cross=line.cross,
-                strong=line.strong,
-            )
-            for line, points in kept
-        ],
+        paths=[path(line, points) for line, points in kept],
     )
 
 

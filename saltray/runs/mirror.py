@@ -72,6 +72,7 @@ class Mirror:
         self._home, self._name, self._identity = home, name, identity
         self._extensible, self._kind, self._part = extensible, kind, part
         self._sent: dict[str, int] = {}
+        self._new: set[str] = set()  # created by this command, so that MLflow has nothing of them yet
         self._told: dict[str, str] = {}
         self._known: MLflowIds | None = None
 
@@ -110,6 +111,8 @@ class Mirror:
             return found
         tags = {"mlflow.parentRunId": self.run, "mlflow.source.name": "saltray", f"saltray.{self._part}": part}
         run = str(self.client.create_run(self._ids.experiment, run_name=name, tags=tags).info.run_id)
+        self._new.add(run)
+        self._sent[run] = 0
         self._known = replace(self._ids, nested=self._ids.nested | {part: run})
         self._home.put_record(MLFLOW, self._ids)
         return run
@@ -118,7 +121,7 @@ class Mirror:
         """Those that MLflow lacks: it lets none be changed, and another number of GPUs makes no other run."""
         from mlflow.entities import Param
 
-        known = self.client.get_run(run).data.params
+        known = {} if run in self._new else self.client.get_run(run).data.params
         params = [Param(name, str(value)[:LONGEST]) for name, value in settings.items() if name not in known]
         for start in range(0, len(params), BATCH):
             self.client.log_batch(run, params=params[start : start + BATCH])
@@ -141,7 +144,7 @@ class Mirror:
 
     def set_metric(self, run: str, name: str, value: float, *, step: int) -> None:
         """A number of which the last one counts, unless it is there."""
-        known = self.client.get_run(run).data.metrics.get(name)
+        known = None if run in self._new else self.client.get_run(run).data.metrics.get(name)
         if known != value:
             self.client.log_metric(run, name, value, step=step)
 

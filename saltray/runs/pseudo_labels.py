@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 from saltray.config import Config
 from saltray.data.tiles import Tiles
 from saltray.ensemble.layout import is_ensemble_uri
-from saltray.ensemble.load import read_member
+from saltray.ensemble.load import misfit, read_member
 from saltray.ensemble.manifest import EnsembleManifest, Member, PseudoLabelsProvenance
 from saltray.ensemble.versions import read_manifest, resolve
-from saltray.errors import ConfigError, EnsembleError, NotFoundError, one_line
+from saltray.errors import ConfigError, NotFoundError
 from saltray.records import digest
 from saltray.runs.initial_weights import members_by_fold
 from saltray.runs.layout import PSEUDO_LABELS, fold_folder
@@ -59,10 +59,7 @@ class Teacher:
             try:
                 model.load_state_dict(read_member(self.home, member))
             except RuntimeError as error:
-                reason = one_line(error, 300)  # torch writes a line per tensor
-                raise EnsembleError(
-                    f"{self.home.uri}/{member.key} does not fit its architecture: {reason}; use another version"
-                ) from error
+                raise misfit(self.home, member, error) from error
             found.append(model.to(device))
         return found
 

@@ -117,7 +117,7 @@ class Tracking:
             self._imported.wait()  # some seconds, where there was nothing to train
         self._thread.join(LAST_S if kind is None else LAST_S / 10)
         if self._thread.is_alive() and self._fault is None:
-            self._fault = "it does not answer"
+            self._fault = f"it has not taken all within {LAST_S:g} s"
         self._tell_fault()
 
     def _tell_fault(self) -> None:

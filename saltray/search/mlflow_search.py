@@ -132,7 +132,7 @@ class MLflowSearch:
         if before is None:
             mirror.send_settings(run, {field: value_text(value) for field, value in known.values.items()})
         mirror.send_epochs(run, epochs)
-        if before is None or before.status != known.status:
+        if before is None or (before.status, before.reason) != (known.status, known.reason):
             mirror.set_tags(run, {"saltray.status": known.status, "saltray.reason": known.reason or ""})
         best = best_epoch(epochs) if known.status in ("finished", "stopped") else None
         if best is not None and best.score is not None:

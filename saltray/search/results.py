@@ -141,7 +141,7 @@ def read_range_test(home: Store) -> RangeTestRecord | None:
     except NotFoundError:
         return None
     if not len(found.rates) == len(found.losses) == len(found.smooth):
-        raise IntegrityError(f"{home.uri}/{RANGE_TEST_NUMBERS}: its rates and losses are not equally many; delete it")
+        raise IntegrityError(f"{home.uri}/{RANGE_TEST_NUMBERS}: its rates and losses differ in number; delete it")
     return found
 
 

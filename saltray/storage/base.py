@@ -134,6 +134,10 @@ class Store(ABC):
         """Names of the direct sub-folders that contain an object, sorted; without those that may not be in a key."""
 
     @abstractmethod
+    def names(self) -> builtins.list[str]:
+        """Names of files and folders, those of one request: in S3 of 1,000 at most."""
+
+    @abstractmethod
     def delete(self, key: str) -> None:
         """Delete an object; no error if the key does not exist."""
 
@@ -202,13 +206,14 @@ class Store(ABC):
         key, probe = f"{TEMP_PREFIX}{uuid.uuid4().hex}", b"saltray may write here\n"
         with unnamed(key):
             created = self.put_new(key, probe)
-        try:
-            if self.get(key) != probe:
-                raise IntegrityError(f"{self.uri}: a probe read back differs from what was written; check the store")
-            if not created or self.put_new(key, probe):
-                raise StorageError(f"{self.uri}: create-only puts (If-None-Match) are ignored, {OVERWRITE_REMEDY}")
-        finally:
-            self.delete(key)
+            try:
+                if self.get(key) != probe:
+                    fault = "a probe read back differs from what was written"
+                    raise IntegrityError(f"{self.uri}: {fault}; check the store")
+                if not created or self.put_new(key, probe):
+                    raise StorageError(f"{self.uri}: create-only puts (If-None-Match) are ignored, {OVERWRITE_REMEDY}")
+            finally:
+                self.delete(key)
 
     def put_json(self, key: str, value: Any) -> None:
         """`put` plain JSON values in canonical form: equal values give equal bytes."""

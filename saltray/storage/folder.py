@@ -106,6 +106,9 @@ class FolderStore(Store):
         names = [name for name, status in self._scan(start) if stat.S_ISDIR(status.st_mode) and is_key(name)]
         return sorted(name for name in names if next(self._walk(f"{start}{name}/"), None))
 
+    def names(self) -> builtins.list[str]:
+        return sorted(name for name, _ in self._scan("") if is_key(name))
+
     def delete(self, key: str) -> None:
         def remove() -> None:
             with suppress(*_ABSENT):

@@ -63,6 +63,9 @@ class GuardedStore(Store):
     def folders(self, prefix: str = "") -> builtins.list[str]:
         return self._store.folders(prefix)
 
+    def names(self) -> builtins.list[str]:
+        return self._store.names()
+
     def _open(self, key: str) -> Opened:
         return self._store._open(key)
 

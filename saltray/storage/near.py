@@ -3,17 +3,13 @@
 import os
 from collections.abc import Callable
 from contextlib import suppress
-from itertools import islice
 
 from saltray.errors import ConfigError, StorageError
-from saltray.storage.base import Store
 from saltray.storage.uri import open_object, open_store
 from saltray.wording import suggestion
 
 PARTS = 3
-"""Parts, from the last, of which one may be wrong, as of NAME/fold-0/model.safetensors."""
-OBJECTS = 1000
-"""Objects of a prefix among which a file is looked for: those of one answer."""
+"""Parts, from the last, of which one may be wrong: three are in NAME/fold-0/model.safetensors."""
 
 
 def is_there(uri: str) -> bool:
@@ -21,7 +17,7 @@ def is_there(uri: str) -> bool:
     store = open_store(uri)
     if not store.is_remote:
         return os.path.exists(store.uri)  # noqa: PTH110  (Path.exists raises for a name that is too long)
-    if next(iter(store.list()), None) is not None:
+    if store.names():
         return True
     with suppress(ConfigError):  # a bucket
         parent, key = open_object(uri.rstrip("/"))
@@ -41,7 +37,7 @@ def near_uri(uri: str, is_meant: Callable[[str], bool] = lambda _: True) -> str 
     with suppress(ConfigError, StorageError):
         for at in range(len(parts) - 1, max(len(parts) - 1 - PARTS, least - 1), -1):
             head, part, rest = parts[:at], parts[at], parts[at + 1 :]
-            names = _names(open_store("/".join(head) or ("/" if head else ".")))
+            names = open_store("/".join(head) or ("/" if head else ".")).names()
             # Of a short name, one letter is much.
             near = suggestion(part, (name for name in names if name != part), least=0.5 if len(part) < 5 else 0.7)
             if near is not None:
@@ -51,12 +47,3 @@ def near_uri(uri: str, is_meant: Callable[[str], bool] = lambda _: True) -> str 
             if part in names:
                 break
     return None
-
-
-def _names(store: Store) -> list[str]:
-    """The files and folders of a folder, which need not exist."""
-    if not store.is_remote:
-        with suppress(OSError):
-            return sorted(os.listdir(store.uri))  # noqa: PTH208  (names are all that it takes)
-        return []
-    return [*store.folders(), *(entry.key for entry in islice(store.list(), OBJECTS) if "/" not in entry.key)]

@@ -144,6 +144,13 @@ class S3Store(Store):
         found = [item["Prefix"] for page in self._pages(start, "/") for item in page.get("CommonPrefixes", [])]
         return sorted(filter(is_key, (name.removeprefix(start).removesuffix("/") for name in found)))
 
+    def names(self) -> builtins.list[str]:
+        start = self._prefix("")
+        page = next(self._pages(start, "/"))
+        found = [item["Prefix"] for item in page.get("CommonPrefixes", [])]
+        found += [item["Key"] for item in page.get("Contents", [])]
+        return sorted(filter(is_key, (name.removeprefix(start).removesuffix("/") for name in found)))
+
     def delete(self, key: str) -> None:
         self._delete(self._name(key))
 

@@ -38,8 +38,9 @@ def test_a_part_of_a_store_is_refused(any_store_uri: str, part: str, key: str, w
 def test_a_store_may_be_called_so(any_store_uri: str, uri: str) -> None:
     store = open_store(f"{any_store_uri}/{uri}")
     assert open_root(store.uri) == store  # there is nothing yet
-    store.put("runs/r1/manifest.json", b"{}")
-    assert open_root(store.uri) == store
+    for name in ("r1", "v1"):
+        store.put(f"runs/{name}/manifest.json", b"{}")
+        assert open_root(store.uri) == store
 
 
 @pytest.mark.parametrize(

@@ -274,7 +274,9 @@ def test_a_part_of_a_store_is_no_raw_data_set(packed: Store, folder: Path) -> No
     for find in FINDS:
         with pytest.raises(DataError, match=f"is a packed data set, .* that it was made of, {folder}$"):
             find(Source(packed.uri))
-        with pytest.raises(DataError, match=f"is a store; name the raw tiles, or .* {packed.uri}$"):
+        with pytest.raises(
+            DataError, match=f"is a store; name the raw tiles, or, to train, its packed data set {packed.uri}$"
+        ):
             find(Source(store))
         with pytest.raises(DataError, match="is a run or another part of a store, as it seems; expected train/images"):
             find(Source(f"{store}/runs/r1"))

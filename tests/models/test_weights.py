@@ -433,6 +433,15 @@ def offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")
 
 
+def test_torchvisions_name_is_no_mistyped_file(offline: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("IMAGENET1K_V1.pth").touch()
+    with pytest.raises(ModelError, match="cannot download ResNet34_Weights.IMAGENET1K_V1"):
+        load_weights(new(AlbuNet), "IMAGENET1K_V1")
+    with pytest.raises(ModelError, match=r"'IMAGENET1K_V9' are not a file; did you mean IMAGENET1K_V1.pth\?"):
+        load_weights(new(AlbuNet), "IMAGENET1K_V9")
+
+
 @pytest.mark.parametrize("name", ["IMAGENET1K_V1", "DEFAULT", "ResNet34_Weights.IMAGENET1K_V1"])
 def test_failed_download_says_how_to_give_a_file(offline: None, name: str) -> None:
     with pytest.raises(

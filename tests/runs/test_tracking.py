@@ -74,7 +74,7 @@ def test_a_server_that_does_not_answer_is_left(home: Store, monkeypatch: pytest.
     with socket.create_server(("127.0.0.1", 0)) as silent:
         monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{silent.getsockname()[1]}")
         *_, last = all_events(home)
-    assert last == MLflowFailed("it does not answer")
+    assert last == MLflowFailed("it has not taken all within 0.5 s")
 
 
 def test_own_settings_of_mlflow_win(home: Store, monkeypatch: pytest.MonkeyPatch) -> None:

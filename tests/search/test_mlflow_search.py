@@ -50,7 +50,12 @@ def ended(trial: Trial, home: Store, **how: Any) -> TrialEnded:
 
 
 def test_a_search_is_in_mlflow_as_a_whole_and_once(
-    mlflow_client: mlflow.MlflowClient, home: Store, spec: SearchSpec, manifest: SearchManifest, request: Any
+    mlflow_client: mlflow.MlflowClient,
+    home: Store,
+    spec: SearchSpec,
+    manifest: SearchManifest,
+    request: Any,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     events: list[Any] = []
     values: list[dict[str, Any]] = [{"optim.lr": rate, "model.scse": True} for rate in (0.1, 0.01, 0.001)]
@@ -74,9 +79,18 @@ def test_a_search_is_in_mlflow_as_a_whole_and_once(
         "trial-001": "KILLED",
         "trial-002": "SCHEDULED",
     }
+    tagged: list[str] = []
+    set_tag = mlflow.MlflowClient.set_tag
+
+    def record(client: mlflow.MlflowClient, run: str, *tag: str) -> None:
+        tagged.append(run)
+        set_tag(client, run, *tag)
+
     for resumed in (True, False):  # the second finds nothing to do
+        tagged.clear()
         known = load_trials(home, LENGTH)
-        with tracked(MLflowSearch(home, manifest, known), events.append) as tell:
+        with monkeypatch.context() as patch, tracked(MLflowSearch(home, manifest, known), events.append) as tell:
+            patch.setattr(mlflow.MlflowClient, "set_tag", record)
             if resumed:
                 for trial, status in ((first, "diverged"), (third, "finished")):
                     tell(TrialStarted(trial.state(LENGTH)))
@@ -85,6 +99,9 @@ def test_a_search_is_in_mlflow_as_a_whole_and_once(
                 best = max(load_trials(home, LENGTH), key=lambda trial: trial.rank)
                 write_best(home, spec, best, 3)
         check(mlflow_client, home, request.node.name)
+        done = runs_of(mlflow_client, request.node.name)
+        assert done["trial-001"].info.run_id not in tagged
+        assert (done["trial-002"].info.run_id in tagged) == resumed
     assert not [event for event in events if isinstance(event, MLflowFailed)]
 
 

@@ -108,7 +108,7 @@ def test_a_range_test_is_read_where_there_is_one(home: Store) -> None:
     assert found is not None
     assert (found.rates, found.suggestion) == ((1e-05, 0.001, 0.1), 0.0001)
     home.put_json("range-test.json", STORED_RANGE_TEST | {"rates": [1e-05]})
-    with pytest.raises(IntegrityError, match=r"range-test\.json: .* not equally many"):
+    with pytest.raises(IntegrityError, match=r"range-test\.json: .* differ in number"):
         read_range_test(home)
     home.put_json("range-test.json", STORED_RANGE_TEST | {"losses": ["a"]})
     with pytest.raises(IntegrityError, match=r"range-test\.json: losses\.0 is"):

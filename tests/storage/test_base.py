@@ -110,6 +110,8 @@ def test_prefixes_are_folders(store: Store) -> None:
     assert store.folders() == ["runs"]
     assert store.folders("runs") == ["r1", "r10"]
     assert store.folders("runs/r1") == ["b"]
+    assert (store.names(), store.sub("runs").names()) == (["runs", "top"], ["r1", "r1-x", "r10"])
+    assert store.sub("absent").names() == []
     store.delete_prefix("runs/r1")
     assert keys(store) == ["runs/r1-x", "runs/r10/a", "top"]
     assert store.folders("runs") == ["r10"]

@@ -4,7 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from saltray.storage.folder import FolderStore
 from saltray.storage.near import is_there, near_uri
+from saltray.storage.s3 import S3Store
 from saltray.storage.uri import open_store
 
 KEYS = ("pretrained/p1/model.safetensors", "runs/r1/fold-0/model.safetensors", "datasets/salt-0a1b/manifest.json")
@@ -36,6 +38,21 @@ def test_whoever_asks_may_refuse_what_is_near(tmp_path: Path) -> None:
     uri = f"{tmp_path}/tiles.txx"
     assert near_uri(uri) == f"{tmp_path}/tiles.txt"
     assert near_uri(uri, lambda found: Path(found).is_dir()) is None
+
+
+def test_names_that_a_terminal_would_obey_are_not_told(tmp_path: Path) -> None:
+    (tmp_path / "job\x1b[31m.toml").touch()
+    assert near_uri(f"{tmp_path}/jo.toml") is None
+
+
+def test_one_request_a_folder_is_enough(any_store_uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for key in KEYS:
+        open_store(any_store_uri).put(key, b"x")
+    for name in ("list", "folders"):
+        for kind in (FolderStore, S3Store):
+            monkeypatch.setattr(kind, name, None)  # of a flat prefix they may ask a thousand times
+    assert is_there(f"{any_store_uri}/runs")
+    assert near_uri(f"{any_store_uri}/runs/r2") == f"{any_store_uri}/runs/r1"
 
 
 def test_a_relative_path_stays_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

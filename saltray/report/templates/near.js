@@ -1,5 +1,5 @@
 "use strict";
-// Tells what the curve or the dot nearest to the pointer is, which a finger could hardly hit. It reads what the page
+// Tells what the curve or the dot nearest to the pointer is: they are too thin for a finger. It reads what the page
 // holds, and writes nothing but that text and a class. The arrow keys go from one to the next.
 for (const box of document.querySelectorAll(".near")) {
   const svg = box.querySelector("svg"), told = box.querySelector(".told"), reach = 24;
